@@ -1,0 +1,29 @@
+"""Which benchmarks there are: one module per row or family, in the order of the table.
+
+Each has a NAME, the ROWS it fills, WHAT it measures and `run(effort)`, which gives lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.model import Line
+from benchmarks.rounds import Effort
+from benchmarks.rows import forks, ids, over_zeromq, requests, starting
+
+
+@dataclass(frozen=True)
+class Family:
+    """A benchmark that can be chosen with `--only`."""
+
+    name: str
+    rows: str
+    what: str
+    run: Callable[[Effort], list[Line]]
+
+
+FAMILIES = tuple(
+    Family(module.NAME, module.ROWS, module.WHAT, module.run)
+    for module in (requests, over_zeromq, ids, forks, starting)
+)

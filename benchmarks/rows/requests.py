@@ -1,0 +1,79 @@
+"""Rows 2 and 3, with the limits of row 1: a request of 32 bytes, answered by a Python handler.
+
+Against what the machine allows (C processes over a futex) and against three peers, whose handler
+is a Python function as well. On two cores, and free, the wake-up of a sleeping core is most of
+the time, and each side may avoid it by spinning before it sleeps: ours is therefore measured both
+ways, and only the spinning one is compared with the peers.
+
+What the ratios leave out: the peers here do less than we do. See each contender's own words.
+"""
+
+from __future__ import annotations
+
+from benchmarks import limits
+from benchmarks.model import Line, Measured
+from benchmarks.placement import Placement, placements
+from benchmarks.rounds import Effort, Entry, compete
+
+NAME = "requests"
+ROWS = "1 (limits), 2, 3"
+WHAT = "request answered by a Python handler"
+WAITS_FOR = "lane"
+SPIN_S = 50e-6
+PEERS = (
+    ("pyzmq DEALER/ROUTER", "pyzmq_direct", 8.0),
+    ("multiprocessing.Pipe", "pipe", 3.0),
+    ("rpyc", "rpyc_unix", 15.0),
+)
+
+
+def run(effort: Effort) -> list[Line]:
+    return [line for placement in placements() for line in _placed(placement, effort)]
+
+
+def _placed(placement: Placement, effort: Effort) -> list[Line]:
+    where = placement.setup()
+    one_core = placement.name == "same core"
+    peers = {name: Entry.module(name, module, **where) for name, module, _ in PEERS}
+    sleeper = Entry.module("ours", "ours", config={} if one_core else {"spin": 0.0}, **where)
+    spinner = Entry.module("ours, spinning", "ours", config={"spin": SPIN_S}, **where)
+    still, awake = limits.futex(placement), limits.futex(placement, spinning=True)
+    entries = [sleeper, *peers.values(), still] + ([] if one_core else [spinner, awake])
+    outcomes = compete(entries, rounds=effort(8, 3), count=effort(1500, 300))
+    found = {name: outcome.measured() for name, outcome in outcomes.items()}
+
+    # Spinning is for two cores: on one it would only keep the other end from running.
+    best, best_limit = (sleeper, still) if one_core else (spinner, awake)
+    lines = _limits(placement, [found[entry.name] for entry in dict.fromkeys((still, best_limit))])
+    lines.append(
+        Line(
+            "2" if one_core else "3",
+            WHAT if one_core else f"{WHAT}, sleeping",
+            placement.name,
+            "slower",
+            1.6 if one_core else 1.3,
+            ours=found[sleeper.name],
+            limit=found[still.name],
+            waits_for=WAITS_FOR,
+        )
+    )
+    lines += [
+        Line(
+            "3",
+            WHAT if one_core else f"{WHAT}, spinning",
+            placement.name,
+            "faster",
+            target,
+            ours=found[best.name],
+            peer=found[name],
+            limit=found[best_limit.name],
+            waits_for=WAITS_FOR,
+        )
+        for name, _, target in PEERS
+    ]
+    return lines
+
+
+def _limits(placement: Placement, measured: list[Measured]) -> list[Line]:
+    what = "limit: 32 bytes through shared memory"
+    return [Line("1", what, placement.name, "slower", None, limit=limit) for limit in measured]

@@ -1,0 +1,98 @@
+"""What an operating system gives its processes, for a group of Python processes.
+
+    import libos_ipc
+
+    with libos_ipc.Group.create("build") as group:
+        pid = group.fork()          # or os.fork(): the child has joined when it returns
+
+The map, bottom up; each layer imports only what stands before it:
+
+    errors, config          the error tree; the knobs of a group
+    _native                 C: the codec of the wire, the table of outstanding requests
+    core/                   pure machines: links, IDs, member, leader; no operating system
+    wire                    one table of all messages and their layout
+    runtime/                sockets, threads, files, processes: performs what the core decides
+    group, ids, spawning,   the public faces
+    messaging, tokens, aio
+    cli/                    the command line, on the public names alone
+
+Everything is imported on first use, so that `import libos_ipc` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from libos_ipc.config import GroupConfig as GroupConfig
+    from libos_ipc.errors import Deadlock as Deadlock
+    from libos_ipc.errors import GroupExists as GroupExists
+    from libos_ipc.errors import IdsExhausted as IdsExhausted
+    from libos_ipc.errors import InvalidArgument as InvalidArgument
+    from libos_ipc.errors import InvalidRange as InvalidRange
+    from libos_ipc.errors import IpcError as IpcError
+    from libos_ipc.errors import LeaderLost as LeaderLost
+    from libos_ipc.errors import MessageTooLarge as MessageTooLarge
+    from libos_ipc.errors import NoHandler as NoHandler
+    from libos_ipc.errors import NotJoined as NotJoined
+    from libos_ipc.errors import OwnerDied as OwnerDied
+    from libos_ipc.errors import PeerDied as PeerDied
+    from libos_ipc.errors import PermissionDenied as PermissionDenied
+    from libos_ipc.errors import ProtocolError as ProtocolError
+    from libos_ipc.errors import RemoteError as RemoteError
+    from libos_ipc.errors import Timeout as Timeout
+    from libos_ipc.errors import WouldBlock as WouldBlock
+    from libos_ipc.group import Group as Group
+    from libos_ipc.group import Member as Member
+    from libos_ipc.group import current as current
+    from libos_ipc.messaging import Message as Message
+    from libos_ipc.runtime.children import ExitStatus as ExitStatus
+    from libos_ipc.spawning import Child as Child
+
+_HOME = {
+    "GroupConfig": "config",
+    "Group": "group",
+    "Member": "group",
+    "current": "group",
+    "Message": "messaging",
+    "ExitStatus": "runtime.children",
+    "Child": "spawning",
+    **dict.fromkeys(
+        (
+            "Deadlock",
+            "GroupExists",
+            "IdsExhausted",
+            "InvalidArgument",
+            "InvalidRange",
+            "IpcError",
+            "LeaderLost",
+            "MessageTooLarge",
+            "NoHandler",
+            "NotJoined",
+            "OwnerDied",
+            "PeerDied",
+            "PermissionDenied",
+            "ProtocolError",
+            "RemoteError",
+            "Timeout",
+            "WouldBlock",
+        ),
+        "errors",
+    ),
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,119 @@
+"""Requests from asyncio: a ticket that is a future, settled on its own loop. No helper threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from libos_ipc.core.vocabulary import Body
+from libos_ipc.errors import IpcError, Timeout
+from libos_ipc.runtime.session import Session
+
+__all__ = ["AsyncTicket", "call", "send", "wait_until"]
+
+
+class AsyncTicket:
+    """A request that a coroutine waits for."""
+
+    __slots__ = ("_loop", "future")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Body] = self._loop.create_future()
+
+    def resolve(self, payload: Body) -> None:
+        self._later(self._set_result, payload)
+
+    def fail(self, error: IpcError) -> None:
+        self._later(self._set_error, error)
+
+    def _later(self, settle: object, value: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(settle, value)  # type: ignore[arg-type]
+        except RuntimeError:
+            pass  # the loop was closed: nobody waits any more
+
+    def _set_result(self, payload: Body) -> None:
+        if not self.future.done():
+            self.future.set_result(payload)
+
+    def _set_error(self, error: IpcError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+async def call(
+    session: Session,
+    dst: int,
+    code: int,
+    payload: bytes | memoryview,
+    size: int,
+    timeout: float | None,
+) -> Any:
+    """Send a request and await the answer; a cancelled or late one is withdrawn at the receiver."""
+    loop = asyncio.get_running_loop()
+    deadline = None if timeout is None else loop.time() + timeout
+    await _get_room(session, dst, size, timeout)
+    ticket = AsyncTicket()
+    seq = session.request(dst, code, payload, ticket)
+    left = None if deadline is None else deadline - loop.time()
+    try:
+        return await asyncio.wait_for(ticket.future, left)
+    except TimeoutError as error:
+        if isinstance(error, IpcError):
+            raise
+        session.withdraw(seq)
+        raise Timeout(f"no answer from VMID {dst} to code {code} within {timeout} s") from None
+    except asyncio.CancelledError:
+        session.withdraw(seq)
+        raise
+
+
+async def send(
+    session: Session,
+    dst: int,
+    code: int,
+    payload: bytes | memoryview,
+    size: int,
+    timeout: float | None,
+) -> None:
+    """Send a one-way message once there is room at the receiver."""
+    await _get_room(session, dst, size, timeout)
+    session.send(dst, code, payload)
+
+
+async def _get_room(session: Session, dst: int, size: int, timeout: float | None) -> None:
+    with session.lock:
+        session.check_open()
+        if session.member.has_room(dst, size):
+            return
+        session.perform(session.member.ask_progress(dst))
+    if not await wait_until(session, lambda: session.member.has_room(dst, size), timeout):
+        raise Timeout(f"VMID {dst} still had no room for {size} bytes after {timeout} s")
+
+
+async def wait_until(session: Session, ready: Callable[[], bool], timeout: float | None) -> bool:
+    """Await `ready`, which is asked under the session's lock whenever there is progress."""
+    loop = asyncio.get_running_loop()
+    deadline = None if timeout is None else loop.time() + timeout
+    while True:
+        moved: asyncio.Future[None] = loop.create_future()
+
+        def wake(future: asyncio.Future[None] = moved) -> None:
+            loop.call_soon_threadsafe(lambda: future.done() or future.set_result(None))
+
+        with session.lock:
+            session.check_open()
+            if ready():
+                return True
+            session.listeners.append(wake)
+        left = None if deadline is None else deadline - loop.time()
+        try:
+            await asyncio.wait_for(moved, left)
+        except TimeoutError:
+            return False
+        finally:
+            with session.lock:
+                if wake in session.listeners:
+                    session.listeners.remove(wake)

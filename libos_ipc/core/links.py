@@ -1,0 +1,199 @@
+"""One pair of processes: exactly once and in order, whatever happens to the connection.
+
+A connection may be lost under a link at any time: either side ends its transport around a
+fork, and what was in flight is gone. So every message between two processes carries a number
+of its own direction, counted from 1, and the number up to which its sender has received the
+other direction without a gap. The sender keeps each message until that acknowledgement covers
+it; on a new connection, or when the other side shows that something is missing, it sends
+everything it still keeps again (go-back-n: within one connection order is never lost, so there
+is nothing to gain from selective repeats). The receiver delivers a number once: the next one.
+
+    A                                     B
+    |---- 1 -------------------------->   | delivered = 1
+    |---- 2 ----------x  connection lost  |
+    |---- hello (new connection) ------>  |
+    |---- 2 -------------------------->   | delivered = 2
+    |   <------------------- 1, acked 2 --|
+
+A second count bounds what a slow receiver costs: bytes are *owed* from sending until the
+receiver says that it has consumed them (CREDIT, a running total; resending changes neither
+side's total). Acknowledged means arrived, consumed means taken up by a handler.
+
+Invariants: kept numbers are acked+1 … sent without a gap; delivered never shrinks; what is
+owed is never negative. An acknowledgement or a credit beyond what was sent is hostile or
+broken, and refused.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from libos_ipc.core.vocabulary import Outgoing
+
+__all__ = ["ACK_EVERY", "FIRST_PROBE_S", "LAST_PROBE_S", "Link"]
+
+#: Received messages after which an acknowledgement is sent although nothing goes the other way.
+ACK_EVERY = 256
+#: Seconds without progress after which the other side is asked; doubles up to the second value.
+FIRST_PROBE_S = 0.25
+LAST_PROBE_S = 8.0
+
+
+class Link:
+    """Both directions between this process and `peer`. Sizes are bytes of header and payload."""
+
+    __slots__ = (
+        "acked",
+        "announced_ack",
+        "announced_credit",
+        "consumed",
+        "credited",
+        "delivered",
+        "connected",
+        "kept",
+        "peer",
+        "probe_at",
+        "probe_interval",
+        "probed_at_number",
+        "received_bytes",
+        "sent",
+        "sent_bytes",
+        "starving",
+    )
+
+    def __init__(self, peer: int) -> None:
+        self.peer = peer
+        #: whether a connection was made that nobody has reported lost
+        self.connected = False
+        # what we send
+        self.sent = 0
+        self.acked = 0
+        self.kept: deque[tuple[int, Outgoing]] = deque()
+        self.sent_bytes = 0
+        self.credited = 0
+        self.probe_at = 0.0
+        self.probe_interval = FIRST_PROBE_S
+        self.probed_at_number = 0
+        # what we receive
+        self.delivered = 0
+        self.announced_ack = 0
+        self.received_bytes = 0
+        self.consumed = 0
+        self.announced_credit = 0
+        self.starving = False
+
+    # ---- sending
+
+    @property
+    def owed(self) -> int:
+        """Bytes sent that the peer has not consumed as far as we know."""
+        return self.sent_bytes - self.credited
+
+    def has_room(self, size: int, limit: int) -> bool:
+        """Whether `size` more bytes stay within `limit`; one message alone always may go."""
+        return self.owed + size <= limit or self.owed == 0
+
+    def stamp(self, message: Outgoing, size: int, now: float) -> int:
+        """Number a message and keep it until it is acknowledged."""
+        self.sent += 1
+        self.sent_bytes += size
+        if not self.kept:
+            self._rest(now)
+        self.kept.append((self.sent, message))
+        return self.sent
+
+    def again(self, now: float) -> Iterator[tuple[int, Outgoing]]:
+        """Everything to be sent again on a new connection, in order."""
+        self._rest(now)
+        return iter(tuple(self.kept))
+
+    def on_acked(self, acked: int, now: float) -> bool:
+        """The peer has everything up to `acked`. True if that is news; ValueError if absurd."""
+        if acked <= self.acked:
+            return False
+        if acked > self.sent:
+            raise ValueError(f"acknowledges {acked}, but only {self.sent} were sent")
+        self.acked = acked
+        kept = self.kept
+        while kept and kept[0][0] <= acked:
+            kept.popleft()
+        self._rest(now)
+        return True
+
+    def on_credit(self, consumed: int) -> bool:
+        """The peer has consumed `consumed` bytes in all. True if that is news."""
+        if consumed <= self.credited:
+            return False
+        if consumed > self.sent_bytes:
+            raise ValueError(f"consumed {consumed} bytes, but only {self.sent_bytes} were sent")
+        self.credited = consumed
+        return True
+
+    def probe_due(self, now: float) -> bool:
+        """Whether to ask the peer what it has; each asking doubles the time to the next."""
+        if not self.kept or now < self.probe_at:
+            return False
+        self.probe_interval = min(self.probe_interval * 2, LAST_PROBE_S)
+        self.probe_at = now + self.probe_interval
+        self.probed_at_number = self.sent
+        return True
+
+    def on_probe_answered(self, acked: int) -> bool:
+        """True if the answer shows that something sent before the question was lost."""
+        lost = acked < self.probed_at_number
+        self.probed_at_number = 0
+        return lost
+
+    def _rest(self, now: float) -> None:
+        self.probe_interval = FIRST_PROBE_S
+        self.probe_at = now + FIRST_PROBE_S
+
+    # ---- receiving
+
+    def accept(self, number: int, size: int) -> bool:
+        """True if this is the next message; False if it came before, or after a gap."""
+        if number != self.delivered + 1:
+            return False
+        self.delivered = number
+        self.received_bytes += size
+        return True
+
+    def ack_due(self) -> bool:
+        """Whether so much has arrived that the peer should hear of it without delay."""
+        return self.delivered - self.announced_ack >= ACK_EVERY
+
+    def ack_owed(self) -> bool:
+        """Whether anything has arrived that the peer has not been told of."""
+        return self.delivered != self.announced_ack
+
+    def acknowledge(self) -> int:
+        """The acknowledgement that goes out with the next message, whatever it is."""
+        self.announced_ack = self.delivered
+        return self.delivered
+
+    def consume(self, size: int) -> None:
+        """The program has taken up `size` bytes."""
+        self.consumed += size
+
+    def credit_due(self, quantum: int) -> bool:
+        """Whether to announce: enough was consumed, or a waiting peer can be told of all."""
+        fresh = self.consumed - self.announced_credit
+        return fresh >= quantum or (
+            self.starving and fresh > 0 and self.consumed == self.received_bytes
+        )
+
+    def credit(self) -> int:
+        """The running total to announce."""
+        self.announced_credit = self.consumed
+        if self.consumed == self.received_bytes:
+            self.starving = False
+        return self.consumed
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        numbers = [number for number, _ in self.kept]
+        assert numbers == list(range(self.acked + 1, self.sent + 1)), (self.acked, self.sent)
+        assert 0 <= self.credited <= self.sent_bytes
+        assert 0 <= self.announced_credit <= self.consumed <= self.received_bytes
+        assert 0 <= self.announced_ack <= self.delivered

@@ -1,0 +1,410 @@
+"""One process's part in the group: its links, its requests, and who gets what arrives.
+
+The dispatch table of a member. It knows the machines and connects them; the decisions are
+theirs. A message to ourselves takes the same way as any other, less the link.
+
+Requests are numbered by the table of outstanding ones, which hands each answer to whoever
+asked; an answer counts only when it comes from the process that was asked. The asker is
+either a caller's ticket, which the runtime resolves, or a continuation of this layer.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TypeAlias
+
+from libos_ipc._native import Outstanding
+from libos_ipc.core.codes import FIRST_USER_CODE, Code
+from libos_ipc.core.leader import LEADER_CODES, Leader
+from libos_ipc.core.links import Link
+from libos_ipc.core.local_ids import LocalIds
+from libos_ipc.core.provision import Provision, Then
+from libos_ipc.core.vocabulary import (
+    Answer,
+    Body,
+    ChildExit,
+    ChildJoined,
+    Close,
+    Deliver,
+    Effects,
+    Fail,
+    Note,
+    Open,
+    Outgoing,
+    Progress,
+    Refuse,
+    Reopen,
+    Resolve,
+    Say,
+    Transmit,
+    Withdraw,
+)
+from libos_ipc.errors import IpcError, LeaderLost, PeerDied, ProtocolError, error_for
+
+__all__ = ["HEADER_WEIGHT", "Member", "weight"]
+
+#: What a message without payload weighs in the accounts between sender and receiver, in bytes.
+HEADER_WEIGHT = 17
+
+DecodeAnswer: TypeAlias = Callable[[int, bytes], tuple[object, ...]]
+
+
+def weight(code: int, body: Body) -> int:
+    """Bytes that a message costs its receiver. The library's own are taken up at once: 0."""
+    return HEADER_WEIGHT + len(body) if code >= FIRST_USER_CODE else 0
+
+
+class Member:
+    """The state of one process in one group. Not thread-safe: its owner holds one lock."""
+
+    def __init__(
+        self,
+        vmid: int,
+        *,
+        leader_vmid: int,
+        epoch: int,
+        send_buffer: int,
+        quarantine_s: float,
+        decode_answer: DecodeAnswer,
+        leader: Leader | None = None,
+    ) -> None:
+        self.vmid = vmid
+        self.leader_vmid = leader_vmid
+        self.epoch = epoch
+        self.leader = leader
+        self.send_buffer = send_buffer
+        self.incarnation = 1
+        self.links: dict[int, Link] = {}
+        self.calls = Outstanding()
+        self.ids = LocalIds(quarantine_s=quarantine_s)
+        self.provision = Provision(self.ids, self._ask_leader)
+        self._decode_answer = decode_answer
+        self._on_code: dict[int, Callable[[Link, int, Body, float], Effects]] = {
+            Code.ACK: self._on_ack,
+            Code.CREDIT: self._on_credit,
+            Code.PROBE: self._on_probe,
+        }
+
+    # ---- what the program asks
+
+    def request(
+        self, dst: int, code: int, body: Body, ticket: object, now: float
+    ) -> tuple[int, Effects]:
+        """Send a request; `ticket` is resolved or failed later. Gives its sequence number."""
+        seq = self.calls.add(dst, (code, ticket))
+        return seq, self._dispatch(dst, Outgoing(code, seq, body), now)
+
+    def send(self, dst: int, code: int, body: Body, now: float) -> Effects:
+        """Send a message that wants no answer."""
+        return self._dispatch(dst, Outgoing(code, 0, body), now)
+
+    def answer(self, dst: int, seq: int, body: Body, now: float, of: int = 0) -> Effects:
+        """Answer request `seq` of `dst`. Nothing happens if that process is gone."""
+        return self._reply(dst, Outgoing(Code.RESP, seq, body, of), now)
+
+    def refuse(self, dst: int, seq: int, number: int, text: str, now: float) -> Effects:
+        """Answer request `seq` of `dst` with an error."""
+        return self._reply(dst, Outgoing(Code.ERROR, seq, (number, text)), now)
+
+    def withdraw(self, seq: int, now: float) -> Effects:
+        """Nobody waits for request `seq` any more: forget it, and tell the other side."""
+        peer = self.calls.peer_of(seq)
+        if peer is None:
+            return []
+        self.calls.discard(seq)
+        return self.send(peer, Code.CANCEL, (seq,), now)
+
+    def greet(self, peer: int, now: float) -> Effects:
+        """Make ourselves known to `peer` without waiting for something to say."""
+        link = self.links.get(peer)
+        if link is None:
+            link = self.links[peer] = Link(peer)
+        return self._unnumbered(link, Code.PROBE)
+
+    def has_room(self, dst: int, size: int) -> bool:
+        """Whether a message of `size` bytes may be sent to `dst` now."""
+        link = self.links.get(dst)
+        return link is None or link.has_room(size, self.send_buffer)
+
+    def ask_progress(self, dst: int) -> Effects:
+        """Ask `dst` to say at once what has arrived and what it has consumed."""
+        link = self.links.get(dst)
+        return [] if link is None else self._unnumbered(link, Code.PROBE)
+
+    def unarrived(self) -> list[int]:
+        """Peers that have not acknowledged everything."""
+        return [peer for peer, link in self.links.items() if link.kept]
+
+    def consumed(self, src: int, size: int, now: float) -> Effects:
+        """The program has taken up a message of `src`."""
+        link = self.links.get(src)
+        if link is None:
+            return []
+        link.consume(size)
+        if not link.credit_due(self.send_buffer // 4):
+            return []
+        return self.send(src, Code.CREDIT, (link.credit(),), now)
+
+    # ---- what comes
+
+    def on_hello(self, src: int, now: float) -> Effects:
+        """A connection of `src` has been identified."""
+        if src not in self.links:
+            self.links[src] = Link(src)
+        return []
+
+    def on_message(
+        self, src: int, number: int, acked: int, code: int, seq: int, body: Body, now: float
+    ) -> Effects:
+        """A message of an identified peer. The fields of the library's own are decoded."""
+        link = self.links.get(src)
+        if link is None:
+            return []
+        effects: Effects = []
+        try:
+            if acked > link.acked and link.on_acked(acked, now) and not link.kept:
+                effects.append(Progress(src))
+            if number:
+                if not link.accept(number, weight(code, body)):
+                    return effects + self._on_out_of_turn(link, number)
+                effects += self._receive(src, code, seq, body, now)
+                if link.ack_due():
+                    effects += self._unnumbered(link, Code.ACK)
+            elif code in self._on_code:
+                effects += self._on_code[code](link, seq, body, now)
+            else:
+                effects.append(Note("unnumbered", {"peer": src, "code": code}))
+        except ValueError as error:
+            effects.append(Note("absurd", {"peer": src, "error": str(error)}))
+        return effects
+
+    def on_malformed(
+        self, src: int, number: int, acked: int, code: int, seq: int, reason: str, now: float
+    ) -> Effects:
+        """A message whose payload does not fit its code: an error answer, nothing else."""
+        effects = self.on_message(src, number, acked, Code.ACK, 0, (), now)
+        effects.append(Note("malformed", {"peer": src, "code": code, "reason": reason}))
+        if seq and code not in (Code.RESP, Code.ERROR):
+            effects += self.refuse(src, seq, errno.EPROTO, reason, now)
+        return effects
+
+    def on_disconnected(self, peer: int, now: float) -> Effects:
+        """Our connection to `peer` is lost, while `peer` itself lives on."""
+        link = self.links.get(peer)
+        if link is None or not link.connected:
+            return []
+        link.connected = False
+        return self._connect(link, now) if link.kept else []
+
+    def on_rebuilt(self, now: float) -> Effects:
+        """Our own transport was ended and made again: nothing is connected."""
+        self.incarnation += 1
+        effects: Effects = []
+        for link in self.links.values():
+            link.connected = False
+            if link.kept or link.ack_owed():
+                effects += self._connect(link, now)
+        return effects
+
+    def on_gone(self, peer: int, now: float) -> Effects:
+        """`peer` has died, left or exec'ed: everything outstanding there fails."""
+        effects: Effects = [Close(peer)] if self.links.pop(peer, None) else []
+        for entry in self.calls.fail_peer(peer):
+            assert isinstance(entry, tuple)
+            effects += self._settle_failed(entry[1], self._gone_error(peer), now)
+        effects.append(Progress(peer))
+        return effects
+
+    def on_tick(self, now: float) -> tuple[Effects, bool]:
+        """Say what is overdue. True if another tick will be needed."""
+        effects: Effects = []
+        again = False
+        for link in self.links.values():
+            if link.kept:
+                again = True
+                if link.probe_due(now):
+                    effects += self._unnumbered(link, Code.PROBE)
+            if link.ack_owed():
+                effects += self._unnumbered(link, Code.ACK)
+        if self.leader is not None:
+            effects += self._lead(self.leader.on_tick(now), now)
+            again = again or self.leader.needs_tick()
+        return effects, again
+
+    def lead(self, effects: Effects, now: float) -> Effects:
+        """Turn what the leader's machine wants said into messages."""
+        return self._lead(effects, now)
+
+    def check(self) -> None:
+        """Assert the invariants of all machines."""
+        for link in self.links.values():
+            link.check()
+        self.ids.check()
+        if self.leader is not None:
+            self.leader.check()
+
+    # ---- sending
+
+    def _dispatch(self, dst: int, message: Outgoing, now: float) -> Effects:
+        if dst == self.vmid:
+            return self._receive(dst, message.code, message.seq, message.body, now)
+        link = self.links.get(dst)
+        if link is None:
+            link = self.links[dst] = Link(dst)
+        return self._numbered(link, message, now)
+
+    def _reply(self, dst: int, message: Outgoing, now: float) -> Effects:
+        if dst == self.vmid:
+            return self._receive(dst, message.code, message.seq, message.body, now)
+        link = self.links.get(dst)
+        return [] if link is None else self._numbered(link, message, now)
+
+    def _numbered(self, link: Link, message: Outgoing, now: float) -> Effects:
+        number = link.stamp(message, weight(message.code, message.body), now)
+        if not link.connected:
+            return self._connect(link, now)
+        return [Transmit(link.peer, number, link.acknowledge(), message)]
+
+    def _unnumbered(self, link: Link, code: Code) -> Effects:
+        effects: Effects = []
+        if not link.connected:
+            effects += self._introduce(link)
+        effects.append(Transmit(link.peer, 0, link.acknowledge(), Outgoing(code, 0, ())))
+        return effects
+
+    def _introduce(self, link: Link) -> Effects:
+        link.connected = True
+        hello = Outgoing(Code.HELLO, 0, (self.vmid, self.incarnation, self.epoch))
+        return [Open(link.peer), Transmit(link.peer, 0, link.acknowledge(), hello)]
+
+    def _connect(self, link: Link, now: float) -> Effects:
+        """Open a connection and send everything that is not known to have arrived."""
+        effects = self._introduce(link)
+        acked = link.acknowledge()
+        effects += [
+            Transmit(link.peer, number, acked, message) for number, message in link.again(now)
+        ]
+        return effects
+
+    # ---- receiving
+
+    def _receive(self, src: int, code: int, seq: int, body: Body, now: float) -> Effects:
+        if code >= FIRST_USER_CODE:
+            assert not isinstance(body, tuple)
+            return [Deliver(src, code, seq, bytes(body))]
+        if code == Code.RESP:
+            return self._on_answer(src, seq, body, now)
+        if code == Code.ERROR:
+            assert isinstance(body, tuple)
+            return self._on_refusal(src, seq, body, now)
+        if code == Code.CREDIT:
+            return self._on_credit(self.links[src], seq, body, now)
+        if code == Code.CANCEL:
+            assert isinstance(body, tuple)
+            return [Withdraw(src, int(body[0]))]  # type: ignore[call-overload]
+        if code == Code.CHILDEXIT:
+            return self._on_child_exit(body)
+        if code == Code.CHILD_JOINED:
+            assert isinstance(body, tuple)
+            return [ChildJoined(*body)] if src == self.leader_vmid else []  # type: ignore[arg-type]
+        if code in LEADER_CODES:
+            if self.leader is None:
+                text = f"VMID {self.vmid} is not the leader; epoch {self.epoch}"
+                return self.refuse(src, seq, errno.EPROTO, text, now) if seq else []
+            assert isinstance(body, tuple)
+            return self._lead(self.leader.on_request(src, code, seq, body, now), now)
+        if seq:
+            text = f"code {code} is not handled by this version"
+            return self.refuse(src, seq, errno.ENOSYS, text, now)
+        return []
+
+    def _on_answer(self, src: int, seq: int, body: Body, now: float) -> Effects:
+        entry = self.calls.take(seq, src)
+        if entry is None:
+            return []
+        assert isinstance(entry, tuple)
+        code, ticket = entry
+        if code < FIRST_USER_CODE and not isinstance(body, tuple):
+            try:
+                body = self._decode_answer(code, bytes(body))
+            except ProtocolError as error:
+                return self._settle_failed(ticket, error, now)
+        if callable(ticket):
+            then: Then = ticket
+            return then(body, now)
+        return [Resolve(ticket, body)]
+
+    def _on_refusal(self, src: int, seq: int, body: tuple[object, ...], now: float) -> Effects:
+        entry = self.calls.take(seq, src)
+        if entry is None:
+            return []
+        assert isinstance(entry, tuple)
+        number, text = body
+        assert isinstance(number, int)
+        return self._settle_failed(entry[1], error_for(abs(number), str(text)), now)
+
+    def _on_out_of_turn(self, link: Link, number: int) -> Effects:
+        if number <= link.delivered:
+            # It came before: our acknowledgement was lost with a connection.
+            link.announced_ack = min(link.announced_ack, number - 1)
+        return []
+
+    def _on_ack(self, link: Link, seq: int, body: Body, now: float) -> Effects:
+        if not link.on_probe_answered(link.acked):
+            return []
+        effects = self._connect(link, now)
+        effects[0] = Reopen(link.peer)
+        return effects
+
+    def _on_probe(self, link: Link, seq: int, body: Body, now: float) -> Effects:
+        link.starving = True
+        effects = self._unnumbered(link, Code.ACK)
+        if link.credit_due(self.send_buffer // 4):
+            effects += self.send(link.peer, Code.CREDIT, (link.credit(),), now)
+        return effects
+
+    def _on_credit(self, link: Link, seq: int, body: Body, now: float) -> Effects:
+        assert isinstance(body, tuple)
+        total = body[0]
+        assert isinstance(total, int)
+        return [Progress(link.peer)] if link.on_credit(total) else []
+
+    def _on_child_exit(self, body: Body) -> Effects:
+        assert isinstance(body, tuple)
+        told = ChildExit(*(int(field) for field in body))  # type: ignore[call-overload]
+        if self.leader is not None:
+            self.leader.on_child_exit(told)
+        return [told]
+
+    # ---- the leader, ours or another process
+
+    def _ask_leader(self, code: Code, fields: tuple[object, ...], then: Then, now: float) -> Effects:
+        return self.request(self.leader_vmid, code, fields, then, now)[1]
+
+    def _lead(self, effects: Effects, now: float) -> Effects:
+        said: Effects = []
+        for effect in effects:
+            if isinstance(effect, Answer):
+                said += self.answer(effect.dst, effect.seq, effect.fields, now, effect.of)
+            elif isinstance(effect, Refuse):
+                said += self.refuse(effect.dst, effect.seq, effect.errno, effect.text, now)
+            elif isinstance(effect, Say):
+                said += self.send(effect.dst, effect.code, effect.fields, now)
+            else:
+                said.append(effect)
+        return said
+
+    def _settle_failed(self, ticket: object, error: IpcError, now: float) -> Effects:
+        if callable(ticket):
+            then: Then = ticket
+            return then(error, now)
+        return [Fail(ticket, error)]
+
+    def _gone_error(self, peer: int) -> IpcError:
+        if peer == self.leader_vmid:
+            return LeaderLost(
+                f"the leader (VMID {peer}, epoch {self.epoch}) is gone and nobody can take over; "
+                "what it granted stays valid, but the group must be founded anew"
+            )
+        return PeerDied(f"VMID {peer} is gone: it ended or left the group, or never was")

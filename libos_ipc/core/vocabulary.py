@@ -1,0 +1,184 @@
+"""The words that the machines and the runtime share: effects, and what they carry.
+
+A machine decides and returns effects; the runtime performs them afterwards. An effect is a
+plain tuple with a name: no behaviour, nothing hidden.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple, TypeAlias
+
+from libos_ipc.errors import IpcError
+
+#: A payload as the program gave it, or the fields of one of the library's own messages.
+Body: TypeAlias = bytes | memoryview | tuple[object, ...]
+
+
+class State(IntEnum):
+    """Where a member is in its life."""
+
+    STARTING = 1  #: forked or admitted, has not said hello yet
+    RUNNING = 2
+    DETACHED = 3  #: its end of the liveness socket is gone: it exec'ed, or is just dying
+
+
+class Outgoing(NamedTuple):
+    """A message before it is packed. `of` is the code of the request that a RESP answers."""
+
+    code: int
+    seq: int
+    body: Body
+    of: int = 0
+
+
+class Open(NamedTuple):
+    """Connect to `peer` and watch it live."""
+
+    peer: int
+
+
+class Reopen(NamedTuple):
+    """Drop the connection to `peer` with all that is still on its way, and make a new one."""
+
+    peer: int
+
+
+class Close(NamedTuple):
+    """Forget `peer`: it is gone."""
+
+    peer: int
+
+
+class Transmit(NamedTuple):
+    """Put one message on the connection to `peer`; `number` 0 is outside the numbering."""
+
+    peer: int
+    number: int
+    acked: int
+    message: Outgoing
+
+
+class Deliver(NamedTuple):
+    """Hand a message of a user's code to the dispatcher."""
+
+    src: int
+    code: int
+    seq: int
+    payload: bytes
+
+
+class Withdraw(NamedTuple):
+    """The requester no longer waits for this request."""
+
+    src: int
+    seq: int
+
+
+class Resolve(NamedTuple):
+    """An answer has come for `ticket`."""
+
+    ticket: object
+    payload: Body
+
+
+class Fail(NamedTuple):
+    """`ticket` will get no answer."""
+
+    ticket: object
+    error: IpcError
+
+
+class Progress(NamedTuple):
+    """Something that callers may be waiting for has changed: room, arrival, a spare pair."""
+
+    peer: int
+
+
+class Journal(NamedTuple):
+    """Write this record before performing anything that comes after it."""
+
+    record: tuple[object, ...]
+
+
+class Expect(NamedTuple):
+    """The leader is to watch the process behind `vmid`, which has not said hello yet."""
+
+    vmid: int
+
+
+class Answer(NamedTuple):
+    """The leader's answer to request `seq` of `dst`, which was of code `of`."""
+
+    dst: int
+    seq: int
+    of: int
+    fields: tuple[object, ...]
+
+
+class Refuse(NamedTuple):
+    """The leader's refusal of request `seq` of `dst`."""
+
+    dst: int
+    seq: int
+    errno: int
+    text: str
+
+
+class ChildExit(NamedTuple):
+    """A child told how it ends."""
+
+    ppid: int
+    pid: int
+    uid: int
+    exit_code: int
+    term_signal: int
+
+
+class ChildJoined(NamedTuple):
+    """A process has joined that counts as our child, though no fork of ours made it."""
+
+    vmid: int
+    pid: int
+
+
+class Say(NamedTuple):
+    """The leader's own message to `dst`, which wants no answer."""
+
+    dst: int
+    code: int
+    fields: tuple[object, ...]
+
+
+class Ended(NamedTuple):
+    """The last member has left: the group is over."""
+
+
+class Note(NamedTuple):
+    """Something an operator may want to read: an event's name and its fields."""
+
+    event: str
+    fields: dict[str, object]
+
+
+Effect: TypeAlias = (
+    Open
+    | Reopen
+    | Close
+    | Transmit
+    | Deliver
+    | Withdraw
+    | Resolve
+    | Fail
+    | Progress
+    | Journal
+    | Expect
+    | Answer
+    | Refuse
+    | ChildExit
+    | ChildJoined
+    | Say
+    | Ended
+    | Note
+)
+Effects: TypeAlias = list[Effect]

@@ -1,0 +1,147 @@
+"""The faces of IDs and VMIDs: `group.ids` and `group.vmids`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from libos_ipc.core.codes import Code
+from libos_ipc.errors import IdsExhausted, InvalidRange, error_for
+
+if TYPE_CHECKING:
+    from libos_ipc.group import Group
+
+__all__ = ["Ids", "Vmids"]
+
+
+class Ids:
+    """IDs of the group: numbers in 1 … `id_max` that are never given out twice while in use.
+
+    Any thread may call; only a call that needs the leader blocks, for a round trip. IDs end
+    with their owner: when a process dies or leaves, all that it owns become free.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+
+    def new(self, owner: int | None = None) -> int:
+        """A fresh ID, ours, or already handed over to the process `owner` (a VMID).
+
+        Usually no message: the next ID of a range that this process was given. IdsExhausted
+        when every ID up to `id_max` is in use.
+
+        >>> with libos_ipc.Group.create() as group:
+        ...     id = group.ids.new()
+        ...     group.ids.owner(id) == group.vmid
+        True
+        """
+        session = self._group._session
+        while True:
+            with session.lock:
+                session.check_open()
+                member, now = session.member, time.monotonic()
+                id = member.ids.new(now)
+                if id is not None:
+                    if member.ids.low():
+                        session.perform(member.provision.want_range(now))
+                    break
+            self._get_range()
+        if owner is not None and owner != self._group.vmid:
+            self.move(id, owner)
+        return id
+
+    def _get_range(self) -> None:
+        session = self._group._session
+        with session.lock:
+            provision = session.member.provision
+            session.perform(provision.want_range(time.monotonic()))
+            session.wait_for(lambda: not provision.range_coming, None)
+            if provision.failed is not None:
+                raise provision.failed
+            if provision.exhausted:
+                raise IdsExhausted("every ID of the group is in use; found it with a larger id_max")
+
+    def release(self, id: int) -> None:
+        """Give an ID back. InvalidRange if this process does not own it, or did already."""
+        group = self._group
+        session = group._session
+        if id == group.pid:
+            raise InvalidRange(f"ID {id} is this process's own pid: it ends with the process")
+        with session.lock:
+            session.check_open()
+            now = time.monotonic()
+            spent = session.member.ids.release(_checked(id), now)
+            for start, end in spent or ():
+                session.perform(
+                    session.member.request(
+                        session.member.leader_vmid,
+                        Code.RELEASE_ID_RANGE,
+                        (start, end),
+                        lambda answer, now: [],
+                        now,
+                    )[1]
+                )
+        if spent is None:
+            self.release_range(range(id, id + 1))
+
+    def owner(self, id: int) -> int | None:
+        """VMID of the process that owns `id`, None if nobody does. Asks the leader."""
+        (vmid,) = self._group._session.ask_leader(Code.GET_ID_OWNER, _checked(id))
+        return vmid or None
+
+    def move(self, id: int, vmid: int) -> None:
+        """Hand an ID of ours over to the process `vmid`; done when this returns.
+
+        InvalidRange if nobody owns it, PermissionDenied if somebody else does, PeerDied if
+        there is no such process.
+        """
+        session = self._group._session
+        if id == self._group.pid:
+            raise InvalidRange(f"ID {id} is this process's own pid and stays with it")
+        (result,) = session.ask_leader(Code.CHANGE_ID_OWNER, _checked(id), vmid)
+        if result:
+            raise error_for(-result, f"moving ID {id} to VMID {vmid} was refused")
+        with session.lock:
+            if vmid != session.member.vmid and session.member.ids.owns(id):
+                session.member.ids.moved_away(id)
+
+    def alloc_range(self) -> range:
+        """The leader's own operation: a range of up to `id_range_size` IDs, ours to give back."""
+        start, end = self._group._session.ask_leader(Code.ALLOC_ID_RANGE)
+        if not start:
+            raise IdsExhausted("every ID of the group is in use; found it with a larger id_max")
+        return range(start, end + 1)
+
+    def release_range(self, ids: range) -> None:
+        """Give a range back that `alloc_range` gave, or what splits have left of it.
+
+        It must name exactly one range of ours as it stands; InvalidRange otherwise, and
+        nothing changes.
+        """
+        if ids.step != 1 or not ids:
+            raise InvalidRange(f"{ids} is no range of IDs: give range(first, last + 1)")
+        start, end = _checked(ids[0]), _checked(ids[-1])
+        (result,) = self._group._session.ask_leader(Code.RELEASE_ID_RANGE, start, end)
+        if result:
+            raise InvalidRange(
+                f"IDs {start} … {end} are not exactly one range of VMID {self._group.vmid}: "
+                "release what alloc_range gave, or the parts that moves have left"
+            )
+
+
+class Vmids:
+    """VMIDs: numbers of processes, never used twice in a group."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+
+    def new(self) -> int:
+        """A fresh VMID. Asks the leader."""
+        (vmid,) = self._group._session.ask_leader(Code.GET_NEW_VMID)
+        return vmid
+
+
+def _checked(id: int) -> int:
+    if not isinstance(id, int) or not 1 <= id < 2**32:
+        raise InvalidRange(f"{id!r} is no ID: they are whole numbers in 1 … 2**32-1")
+    return id

@@ -1,0 +1,1 @@
+"""The edge: sockets, threads, files and processes. It performs what the core decides."""

@@ -1,0 +1,327 @@
+"""Where handlers run: on threads of their own, never on the worker.
+
+Messages wait in one queue, in the order of their arrival. Until the process has registered its
+first handler, or has said that it is ready, they are held. One thread takes them one after the
+other (more, if a handler asks for more); `serve` makes the caller's thread that one. A
+coroutine handler runs on an event loop of its own and does not hold up the next message.
+
+A handler may fork. In the parent it goes on and answers; in the child the request is not ours,
+so nothing is answered, and a dispatch thread that finds itself alone in a child ends the
+process when its handler returns.
+
+Before a fork the threads are ended, if they are idle or soon become so. A handler that runs on
+is left alone: waiting for it might wait for the forking thread itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Coroutine
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+from libos_ipc.core.vocabulary import Deliver
+from libos_ipc.errors import IpcError, NoHandler
+from libos_ipc.messaging import Message, as_payload, from_payload
+from libos_ipc.runtime.loop import join_native
+
+__all__ = ["Dispatcher", "Handler", "Replies"]
+
+log = logging.getLogger("libos_ipc")
+
+#: Seconds that a fork waits for a running handler to return.
+PATIENCE_S = 0.05
+
+Policy = Callable[[int, int, bytes], object]
+
+
+class Replies(Protocol):
+    """Where answers go: the session that the message came in by."""
+
+    def answer(self, dst: int, seq: int, payload: bytes | memoryview) -> None: ...
+    def refuse(self, dst: int, seq: int, number: int, text: str) -> None: ...
+    def consumed(self, src: int, size: int) -> None: ...
+
+
+class Handler:
+    """A registered function, and the type that it wants decoded."""
+
+    __slots__ = ("function", "is_async", "loop", "type")
+
+    def __init__(self, function: Callable[..., Any], type: Any) -> None:
+        self.function = function
+        self.type = type
+        self.is_async = asyncio.iscoroutinefunction(function)
+        self.loop: asyncio.AbstractEventLoop | None = None
+        if self.is_async:
+            try:
+                self.loop = asyncio.get_running_loop()
+            except RuntimeError:
+                pass  # registered outside of any loop: it runs on the dispatcher's
+
+    def decode(self, message: Message) -> Any:
+        """The value that the handler wants, None if it wants none."""
+        return None if self.type is None else from_payload(message.payload, self.type)
+
+    def call(self, value: Any, message: Message) -> Any:
+        """Run the function; a coroutine function gives its coroutine."""
+        return self.function(message) if self.type is None else self.function(value, message)
+
+    def encode(self, value: object) -> bytes | memoryview:
+        """What the handler returned, as an answer's payload."""
+        return b"" if value is None and self.type is None else as_payload(value)
+
+
+class Dispatcher:
+    """The queue of one process in one group, its handlers and its threads."""
+
+    def __init__(self, header_weight: int) -> None:
+        self.handlers: dict[int, Handler] = {}
+        self.policy: Policy | None = None
+        #: what a child does before it ends, whose only thread was a handler that returned
+        self.on_alone: Callable[[], None] = lambda: None
+        self._header_weight = header_weight
+        self._replies: Replies | None = None
+        self._wanted = 1
+        self._ready = False
+        self._serving = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._queue: SimpleQueue[Deliver | None] = SimpleQueue()
+        self._held: deque[Deliver] = deque()
+        self._withdrawn: set[tuple[int, int]] = set()
+        self._waiting: set[tuple[int, int]] = set()
+        self._threads: dict[threading.Thread, bool] = {}  # whether inside a handler
+        self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread: threading.Thread | None = None
+
+    # ---- life
+
+    def start(self, replies: Replies) -> None:
+        """Begin, or go on after a pause, answering by way of `replies`."""
+        self._replies = replies
+        self._stopping = False
+        if self._ready:
+            self._spawn()
+        if self._loop is not None:
+            self._running_loop()
+
+    def reborn(self, replies: Replies) -> None:
+        """In a forked child: the handlers stay, queue and threads were the parent's."""
+        self._reset()
+        self._serving = False
+        self.start(replies)
+
+    def pause(self) -> None:
+        """End the threads that are idle, or become so within the patience of a fork."""
+        self._stopping = True
+        threads = list(self._threads)
+        for _ in threads:
+            self._queue.put(None)
+        deadline = time.monotonic() + PATIENCE_S
+        for thread in threads:
+            if thread is threading.current_thread():
+                continue
+            while thread.is_alive() and not (
+                self._threads.get(thread) and time.monotonic() > deadline
+            ):
+                thread.join(0.001)
+            if not thread.is_alive():
+                join_native(thread)
+        self._pause_loop()
+
+    def stop(self) -> None:
+        """The group is closed: nothing is dispatched any more."""
+        self.pause()
+        self._queue.put(None)  # for `serve`
+        if self._loop is not None and self._loop_thread is None:
+            self._loop.close()
+            self._loop = None
+
+    # ---- registering
+
+    def add(self, code: int, handler: Handler, threads: int = 1) -> None:
+        """Let `handler` handle messages of this code."""
+        self.handlers[code] = handler
+        self._wanted = max(self._wanted, threads)
+        self.set_ready()
+
+    def set_ready(self) -> None:
+        """Handle what was held, and everything from now on."""
+        with self._lock:
+            self._ready = True
+            while self._held:
+                self._queue.put(self._held.popleft())
+        if self._replies is not None:
+            self._spawn()
+
+    def _spawn(self) -> None:
+        with self._lock:
+            if self._serving or self._stopping:
+                return
+            for thread in [t for t in self._threads if not t.is_alive()]:
+                del self._threads[thread]
+            while len(self._threads) < self._wanted:
+                thread = threading.Thread(target=self._run, name="libos_ipc dispatch", daemon=True)
+                self._threads[thread] = False
+                thread.start()
+
+    # ---- what the session brings; under its lock
+
+    def deliver(self, message: Deliver) -> None:
+        """Take a message in."""
+        if message.seq:
+            self._waiting.add((message.src, message.seq))
+        if self._ready:
+            self._queue.put(message)
+            return
+        with self._lock:
+            (self._queue.put if self._ready else self._held.append)(message)
+
+    def withdraw(self, src: int, seq: int) -> None:
+        """Do not handle this request if it has not been taken up yet."""
+        if (src, seq) in self._waiting:
+            self._withdrawn.add((src, seq))
+
+    # ---- handling
+
+    def serve(self) -> None:
+        """Handle messages in this thread until `stop`."""
+        self._serving = True
+        self.set_ready()
+        self.pause()
+        self._stopping = False
+        try:
+            while (message := self._queue.get()) is not None or not self._stopping:
+                if message is not None:
+                    self._handle(message)
+        finally:
+            self._serving = False
+
+    def _run(self) -> None:
+        me = threading.current_thread()
+        born_in = os.getpid()
+        while not self._stopping:
+            message = self._queue.get()
+            if message is None:
+                continue
+            self._threads[me] = True
+            self._handle(message)
+            if os.getpid() != born_in:
+                # The handler forked, and this is the child, with no other thread than this.
+                self.on_alone()
+                os._exit(0)
+            self._threads[me] = False
+        self._threads.pop(me, None)
+
+    def _handle(self, arrived: Deliver) -> None:
+        replies = self._replies
+        assert replies is not None
+        src, code, seq, payload = arrived
+        if seq:
+            self._waiting.discard((src, seq))
+        replies.consumed(src, self._header_weight + len(payload))
+        if (src, seq) in self._withdrawn:
+            self._withdrawn.discard((src, seq))
+            return
+        message = Message(src, code, seq, payload)
+        try:
+            handler = self._admitted(message)
+            value = handler.decode(message)
+        except BaseException as error:
+            _refuse(replies, message, error, _own_errno(error))
+            return
+        try:
+            result = handler.call(value, message)
+            if handler.is_async:
+                self._run_async(handler, result, message)
+            elif seq and replies is self._replies:
+                replies.answer(src, seq, handler.encode(result))
+        except BaseException as error:
+            if replies is self._replies:
+                _refuse(replies, message, error)
+            if self._serving and isinstance(error, SystemExit | KeyboardInterrupt):
+                raise
+
+    def _admitted(self, message: Message) -> Handler:
+        """The handler of a message, if policy lets it through."""
+        if self.policy is not None:
+            self.policy(message.src, message.code, message.payload)
+        handler = self.handlers.get(message.code)
+        if handler is None:
+            raise NoHandler(f"the process asked has no handler for code {message.code}")
+        return handler
+
+    # ---- coroutines
+
+    def _run_async(
+        self, handler: Handler, coroutine: Coroutine[Any, Any, Any], message: Message
+    ) -> None:
+        replies = self._replies
+        assert replies is not None
+
+        async def run() -> None:
+            try:
+                result = await coroutine
+                if message.seq and replies is self._replies:
+                    replies.answer(message.src, message.seq, handler.encode(result))
+            except BaseException as error:
+                if replies is self._replies:
+                    _refuse(replies, message, error)
+
+        asyncio.run_coroutine_threadsafe(run(), handler.loop or self._running_loop())
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+            if self._loop_thread is None:
+                self._loop_thread = threading.Thread(
+                    target=self._loop.run_forever, name="libos_ipc asyncio", daemon=True
+                )
+                self._loop_thread.start()
+            return self._loop
+
+    def _pause_loop(self) -> None:
+        """End the loop's thread; its tasks go on with the next one."""
+        thread, loop = self._loop_thread, self._loop
+        if thread is None or loop is None or thread is threading.current_thread():
+            return
+        loop.call_soon_threadsafe(loop.stop)
+        join_native(thread)
+        self._loop_thread = None
+
+
+def _refuse(
+    replies: Replies, message: Message, error: BaseException, number: int = errno.EREMOTEIO
+) -> None:
+    """Answer with the error and its traceback; log it where nobody waits for an answer."""
+    if message.seq:
+        text = "".join(traceback.format_exception(error))
+        replies.refuse(message.src, message.seq, number, text)
+    elif not isinstance(error, NoHandler):
+        log.error(
+            "message of VMID %d, code %d: handler failed",
+            message.src,
+            message.code,
+            exc_info=error,
+        )
+
+
+def _own_errno(error: BaseException) -> int:
+    """The errno under which the requester is to see what policy or decoding raised."""
+    if isinstance(error, PermissionError):
+        return error.errno or errno.EPERM
+    if isinstance(error, IpcError):
+        return error.errno or errno.EREMOTEIO
+    return errno.EREMOTEIO

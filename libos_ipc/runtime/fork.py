@@ -1,0 +1,75 @@
+"""What happens around a fork, in the order in which it must.
+
+Python calls three hooks. *Before*: it cannot refuse (what it raises is only printed), and
+another thread may be inside it too, or run between it and the fork. *In the parent*: also when
+the fork has failed. *In the child*: on the only thread that is left, with every lock in
+whatever state other threads had it.
+
+So nothing is held over a fork. Each thread's preparation is kept under its own identity; the
+transports are ended by the first that prepares, and made again by the last that is done. The
+child rebuilds from its own thread's preparation and closes what the others' had opened.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+
+from libos_ipc.runtime.node import ForkPlan, Node
+
+__all__ = ["ForkHooks"]
+
+log = logging.getLogger("libos_ipc")
+
+
+class ForkHooks:
+    """The hooks of this process, for all groups that it is in. `nodes` lists these."""
+
+    def __init__(self, nodes: Callable[[], Iterable[Node]], on_child: Callable[[], None]) -> None:
+        self._nodes = nodes
+        self._on_child = on_child
+        self._plans: dict[int, list[tuple[Node, ForkPlan | None]]] = {}
+        self._registered = False
+
+    def register(self) -> None:
+        """Have Python call us from now on. Once is enough, and there is no way back."""
+        if not self._registered:
+            self._registered = True
+            os.register_at_fork(
+                before=self._before,
+                after_in_parent=self._after_in_parent,
+                after_in_child=self._after_in_child,
+            )
+
+    def _before(self) -> None:
+        plans = []
+        for node in list(self._nodes()):
+            try:
+                plans.append((node, node.prepare_fork()))
+            except Exception:
+                log.exception("preparing a fork in group %s", node.file.name)
+        self._plans[threading.get_ident()] = plans
+
+    def _after_in_parent(self) -> None:
+        for node, plan in self._plans.pop(threading.get_ident(), ()):
+            try:
+                node.forked_parent(plan)
+            except Exception:
+                log.exception("going on after a fork in group %s", node.file.name)
+
+    def _after_in_child(self) -> None:
+        mine = self._plans.pop(threading.get_ident(), [])
+        others, self._plans = self._plans, {}
+        for plans in others.values():
+            for _, plan in plans:
+                if plan is not None:
+                    plan.sockets.close()
+        for node, plan in mine:
+            try:
+                node.forked_child(plan)
+            except Exception:
+                node.session.closed = True
+                log.exception("joining group %s after a fork", node.file.name)
+        self._on_child()

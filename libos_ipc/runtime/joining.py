@@ -1,0 +1,59 @@
+"""Getting into a group: ask the leader, over a connection of our own, before there is a VMID."""
+
+from __future__ import annotations
+
+from libos_ipc._native import pack_envelope
+from libos_ipc.core.codes import Code
+from libos_ipc.core.leader import Admission
+from libos_ipc.core.vocabulary import Outgoing
+from libos_ipc.errors import LeaderLost, ProtocolError, Timeout, error_for
+from libos_ipc.runtime import liveness
+from libos_ipc.runtime.codec import Greeting, decode_answer, decode_body, pack, unpack
+from libos_ipc.runtime.node import Node
+from libos_ipc.runtime.rundir import GroupDir, GroupFile
+from libos_ipc.runtime.zmq_transport import ask_once
+
+__all__ = ["join"]
+
+
+def join(
+    directory: GroupDir, *, parent: int, may_lead: bool, timeout: float | None, group_id: str = ""
+) -> Node:
+    """Join the group of this directory. Waits for the leader's answer.
+
+    `group_id`, if given, must be the group's: a token must not lead into a later group that
+    took the name over.
+    """
+    file = directory.read()
+    if group_id and file.id != group_id:
+        raise LeaderLost(f"the group {file.name!r} of this token is gone; another has its name")
+    greeting = Greeting(file.id, parent, may_lead)
+    return Node.admitted(directory, file, _ask(directory, file, greeting, timeout))
+
+
+def _ask(
+    directory: GroupDir, file: GroupFile, greeting: Greeting, timeout: float | None
+) -> Admission:
+    vmid = file.leader_vmid
+    try:
+        watcher = liveness.watch(directory.live_socket(vmid))
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise LeaderLost(f"nobody leads the group {file.name!r} any more") from None
+    question = pack(Outgoing(Code.JOIN, 1, (greeting,)), b"")
+    frames = [pack_envelope(0, 0), *(bytes(part) for part in question)]
+    with watcher:
+        try:
+            answer = ask_once(directory.message_socket(vmid), frames, watcher.fileno(), timeout)
+        except ConnectionResetError:
+            raise LeaderLost(f"the leader of {file.name!r} died while we asked to join") from None
+    if answer is None:
+        raise Timeout(
+            f"the leader of {file.name!r} (VMID {vmid}) did not answer within {timeout} s"
+        )
+    code, _, payload = unpack(answer[1:], file.config.max_message)
+    if code == Code.ERROR:
+        number, text = decode_body(code, payload)
+        raise error_for(int(number), str(text))  # type: ignore[call-overload]
+    if code != Code.RESP:
+        raise ProtocolError(f"the leader answered with code {code} to a request to join")
+    return Admission(*decode_answer(Code.JOIN, payload))  # type: ignore[arg-type]

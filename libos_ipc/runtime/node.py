@@ -1,0 +1,299 @@
+"""A process's membership in one group, across everything that happens to the process.
+
+The node ties a session to what surrounds it: dispatcher, children, journal, directory. It is
+what a fork works on. In the parent a fork only pauses it; in the child it becomes another
+member: same group and handlers, new identity, new session, nothing of the parent's open.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from libos_ipc.core.codes import Code
+from libos_ipc.core.leader import Admission, Leader
+from libos_ipc.core.member import HEADER_WEIGHT, Member
+from libos_ipc.core.vocabulary import ChildExit, Deliver
+from libos_ipc.errors import IpcError, LeaderLost, Timeout
+from libos_ipc.runtime.children import Children, ChildRow
+from libos_ipc.runtime.codec import decode_answer
+from libos_ipc.runtime.dispatch import Dispatcher
+from libos_ipc.runtime.journal_file import JournalFile
+from libos_ipc.runtime.rundir import GroupDir, GroupFile
+from libos_ipc.runtime.session import Session
+from libos_ipc.runtime.sockets import Sockets
+
+__all__ = ["ForkPlan", "Identity", "Node"]
+
+log = logging.getLogger("libos_ipc")
+
+#: Seconds that leaving waits for the leader's word.
+LEAVE_S = 2.0
+
+
+class Identity(NamedTuple):
+    """Who a process is in its group."""
+
+    vmid: int
+    pid: int
+    ppid: int
+    pgid: int
+    parent_vmid: int
+
+
+class ForkPlan(NamedTuple):
+    """What was prepared for a child before the fork."""
+
+    vmid: int
+    pid: int
+    sockets: Sockets
+
+
+class Node:
+    """One process in one group."""
+
+    def __init__(
+        self,
+        directory: GroupDir,
+        file: GroupFile,
+        identity: Identity,
+        sockets: Sockets,
+        *,
+        leader: Leader | None = None,
+    ) -> None:
+        self.directory = directory
+        self.file = file
+        self.identity = identity
+        self.dispatcher = Dispatcher(HEADER_WEIGHT)
+        self.leading = leader is not None
+        self.last_child: ForkPlan | None = None
+        #: what the leader does when the group's last member has gone
+        self.on_ended: Callable[[], None] = lambda: None
+        self._journal = JournalFile(directory.path / "journal") if leader else None
+        #: forks in progress; the first ends our threads, the last makes them again
+        self._pauses = 0
+        self._pause_lock = threading.Lock()
+        self._become(sockets, leader)
+
+    @classmethod
+    def admitted(
+        cls,
+        directory: GroupDir,
+        file: GroupFile,
+        admission: Admission,
+        leader: Leader | None = None,
+    ) -> Node:
+        """The node of a process that has just been let in: by the leader, or by itself."""
+        vmid, pid, ppid, pgid, parent, start, end = admission
+        identity = Identity(vmid, pid, ppid, pgid, parent)
+        node = cls(directory, file, identity, Sockets.make(directory, vmid), leader=leader)
+        member = node.session.member
+        member.ids.grant(start, end)
+        first = member.ids.new(time.monotonic())
+        assert first == pid, (first, pid)
+        node.begin()
+        return node
+
+    def _become(self, sockets: Sockets, leader: Leader | None) -> None:
+        config = self.file.config
+        member = Member(
+            self.identity.vmid,
+            leader_vmid=self.file.leader_vmid,
+            epoch=self.file.epoch,
+            send_buffer=config.send_buffer,
+            quarantine_s=config.quarantine,
+            decode_answer=decode_answer,
+            leader=leader,
+        )
+        self.children = Children()
+        self.session = Session(self.directory, self.file, member, sockets, self)
+
+    # ---- life
+
+    def begin(self) -> None:
+        """Start the worker, and make ourselves known to leader and parent."""
+        self._go()
+        session, me = self.session, self.identity
+        with session.lock:
+            now = time.monotonic()
+            for vmid in {session.member.leader_vmid, me.parent_vmid} - {0, me.vmid}:
+                session.perform(session.member.greet(vmid, now))
+            session.perform(session.member.provision.top_up(now))
+
+    def _go(self) -> None:
+        self.session.resume()
+        self.session.start()
+        self.dispatcher.start(self.session)
+
+    def leave(self) -> None:
+        """Leave the group: what was sent arrives first, as far as that can be waited for."""
+        session = self.session
+        config = self.file.config
+        try:
+            self.flush(config.linger)
+            if not self.leading:
+                session.ask_leader(Code.LEAVE, timeout=LEAVE_S)
+        except IpcError as error:
+            if not isinstance(error, LeaderLost):
+                log.warning("leaving %s: %s", self.file.name, error)
+        self.dispatcher.stop()
+        session.close()
+        with session.lock:
+            self.children.close()
+        if self.leading:
+            self.end_leading()
+
+    def end_leading(self) -> None:
+        """The leader's files go with the group."""
+        if self._journal is not None:
+            self._journal.close()
+        self.directory.remove()
+
+    def flush(self, timeout: float | None) -> None:
+        """Wait until all that was sent has arrived. Timeout names who has not got everything."""
+        session = self.session
+        member = session.member
+        with session.lock:
+            session.check_open()
+            waiting = member.unarrived()
+            for peer in waiting:
+                session.perform(member.ask_progress(peer))
+            if not session.wait_for(
+                lambda: not any(p in member.links and member.links[p].kept for p in waiting),
+                timeout,
+            ):
+                raise Timeout(
+                    f"not everything has arrived within {timeout} s at VMIDs {member.unarrived()}"
+                )
+
+    # ---- fork
+
+    def prepare_fork(self) -> ForkPlan | None:
+        """Before a fork: an identity for the child, and no thread of ours. None if no identity."""
+        plan = None
+        pair = self._take_pair()
+        if pair is not None:
+            try:
+                plan = ForkPlan(*pair, Sockets.make(self.directory, pair[0]))
+            except OSError as error:
+                log.warning("a forked child will not have joined: %s", error)
+        with self._pause_lock:
+            self._pauses += 1
+            if self._pauses == 1:
+                self.dispatcher.pause()
+                self.session.pause()
+        return plan
+
+    def _take_pair(self) -> tuple[int, int] | None:
+        session = self.session
+        provision = session.member.provision
+        try:
+            with session.lock:
+                if not provision.pairs:
+                    session.perform(provision.top_up(time.monotonic()))
+                    session.wait_for(
+                        lambda: bool(provision.pairs) or not provision.coming,
+                        self.file.config.fork_timeout,
+                    )
+                return provision.pairs.popleft() if provision.pairs else None
+        except IpcError:
+            return None
+
+    def forked_parent(self, plan: ForkPlan | None) -> None:
+        """After a fork, or a failed one, in the parent."""
+        session = self.session
+        self.last_child = plan
+        if plan is not None:
+            with session.lock:
+                self.children.add(plan.pid, plan.vmid)
+                # Connected while our own copy is open: the end of it tells of a failed fork too.
+                session.watches.live(plan.vmid, self.directory.live_socket(plan.vmid))
+            plan.sockets.close()
+        with self._pause_lock:
+            self._pauses -= 1
+            if self._pauses == 0:
+                self._go()
+        with session.lock:
+            now = time.monotonic()
+            if plan is not None:
+                leader = session.member.leader_vmid
+                started = (plan.vmid, plan.pid)
+                session.perform(session.member.send(leader, Code.CHILD_STARTED, started, now))
+            session.perform(session.member.provision.top_up(now))
+
+    def forked_child(self, plan: ForkPlan | None) -> bool:
+        """After a fork, in the child. False if it could not join."""
+        before = self.identity
+        self.session.abandon()
+        self.children.close()
+        self.directory.release()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        self.leading = False
+        self._pauses = 0
+        self._pause_lock = threading.Lock()
+        if plan is None:
+            self.session.closed = True
+            return False
+        self.identity = Identity(plan.vmid, plan.pid, before.pid, before.pgid, before.vmid)
+        plan.sockets.take_over()
+        self._become(plan.sockets, None)
+        self.dispatcher.reborn(self.session)
+        self.begin()
+        return True
+
+    # ---- what the session tells; under its lock
+
+    def deliver(self, message: Deliver) -> None:
+        self.dispatcher.deliver(message)
+
+    def withdraw(self, src: int, seq: int) -> None:
+        self.dispatcher.withdraw(src, seq)
+
+    def child_exit(self, told: ChildExit) -> None:
+        row = self.children.rows.get(told.pid)
+        if row is not None:
+            row.told = told
+
+    def child_joined(self, vmid: int, pid: int) -> None:
+        self.children.add(pid, vmid)
+        if self.session.watches.live(vmid, self.directory.live_socket(vmid)):
+            self.identified(vmid, self.session.watches.os_pid(vmid))
+
+    def identified(self, vmid: int, os_pid: int) -> None:
+        row = self.children.by_vmid(vmid)
+        if row is not None and os_pid != os.getpid():
+            self.watch_child(row, os_pid)
+
+    def watch_child(self, row: ChildRow, os_pid: int) -> None:
+        """Learn the OS pid of a child, and wait for its end. Under the session's lock."""
+        if row.open(os_pid):
+            self.session.loop.register(row.pidfd, lambda: self._on_child_end(row))
+
+    def gone(self, vmid: int) -> None:
+        row = self.children.by_vmid(vmid)
+        if row is not None and not row.os_pid:
+            # It never said who it is: a fork that failed, or a child that ended at once.
+            self.children.forget(row)
+            self.session.progress.notify_all()
+
+    def _on_child_end(self, row: ChildRow) -> None:
+        """In the worker: a child's pidfd is readable, and stays so until it is closed."""
+        session = self.session
+        with session.lock:
+            session.loop.unregister(row.pidfd)
+            if row.status is None and not row.examine(time.monotonic()):
+                session.later(0.01, lambda: self._on_child_end(row))
+            session.progress.notify_all()
+
+    def journal(self, record: tuple[object, ...]) -> None:
+        if self._journal is not None:
+            self._journal.append(record)
+
+    def ended(self) -> None:
+        self.on_ended()

@@ -1,0 +1,294 @@
+"""The worker's half: what comes in over the transport, and how a peer's end is told.
+
+A connection is bound to a VMID once, by its hello, after the kernel has said which process is
+at its other end and that the same process listens on that VMID's liveness socket. Before that
+nothing but a hello or a request to join is read from it; what breaks the framing is not read
+on at all.
+
+An end is told only after everything the dead process had sent has been delivered: its
+connection to us must have ended (ZeroMQ says so behind the last message), and the queue must
+have been emptied after that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from libos_ipc import wire
+from libos_ipc._native import Malformed, pack_envelope, unpack_envelope
+from libos_ipc.core.codes import FIRST_USER_CODE, Code
+from libos_ipc.core.leader import Applicant
+from libos_ipc.core.vocabulary import Body, Effects, Note, Outgoing
+from libos_ipc.errors import IpcError, ProtocolError
+from libos_ipc.runtime.codec import Greeting, decode_body, pack, unpack
+from libos_ipc.runtime.liveness import start_time
+from libos_ipc.runtime.zmq_transport import Arrival, Connection, Transport
+
+if TYPE_CHECKING:
+    from libos_ipc.runtime.session import Session
+
+__all__ = ["Receiver"]
+
+#: Messages handled before the loop looks at anything else.
+ROUND = 512
+#: Seconds to wait for the end of a dead peer's connection, if there is one, and if there is none.
+END_S = 1.0
+NO_CONNECTION_S = 0.02
+
+
+class Receiver:
+    """Reads one session's transport. All methods run in the worker."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._transport: Transport | None = None
+        self._muted: set[Connection] = set()
+        self._bound: dict[int, set[Connection]] = {}
+        #: ends to be told: VMID -> (not later than, whether the process is dead for sure)
+        self._ends: dict[int, tuple[float, bool]] = {}
+        self._more = False
+        self._fresh = False
+        self._actions: dict[str, Callable[[], None]] = {
+            "inbound": self._on_inbound,
+            "zap": self._on_zap,
+            "inbound monitor": self._on_inbound_monitor,
+            "outbound monitor": self._on_outbound_monitor,
+        }
+
+    def attach(self, transport: Transport) -> None:
+        """Read from a new transport."""
+        self._transport = transport
+        self._bound.clear()
+        self._muted.clear()
+        for name, fd in transport.descriptors().items():
+            self._session.loop.register(fd, self._actions[name])
+        self._fresh = True
+
+    def detach(self, transport: Transport) -> None:
+        """The transport is about to be closed."""
+        for fd in transport.descriptors().values():
+            self._session.loop.unregister(fd)
+        self._transport = None
+
+    # ---- ends
+
+    def expect_end(self, vmid: int, dead: bool = False) -> None:
+        """A peer has ended: tell it as soon as all that it sent is delivered."""
+        wait = END_S if self._bound.get(vmid) else NO_CONNECTION_S
+        before = self._ends.get(vmid)
+        deadline = before[0] if before else time.monotonic() + wait
+        self._ends[vmid] = (deadline, dead or bool(before and before[1]))
+
+    def settle_ends(self) -> bool:
+        """Tell the ends that are ready. True if something is still to be done soon."""
+        if self._fresh:
+            # A ZeroMQ descriptor tells of what comes after its socket was last found empty.
+            self._fresh = False
+            for action in self._actions.values():
+                action()
+        elif self._more:
+            self._on_inbound()
+        if self._ends:
+            self._on_inbound_monitor()
+            self._drain()
+            now = time.monotonic()
+            for vmid, (deadline, dead) in list(self._ends.items()):
+                known = self._bound.get(vmid, set())
+                if (known and not any(c.open for c in known)) or now >= deadline:
+                    del self._ends[vmid]
+                    self._tell_end(vmid, dead, now)
+        return self._more or bool(self._ends)
+
+    def _tell_end(self, vmid: int, dead: bool, now: float) -> None:
+        session = self._session
+        for connection in self._bound.pop(vmid, set()):
+            self._forget(connection)
+        with session.lock:
+            session.perform(session.member.on_gone(vmid, now))
+            leader = session.member.leader
+            if leader is not None:
+                known = vmid in leader.processes and session.watches.watches_process(vmid)
+                alive = known and not dead
+                effects = leader.on_detached(vmid) if alive else leader.on_gone(vmid, now)
+                session.perform(session.member.lead(effects, now))
+                if not alive:
+                    session.watches.drop_process(vmid)
+                    session.directory.forget(vmid)
+            else:
+                session.watches.drop_process(vmid)
+            session.host.gone(vmid)
+
+    def _forget(self, connection: Connection) -> None:
+        self._muted.discard(connection)
+        if self._transport is not None:
+            self._transport.forget(connection)
+
+    # ---- messages
+
+    def _on_inbound(self) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        for _ in range(ROUND):
+            arrival = transport.receive()
+            if arrival is None:
+                self._more = False
+                return
+            self._on_arrival(arrival)
+        self._more = True
+
+    def _drain(self) -> None:
+        self._more = True
+        while self._more and self._transport is not None:
+            self._on_inbound()
+
+    def _on_arrival(self, arrival: Arrival) -> None:
+        connection, frames = arrival
+        if connection in self._muted:
+            return
+        session = self._session
+        try:
+            number, acked = unpack_envelope(frames[0] if frames else b"")
+            code, seq, payload = unpack(frames[1:], session.config.max_message)
+        except Malformed as error:
+            self._mute(connection, str(error))
+            return
+        peer = connection.peer
+        if not peer:
+            self._on_stranger(connection, code, seq, payload)
+            return
+        body: Body = payload
+        now = time.monotonic()
+        if code < FIRST_USER_CODE:
+            try:
+                body = decode_body(code, payload)
+            except ProtocolError as error:
+                reason = str(error)
+                with session.lock:
+                    member = session.member
+                    session.perform(
+                        member.on_malformed(peer, number, acked, code, seq, reason, now)
+                    )
+                return
+        with session.lock:
+            session.perform(session.member.on_message(peer, number, acked, code, seq, body, now))
+
+    def _mute(self, connection: Connection, reason: str) -> None:
+        """Nothing more is read from this connection."""
+        self._muted.add(connection)
+        fields: dict[str, object] = {
+            "peer": connection.peer,
+            "os_pid": connection.os_pid,
+            "uid": connection.uid,
+            "reason": reason,
+        }
+        self._session.perform([Note("connection refused", fields)])
+
+    # ---- strangers
+
+    def _on_stranger(self, connection: Connection, code: int, seq: int, payload: bytes) -> None:
+        try:
+            if code == Code.HELLO:
+                self._on_hello(connection, payload)
+            elif code == Code.JOIN and self._session.member.leader is not None:
+                self._on_join(connection, seq, payload)
+            else:
+                self._mute(connection, f"code {code} before a hello")
+        except ProtocolError as error:
+            self._mute(connection, str(error))
+
+    def _on_hello(self, connection: Connection, payload: bytes) -> None:
+        session = self._session
+        magic, version, vmid, _incarnation, epoch, group_id = wire.decode(Code.HELLO, payload)
+        if (magic, version) != (wire.MAGIC, wire.PROTOCOL_VERSION):
+            raise ProtocolError(f"speaks version {version}, we speak {wire.PROTOCOL_VERSION}")
+        if group_id.decode(errors="replace") != session.file.id:
+            raise ProtocolError("belongs to another group")
+        if epoch != session.member.epoch:
+            raise ProtocolError(f"is in epoch {epoch}, we are in {session.member.epoch}")
+        with session.lock:
+            if not self._admit(vmid, connection):
+                raise ProtocolError(f"is not VMID {vmid}, as the kernel sees it")
+            connection.peer = vmid
+            self._bound.setdefault(vmid, set()).add(connection)
+            session.perform(session.member.on_hello(vmid, time.monotonic()))
+            session.host.identified(vmid, connection.os_pid)
+
+    def _admit(self, vmid: int, connection: Connection) -> bool:
+        """Bind a VMID to the process that the kernel names, at the leader too."""
+        session = self._session
+        path = session.directory.live_socket(vmid)
+        os_pid = connection.os_pid
+        if not os_pid or not session.watches.confirm(vmid, path, os_pid):
+            return False
+        leader = session.member.leader
+        if leader is not None and vmid != session.member.vmid:
+            now, wall = time.monotonic(), time.time()
+            started = start_time(os_pid)
+            effects = leader.on_hello(vmid, os_pid, started, connection.uid, now, wall)
+            if effects is None:
+                return False
+            session.perform(session.member.lead(effects, now))
+        if not session.watches.process(vmid, os_pid):
+            self.expect_end(vmid, dead=True)
+        return True
+
+    def _on_join(self, connection: Connection, seq: int, payload: bytes) -> None:
+        session = self._session
+        (data,) = wire.decode(Code.JOIN, payload)
+        try:
+            greeting = msgspec.msgpack.decode(data, type=Greeting)
+        except msgspec.MsgspecError as error:
+            raise ProtocolError(f"asks to join in a way not understood: {error}") from None
+        leader = session.member.leader
+        assert leader is not None
+        effects: Effects = []
+        try:
+            if greeting.group_id != session.file.id:
+                raise IpcError("this is another group of the same name")
+            applicant = Applicant(
+                connection.os_pid,
+                start_time(connection.os_pid),
+                connection.uid,
+                greeting.parent,
+                greeting.may_lead,
+            )
+            now = time.monotonic()
+            admission, effects = leader.on_join(applicant, now, time.time())
+            answer = Outgoing(Code.RESP, seq, tuple(admission), Code.JOIN)
+        except IpcError as error:
+            answer = Outgoing(Code.ERROR, seq, (error.errno, str(error.args[1])))
+        with session.lock:
+            session.perform(session.member.lead(effects, time.monotonic()))
+        if self._transport is not None:
+            frames = [bytes(part) for part in pack(answer, b"")]
+            self._transport.reply(connection, [pack_envelope(0, 0), *frames])
+
+    # ---- the rest
+
+    def _on_zap(self) -> None:
+        if self._transport is None:
+            return
+        self._transport.answer_zap()
+        while self._transport.refused:
+            address = self._transport.refused.pop()
+            self._session.perform([Note("stranger refused", {"address": address})])
+
+    def _on_inbound_monitor(self) -> None:
+        if self._transport is None:
+            return
+        for connection in self._transport.ended():
+            if not connection.peer:
+                self._forget(connection)
+
+    def _on_outbound_monitor(self) -> None:
+        session = self._session
+        if self._transport is None:
+            return
+        for peer in self._transport.lost():
+            with session.lock:
+                session.perform(session.member.on_disconnected(peer, time.monotonic()))

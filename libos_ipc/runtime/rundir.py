@@ -1,0 +1,259 @@
+"""Where a group lives in the file system, and who may live there.
+
+    <runtime dir>/            0700, ours
+      <group>/                0700, ours
+        lock                  a POSIX lock, held by the leader as long as it lives
+        group                 who leads, written once the leader answers
+        journal               what the leader granted
+        <vmid>.msg            a member's ZeroMQ socket
+        <vmid>.live           a member's liveness socket
+
+The boundary is the user: a directory that belongs to somebody else, that others may write, or
+that is a symbolic link, is refused on every use. The runtime directory lies in memory
+(`$XDG_RUNTIME_DIR`, else `/dev/shm`), so nothing here outlives the machine's run. What a dead
+group left behind is recognised by its free lock, and removed by the next group of that name.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from libos_ipc.config import GroupConfig
+from libos_ipc.errors import (
+    GroupExists,
+    InvalidArgument,
+    IpcError,
+    LeaderLost,
+    NotJoined,
+    PermissionDenied,
+)
+
+__all__ = ["GroupDir", "GroupFile", "default_runtime_dir"]
+
+#: Bytes of a Unix socket's path, without the terminating NUL.
+SOCKET_PATH_BYTES = 107
+#: Bytes of the longest file name that we append to a group's directory.
+LONGEST_SOCKET_NAME = len("/4294967295.live")
+NAME_BYTES = 64
+
+#: Lock files that this process holds open. A POSIX lock goes with the first descriptor of its
+#: file that is closed, whichever that is: such a file must not be opened a second time here.
+_held: dict[Path, int] = {}
+
+
+class GroupFile(msgspec.Struct, frozen=True):
+    """What the file `group` says."""
+
+    id: str  #: tells this group from an earlier one of the same name
+    name: str
+    epoch: int
+    leader_vmid: int
+    config: GroupConfig
+
+
+def default_runtime_dir() -> Path:
+    """The runtime directory used when none is given: in memory, one per user."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    if base and os.path.isdir(base) and os.stat(base).st_uid == os.getuid():
+        return Path(base) / "libos_ipc"
+    shm = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
+    return Path(shm) / f"libos_ipc-{os.getuid()}"
+
+
+class GroupDir:
+    """One group's directory. Opening it checks it; nothing is kept open but the lock."""
+
+    def __init__(self, runtime_dir: str | os.PathLike[str] | None, name: str) -> None:
+        self.name = _checked_name(name)
+        self.runtime_dir = Path(runtime_dir) if runtime_dir else default_runtime_dir()
+        self.runtime_dir = self.runtime_dir.absolute()
+        self.path = self.runtime_dir / name
+        size = len(os.fsencode(self.path)) + LONGEST_SOCKET_NAME
+        if size > SOCKET_PATH_BYTES:
+            raise InvalidArgument(
+                errno.ENAMETOOLONG,
+                f"{self.path} is too long for a socket ({size} of {SOCKET_PATH_BYTES} bytes): "
+                "choose a shorter group name or runtime_dir",
+            )
+        self.lock_fd = -1
+
+    # ---- founding
+
+    def claim(self) -> None:
+        """Make the directory ours and take the leader's lock, or raise GroupExists."""
+        _make_private(self.runtime_dir, parents=True)
+        _make_private(self.path)
+        if self._held_here():
+            raise self._exists()
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(self.path / "lock", flags, 0o600)
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETLK, _flock(fcntl.F_WRLCK))
+        except OSError as error:
+            os.close(fd)
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise self._exists() from None
+        self.lock_fd = fd
+        _held[self.path] = os.getpid()
+        self._sweep()
+
+    def publish(self, file: GroupFile) -> None:
+        """Write the file `group`, at once or not at all."""
+        draft = self.path / "group.new"
+        draft.write_bytes(msgspec.msgpack.encode(file))
+        os.rename(draft, self.path / "group")
+
+    def remove(self) -> None:
+        """The group is over: remove its files, and give the lock back last."""
+        try:
+            self._sweep()
+            (self.path / "lock").unlink(missing_ok=True)
+            self.path.rmdir()
+        except OSError:
+            pass  # removed under us, or no longer ours: nothing of the group is left to lose
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Give the leader's lock back, or, in a forked child, the descriptor of it."""
+        if self.lock_fd >= 0:
+            os.close(self.lock_fd)
+            self.lock_fd = -1
+            if self._held_here():
+                del _held[self.path]
+
+    def _held_here(self) -> bool:
+        return _held.get(self.path) == os.getpid()
+
+    def _exists(self) -> GroupExists:
+        return GroupExists(
+            f"a group named {self.name!r} is alive in {self.runtime_dir}: "
+            "join it, or choose another name"
+        )
+
+    def _sweep(self) -> None:
+        for entry in self.path.iterdir():
+            if entry.name != "lock":
+                entry.unlink()
+
+    # ---- joining
+
+    def read(self) -> GroupFile:
+        """The file `group`. NotJoined if there is no such group, LeaderLost if nobody leads it."""
+        check_private(self.runtime_dir, must_exist=False)
+        check_private(self.path, must_exist=False)
+        try:
+            data = (self.path / "group").read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotJoined(
+                f"there is no group named {self.name!r} in {self.runtime_dir}: it has ended, or "
+                "was never founded; found it with Group.create, or give the right runtime_dir"
+            ) from None
+        if self.leader_os_pid() == 0:
+            raise LeaderLost(
+                f"nobody leads the group {self.name!r} in {self.runtime_dir} any more; "
+                "found it anew with Group.create"
+            )
+        try:
+            return msgspec.msgpack.decode(data, type=GroupFile)
+        except msgspec.MsgspecError as error:
+            raise IpcError(errno.EPROTO, f"{self.path / 'group'} is damaged: {error}") from None
+
+    def leader_os_pid(self) -> int:
+        """The OS pid that holds the leader's lock, 0 if nobody does."""
+        if self._held_here():
+            return os.getpid()
+        try:
+            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return 0
+        try:
+            answer = fcntl.fcntl(fd, fcntl.F_GETLK, _flock(fcntl.F_WRLCK))
+        finally:
+            os.close(fd)
+        kind, _, _, _, pid = struct.unpack(_FLOCK, answer)
+        return 0 if kind == fcntl.F_UNLCK else pid
+
+    # ---- sockets
+
+    def message_socket(self, vmid: int) -> str:
+        """Path of a member's ZeroMQ socket."""
+        return f"{self.path}/{vmid}.msg"
+
+    def live_socket(self, vmid: int) -> str:
+        """Path of a member's liveness socket."""
+        return f"{self.path}/{vmid}.live"
+
+    def forget(self, vmid: int) -> None:
+        """Remove the sockets of a member that is gone."""
+        for path in (self.message_socket(vmid), self.live_socket(vmid)):
+            try:
+                os.unlink(path)
+            except OSError:
+                pass  # never made, or removed with the directory
+
+
+def check_private(path: Path, *, must_exist: bool = True) -> None:
+    """Raise PermissionDenied unless `path` is a directory of ours that only we may use."""
+    try:
+        info = os.lstat(path)
+    except FileNotFoundError:
+        if must_exist:
+            raise
+        return
+    if not stat.S_ISDIR(info.st_mode):
+        raise PermissionDenied(
+            f"{path} is no directory (a symbolic link is not followed): remove it, or give "
+            "another runtime_dir"
+        )
+    if info.st_uid != os.getuid():
+        raise PermissionDenied(
+            f"{path} belongs to user {info.st_uid}, not to {os.getuid()}: give a runtime_dir "
+            "of your own"
+        )
+    if stat.S_IMODE(info.st_mode) & 0o077:
+        raise PermissionDenied(
+            f"{path} is open to other users (mode {stat.S_IMODE(info.st_mode):04o}): "
+            "chmod 700 it, or give another runtime_dir"
+        )
+
+
+def _make_private(path: Path, *, parents: bool = False) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=parents, exist_ok=True)
+    except FileExistsError:
+        pass  # something that is no directory: the check names it
+    except PermissionError as error:
+        raise PermissionDenied(f"cannot make {path}: {error.strerror}") from None
+    except OSError as error:
+        raise IpcError(error.errno or errno.EIO, f"cannot make {path}: {error.strerror}") from None
+    check_private(path)
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise InvalidArgument(f"a group's name is a str, not {type(name).__name__}")
+    if not name or name in (".", "..") or "/" in name or not name.isprintable() or ":" in name:
+        raise InvalidArgument(
+            f"{name!r} is no name for a group: it must be printable, without '/' and ':'"
+        )
+    if len(os.fsencode(name)) > NAME_BYTES:
+        raise InvalidArgument(f"the group name {name[:20]!r}… is over {NAME_BYTES} bytes long")
+    return name
+
+
+#: struct flock of 64-bit Linux: type, whence, start, length, pid.
+_FLOCK = "hhqqi4x"
+
+
+def _flock(kind: int) -> bytes:
+    return struct.pack(_FLOCK, kind, os.SEEK_SET, 0, 0, 0)

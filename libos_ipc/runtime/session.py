@@ -1,0 +1,374 @@
+"""One process's working end of one group: the core's machines, driven by real events.
+
+Two kinds of threads come here. Callers ask for something; the worker brings what happened.
+Both step the same machine under one lock and perform its effects before they let go of it, so
+messages leave in the order in which they were numbered. Nothing done under the lock blocks:
+ZeroMQ only queues, tickets and the dispatcher are only told.
+
+A session outlives its transport, which is ended and made again around a fork (`pause`,
+`resume`). In the meantime everything works but the sending, which the links make good.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from libos_ipc._native import pack_envelope
+from libos_ipc.core.codes import Code
+from libos_ipc.core.member import Member
+from libos_ipc.core.vocabulary import (
+    Body,
+    ChildExit,
+    ChildJoined,
+    Close,
+    Deliver,
+    Effects,
+    Ended,
+    Expect,
+    Fail,
+    Journal,
+    Note,
+    Open,
+    Progress,
+    Reopen,
+    Resolve,
+    Transmit,
+    Withdraw,
+)
+from libos_ipc.errors import NotJoined, PeerDied, Timeout, WouldBlock
+from libos_ipc.runtime.codec import pack
+from libos_ipc.runtime.loop import Loop
+from libos_ipc.runtime.receiver import Receiver
+from libos_ipc.runtime.rundir import GroupDir, GroupFile
+from libos_ipc.runtime.sockets import Sockets
+from libos_ipc.runtime.ticket import Settled, Ticket
+from libos_ipc.runtime.watches import Watches
+from libos_ipc.runtime.zmq_transport import Transport
+
+__all__ = ["Host", "Session"]
+
+log = logging.getLogger("libos_ipc")
+
+#: Seconds between looks at what is overdue, while anything may become so.
+TICK_S = 0.1
+
+
+class Host(Protocol):
+    """What a session tells whoever owns it. Called under the lock: must not block."""
+
+    def deliver(self, message: Deliver) -> None: ...
+    def withdraw(self, src: int, seq: int) -> None: ...
+    def child_exit(self, told: ChildExit) -> None: ...
+    def child_joined(self, vmid: int, pid: int) -> None: ...
+    def identified(self, vmid: int, os_pid: int) -> None: ...
+    def gone(self, vmid: int) -> None: ...
+    def journal(self, record: tuple[object, ...]) -> None: ...
+    def ended(self) -> None: ...
+
+
+class Session:
+    """The machine, its lock, its worker and its sockets."""
+
+    def __init__(
+        self, directory: GroupDir, file: GroupFile, member: Member, sockets: Sockets, host: Host
+    ) -> None:
+        self.directory = directory
+        self.file = file
+        self.config = file.config
+        self.member = member
+        self.host = host
+        self.sockets = sockets
+        self.lock = threading.Lock()
+        #: notified at every Progress effect
+        self.progress = threading.Condition(self.lock)
+        #: called once, at the next of these
+        self.listeners: list[Callable[[], None]] = []
+        self.closed = False
+        self._group_id = file.id.encode()
+        self._transport: Transport | None = None
+        self._idle = True
+        self._next_tick = 0.0
+        self._timers: list[tuple[float, Callable[[], None]]] = []
+        self.loop = Loop(f"libos_ipc {file.name}", self._on_round)
+        self.watches = Watches(
+            self.loop.register, self.loop.unregister, self._on_peer_end, self._on_peer_death
+        )
+        self.receiver = Receiver(self)
+        self._perform_one: dict[type, Callable[..., None]] = {
+            Open: self._open,
+            Reopen: self._reopen,
+            Close: self._close_peer,
+            Transmit: self._transmit,
+            Deliver: host.deliver,
+            Withdraw: lambda effect: host.withdraw(effect.src, effect.seq),
+            Resolve: lambda effect: effect.ticket.resolve(effect.payload),
+            Fail: lambda effect: effect.ticket.fail(effect.error),
+            Progress: self._on_progress,
+            Journal: lambda effect: host.journal(effect.record),
+            Expect: self._expect,
+            ChildExit: host.child_exit,
+            ChildJoined: lambda effect: host.child_joined(effect.vmid, effect.pid),
+            Ended: lambda effect: host.ended(),
+            Note: self._note,
+        }
+
+    # ---- life
+
+    def resume(self) -> None:
+        """Make the transport; at the first call, or after `pause`."""
+        with self.lock:
+            transport = Transport(
+                self.sockets.messages.fileno(),
+                self.directory.message_socket(self.member.vmid),
+                self.config.admits,
+                self.config.max_message,
+            )
+            self._transport = transport
+            self.receiver.attach(transport)
+            self.perform(self.member.on_rebuilt(time.monotonic()))
+            self._idle = False
+
+    def start(self) -> None:
+        """Start the worker thread."""
+        self.loop.start()
+
+    def pause(self) -> None:
+        """End the worker and the transport: no thread of ours is left when this returns."""
+        self.loop.stop()
+        with self.lock:
+            transport, self._transport = self._transport, None
+            if transport is not None:
+                self.receiver.detach(transport)
+                transport.close()
+
+    def close(self) -> None:
+        """Leave nothing behind: thread, sockets, descriptors. Outstanding requests fail."""
+        self.pause()
+        with self.lock:
+            self.closed = True
+            error = NotJoined(f"the group {self.file.name!r} was closed in this process")
+            for entry in self.member.calls.drain():
+                if isinstance(entry, tuple) and not callable(entry[1]):
+                    entry[1].fail(error)
+            self._on_progress(Progress(0))
+            self.watches.close()
+            self.loop.close()
+            self.sockets.close()
+        self.directory.forget(self.member.vmid)
+
+    def abandon(self) -> None:
+        """In a forked child: close our copies of the parent's descriptors, touch nothing else."""
+        self.watches.abandon()
+        self.loop.close()
+        self.sockets.close()
+
+    # ---- what callers ask
+
+    def request(
+        self,
+        dst: int,
+        code: int,
+        body: Body,
+        ticket: Settled,
+        size: int = 0,
+        timeout: float | None = 0,
+    ) -> int:
+        """Send a request and return its number; the ticket is settled when the answer comes.
+
+        A message of `size` bytes waits for room at the receiver, at most `timeout` seconds.
+        """
+        with self.lock:
+            self.check_open()
+            if size:
+                self._get_room(dst, size, timeout)
+            seq, effects = self.member.request(dst, code, body, ticket, time.monotonic())
+            self.perform(effects)
+            return seq
+
+    def call(
+        self, dst: int, code: int, body: Body, timeout: float | None, size: int = 0
+    ) -> Body:
+        """Send a request and wait for the answer. Withdrawn if the wait ends without one."""
+        ticket = Ticket()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        seq = self.request(dst, code, body, ticket, size, timeout)
+        answered = False
+        try:
+            answered = ticket.wait(None if deadline is None else deadline - time.monotonic())
+        finally:
+            if not answered:
+                self.withdraw(seq)
+        if not answered:
+            raise Timeout(f"no answer from VMID {dst} to code {code} within {timeout} s")
+        return ticket.result()
+
+    def send_user(
+        self, dst: int, code: int, body: Body, size: int, timeout: float | None
+    ) -> None:
+        """Send a program's one-way message of `size` bytes once there is room at the receiver."""
+        with self.lock:
+            self.check_open()
+            self._get_room(dst, size, timeout)
+            self.send_locked(dst, code, body)
+
+    def _get_room(self, dst: int, size: int, timeout: float | None) -> None:
+        member = self.member
+        if member.has_room(dst, size):
+            return
+        if timeout is not None and timeout <= 0:
+            raise WouldBlock(f"VMID {dst} owes {self.config.send_buffer} bytes or more")
+        self.perform(member.ask_progress(dst))
+        if not self.wait_for(lambda: member.has_room(dst, size), timeout):
+            raise Timeout(
+                f"VMID {dst} still owed {self.config.send_buffer} bytes or more after {timeout} s"
+            )
+
+    def ask_leader(self, code: Code, *fields: int, timeout: float | None = None) -> tuple[int, ...]:
+        """One of the library's own requests to the leader: the fields of its answer."""
+        answer = self.call(self.member.leader_vmid, code, fields, timeout)
+        assert isinstance(answer, tuple)
+        return answer  # type: ignore[return-value]
+
+    def withdraw(self, seq: int) -> None:
+        """Nobody waits for this request any more."""
+        with self.lock:
+            if not self.closed:
+                self.perform(self.member.withdraw(seq, time.monotonic()))
+
+    def send(self, dst: int, code: int, body: Body) -> None:
+        """Send a one-way message, whatever the receiver owes."""
+        with self.lock:
+            self.check_open()
+            self.send_locked(dst, code, body)
+
+    def send_locked(self, dst: int, code: int, body: Body) -> None:
+        """The same under the lock. PeerDied if the process is known to be gone."""
+        self.perform(self.member.send(dst, code, body, time.monotonic()))
+        if dst != self.member.vmid and dst not in self.member.links:
+            raise PeerDied(f"VMID {dst} is gone: it ended or left the group, or never was")
+
+    def answer(self, dst: int, seq: int, payload: Body) -> None:
+        """Answer a request; in vain, without an error, if the requester is gone."""
+        with self.lock:
+            if not self.closed:
+                self.perform(self.member.answer(dst, seq, payload, time.monotonic()))
+
+    def refuse(self, dst: int, seq: int, number: int, text: str) -> None:
+        """Answer a request with an error."""
+        with self.lock:
+            if not self.closed:
+                self.perform(self.member.refuse(dst, seq, number, text, time.monotonic()))
+
+    def consumed(self, src: int, size: int) -> None:
+        """A message of `src` has been taken up."""
+        if src == self.member.vmid:
+            return
+        with self.lock:
+            if not self.closed:
+                self.perform(self.member.consumed(src, size, time.monotonic()))
+
+    def wait_for(self, ready: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait under the lock, which the caller holds, until `ready` or the session is closed."""
+        self.progress.wait_for(lambda: self.closed or ready(), timeout)
+        self.check_open()
+        return ready()
+
+    def check_open(self) -> None:
+        """Raise NotJoined if the session is closed."""
+        if self.closed:
+            raise NotJoined(f"the group {self.file.name!r} was closed in this process")
+
+    # ---- performing, under the lock
+
+    def perform(self, effects: Effects) -> None:
+        """Do what the machine has decided."""
+        table = self._perform_one
+        for effect in effects:
+            table[type(effect)](effect)
+
+    def _transmit(self, effect: Transmit) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        peer, number, acked, message = effect
+        frames = (pack_envelope(number, acked), *pack(message, self._group_id))
+        transport.transmit(peer, frames)
+        if self._idle:
+            self._idle = False
+            self.loop.wake()
+
+    def _open(self, effect: Open) -> None:
+        peer = effect.peer
+        if not self.watches.live(peer, self.directory.live_socket(peer)):
+            self.perform(self.member.on_gone(peer, time.monotonic()))
+        elif self._transport is not None:
+            self._transport.disconnect(peer)
+            self._transport.connect(peer, self.directory.message_socket(peer))
+
+    def _reopen(self, effect: Reopen) -> None:
+        self._open(Open(effect.peer))
+
+    def _close_peer(self, effect: Close) -> None:
+        if self._transport is not None:
+            self._transport.disconnect(effect.peer)
+
+    def _on_progress(self, effect: Progress) -> None:
+        self.progress.notify_all()
+        listeners, self.listeners = self.listeners, []
+        for wake in listeners:
+            wake()
+
+    def _expect(self, effect: Expect) -> None:
+        """The leader watches a process from before its first word."""
+        vmid = effect.vmid
+        leader = self.member.leader
+        assert leader is not None
+        os_pid = leader.processes[vmid].os_pid
+        if os_pid:
+            there = self.watches.process(vmid, os_pid)
+        else:
+            there = self.watches.live(vmid, self.directory.live_socket(vmid))
+        if not there:
+            self.perform(leader.on_gone(vmid, time.monotonic()))
+
+    def _note(self, effect: Note) -> None:
+        fields = {"group": self.file.name, "epoch": self.member.epoch, **effect.fields}
+        log.warning("%s: %s", effect.event, fields, extra={"libos_ipc": fields})
+
+    # ---- what happens, in the worker
+
+    def _on_round(self) -> float | None:
+        """After each round of the loop: settle ends, do what is overdue, say when to come back."""
+        busy = self.receiver.settle_ends()
+        now = time.monotonic()
+        if now >= self._next_tick:
+            self._next_tick = now + TICK_S
+            with self.lock:
+                effects, again = self.member.on_tick(now)
+                self.perform(effects)
+                self._idle = not again
+        due = [action for at, action in self._timers if at <= now]
+        if due:
+            self._timers = [timer for timer in self._timers if timer[0] > now]
+            for action in due:
+                action()
+        if busy or self._timers:
+            return 0.005
+        return None if self._idle else max(self._next_tick - now, 0)
+
+    def later(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Call `action` in the worker after a while. For rare cases: it polls."""
+        self._timers.append((time.monotonic() + delay_s, action))
+
+    def _on_peer_end(self, vmid: int) -> None:
+        self.watches.drop_live(vmid)
+        self.receiver.expect_end(vmid)
+
+    def _on_peer_death(self, vmid: int) -> None:
+        self.watches.drop_process(vmid)
+        self.watches.drop_live(vmid)
+        self.receiver.expect_end(vmid, dead=True)

@@ -1,0 +1,38 @@
+"""The two listening sockets by which a member is reached; they outlive every transport."""
+
+from __future__ import annotations
+
+import socket
+from typing import NamedTuple
+
+from libos_ipc.runtime.liveness import BACKLOG, listen_at
+from libos_ipc.runtime.rundir import GroupDir
+
+__all__ = ["Sockets"]
+
+
+class Sockets(NamedTuple):
+    """`messages` is handed to each new transport; `live` is only ever watched by others."""
+
+    messages: socket.socket
+    live: socket.socket
+
+    @classmethod
+    def make(cls, directory: GroupDir, vmid: int) -> Sockets:
+        """Listen for a member that is to have this VMID: ourselves, or a child to be forked."""
+        messages = listen_at(directory.message_socket(vmid))
+        try:
+            return cls(messages, listen_at(directory.live_socket(vmid)))
+        except BaseException:
+            messages.close()
+            raise
+
+    def take_over(self) -> None:
+        """In the forked child: from now on the kernel names us as the one who listens."""
+        for listener in self:
+            listener.listen(BACKLOG)
+
+    def close(self) -> None:
+        """Close our copies."""
+        for listener in self:
+            listener.close()

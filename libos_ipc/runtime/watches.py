@@ -1,0 +1,108 @@
+"""The descriptors that tell of other processes' ends, one pair per VMID.
+
+The liveness connection tells of death and of exec; the pidfd tells of death alone, and also
+where a descendant still holds the liveness socket open. A pidfd is opened only for a pid that
+the kernel has named for a connection of that process, while the connection proves it alive.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+
+from libos_ipc.runtime import liveness
+
+__all__ = ["Watches"]
+
+
+class Watches:
+    """Watches by VMID. `on_end(vmid)` and `on_death(vmid)` are called by the polling thread."""
+
+    def __init__(
+        self,
+        register: Callable[[int, Callable[[], None]], None],
+        unregister: Callable[[int], None],
+        on_end: Callable[[int], None],
+        on_death: Callable[[int], None],
+    ) -> None:
+        self._register = register
+        self._unregister = unregister
+        self._on_end = on_end
+        self._on_death = on_death
+        self._live: dict[int, socket.socket] = {}
+        self._pidfds: dict[int, int] = {}
+
+    def live(self, vmid: int, path: str) -> bool:
+        """Watch the liveness socket at `path`. False if nobody listens there any more."""
+        if vmid in self._live:
+            return True
+        try:
+            watcher = liveness.watch(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        self._live[vmid] = watcher
+        self._register(watcher.fileno(), lambda: self._on_end(vmid))
+        return True
+
+    def confirm(self, vmid: int, path: str, os_pid: int) -> bool:
+        """Whether the listener at `path` is process `os_pid`; watches it from then on."""
+        for _ in range(2):
+            if not self.live(vmid, path):
+                return False
+            if self.os_pid(vmid) == os_pid:
+                return True
+            # Connected before a forked child took its socket over: look again, once.
+            self.drop_live(vmid)
+        return False
+
+    def os_pid(self, vmid: int) -> int:
+        """The OS pid behind a watched liveness socket, 0 if it is not watched."""
+        watcher = self._live.get(vmid)
+        return 0 if watcher is None else liveness.process_behind(watcher)[0]
+
+    def process(self, vmid: int, os_pid: int) -> bool:
+        """Watch the process itself. False if it is gone already."""
+        if vmid in self._pidfds:
+            return True
+        try:
+            pidfd = os.pidfd_open(os_pid)
+        except ProcessLookupError:
+            return False
+        self._pidfds[vmid] = pidfd
+        self._register(pidfd, lambda: self._on_death(vmid))
+        return True
+
+    def watches_process(self, vmid: int) -> bool:
+        """Whether a pidfd of `vmid` is still being watched."""
+        return vmid in self._pidfds
+
+    def drop_live(self, vmid: int) -> None:
+        """Stop watching the liveness socket."""
+        watcher = self._live.pop(vmid, None)
+        if watcher is not None:
+            self._unregister(watcher.fileno())
+            watcher.close()
+
+    def drop_process(self, vmid: int) -> None:
+        """Stop watching the process."""
+        pidfd = self._pidfds.pop(vmid, None)
+        if pidfd is not None:
+            self._unregister(pidfd)
+            os.close(pidfd)
+
+    def abandon(self) -> None:
+        """In a forked child: close our copies. The polling set is the parent's, and stays."""
+        for watcher in self._live.values():
+            watcher.close()
+        for pidfd in self._pidfds.values():
+            os.close(pidfd)
+        self._live.clear()
+        self._pidfds.clear()
+
+    def close(self) -> None:
+        """Drop everything."""
+        for vmid in list(self._live):
+            self.drop_live(vmid)
+        for vmid in list(self._pidfds):
+            self.drop_process(vmid)

@@ -1,0 +1,273 @@
+"""The only place that knows ZeroMQ.
+
+Two ROUTER sockets. The *inbound* one accepts every connection of other processes to us, and
+only the worker touches it. The *outbound* one holds a connection to each process that we send
+to, and is used under the session's lock by whichever thread sends: what goes from A to B goes
+over A's connection to B, answers too, so that sending never has to wait for receiving.
+
+Both have a monitor. On the inbound side it reports the end of a connection after everything
+that came over it has been queued, which is how an answer beats the news of its sender's death.
+On the outbound side it reports lost connections; ZeroMQ's own reconnecting is off, because
+only the links know what must be sent again.
+
+The inbound socket takes a listening descriptor that outlives it: the transport is ended and
+made again around a fork, and meanwhile connections wait in the kernel. Who connects is asked
+of the kernel (ZAP, over ipc: uid, gid, pid); strangers are refused before they can say
+anything.
+
+Byte bounds are kept by the links, so ZeroMQ's own bounds, which count messages, are off.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+__all__ = ["Arrival", "Connection", "Transport", "ask_once"]
+
+_HANDSHAKE_MS = 5000
+
+
+class Connection:
+    """One accepted connection; `peer` is its VMID once it has said hello."""
+
+    __slots__ = ("fd", "open", "os_pid", "peer", "routing_id", "uid")
+
+    def __init__(self, routing_id: bytes, uid: int, os_pid: int, fd: int) -> None:
+        self.routing_id = routing_id
+        self.uid = uid
+        self.os_pid = os_pid
+        self.fd = fd
+        self.peer = 0
+        self.open = True
+
+
+class Arrival(NamedTuple):
+    """A message that came in: the frames after the routing ID."""
+
+    connection: Connection
+    frames: list[bytes]
+
+
+class Transport:
+    """The sockets of one process in one group. Made and closed around every fork."""
+
+    def __init__(
+        self, listen_fd: int, path: str, admits: Callable[[int], bool], max_frame: int
+    ) -> None:
+        self._admits = admits
+        self._connections: dict[bytes, Connection] = {}
+        #: descriptors of connections that ended before their first message was read
+        self._ended_unseen: set[int] = set()
+        self._routes: dict[int, tuple[bytes, str]] = {}
+        self._peers: dict[str, int] = {}
+        self._route_number = 0
+        self.refused: list[str] = []
+        self._context = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, 64)
+        self._zap = self._socket()
+        self._zap.bind("inproc://zeromq.zap.01")
+        self._inbound = self._socket()
+        self._inbound.set(zmq.USE_FD, os.dup(listen_fd))
+        self._inbound.set(zmq.MAXMSGSIZE, max_frame)
+        self._inbound.set(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+        self._inbound.set_string(zmq.ZAP_DOMAIN, "libos_ipc")
+        self._inbound_monitor = self._inbound.get_monitor_socket(
+            zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+        )
+        self._inbound.bind(f"ipc://{path}")
+        self._outbound = self._socket()
+        self._outbound.set(zmq.ROUTER_MANDATORY, 1)
+        self._outbound.set(zmq.RECONNECT_IVL, -1)
+        self._outbound.set(zmq.RCVHWM, 1)
+        self._outbound_monitor = self._outbound.get_monitor_socket(
+            zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+        )
+        self._receive = self._inbound.recv
+        self._get = self._inbound.get
+        self._send = self._outbound.send_multipart
+
+    def _socket(self) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.ROUTER)
+        socket.linger = 0
+        socket.set(zmq.SNDHWM, 0)
+        socket.set(zmq.RCVHWM, 0)
+        return socket
+
+    def close(self) -> None:
+        """End everything at once; what is on its way is lost. No thread of ZeroMQ is left."""
+        self._inbound.disable_monitor()
+        self._outbound.disable_monitor()
+        for socket in (self._inbound_monitor, self._outbound_monitor):
+            socket.close(0)
+        for socket in (self._zap, self._inbound, self._outbound):
+            socket.close(0)
+        self._context.term()
+
+    def descriptors(self) -> dict[str, int]:
+        """What to poll for reading, and under which name. Each must then be drained."""
+        return {
+            "inbound": self._inbound.get(zmq.FD),
+            "zap": self._zap.get(zmq.FD),
+            "inbound monitor": self._inbound_monitor.get(zmq.FD),
+            "outbound monitor": self._outbound_monitor.get(zmq.FD),
+        }
+
+    # ---- outbound: under the session's lock
+
+    def connect(self, peer: int, path: str) -> None:
+        """Make a connection to `peer`; messages wait in it until it stands."""
+        self._route_number += 1
+        # ZeroMQ aborts the process when a routing ID is used twice: each connection has its own.
+        route = self._route_number.to_bytes(8, "big") + peer.to_bytes(4, "big")
+        self._outbound.set(zmq.CONNECT_ROUTING_ID, route)
+        endpoint = f"ipc://{path}"
+        self._outbound.connect(endpoint)
+        self._routes[peer] = (route, endpoint)
+        self._peers[endpoint] = peer
+
+    def disconnect(self, peer: int) -> None:
+        """Drop the connection to `peer`, if there is one, with all that is in it."""
+        route = self._routes.pop(peer, None)
+        if route is None:
+            return
+        self._peers.pop(route[1], None)
+        try:
+            self._outbound.disconnect(route[1])
+        except zmq.ZMQError:
+            pass  # it had ended by itself
+
+    def transmit(self, peer: int, frames: Sequence[bytes | memoryview]) -> None:
+        """Queue a message to `peer`. One that cannot go is left to the link to send again."""
+        route = self._routes.get(peer)
+        if route is None:
+            return
+        try:
+            self._send((route[0], *frames), zmq.NOBLOCK)
+        except zmq.ZMQError:
+            pass  # the connection has just ended: the monitor will say so
+
+    def lost(self) -> list[int]:
+        """Peers whose connection from us has ended since the last call."""
+        peers = []
+        while self._outbound_monitor.get(zmq.EVENTS) & zmq.POLLIN:
+            event = parse_monitor_message(self._outbound_monitor.recv_multipart())
+            peer = self._peers.get(event["endpoint"].decode())
+            if peer is not None:
+                peers.append(peer)
+        return peers
+
+    # ---- inbound: the worker only
+
+    def receive(self) -> Arrival | None:
+        """The next message, None when there is none now."""
+        if not self._get(zmq.EVENTS) & zmq.POLLIN:
+            return None
+        routing_id = self._receive(zmq.NOBLOCK)
+        connection = self._connections.get(routing_id)
+        if connection is None:
+            return self._first(routing_id)
+        frames = []
+        while self._get(zmq.RCVMORE):
+            frames.append(self._receive(zmq.NOBLOCK))
+        return Arrival(connection, frames)
+
+    def _first(self, routing_id: bytes) -> Arrival:
+        """The first message of a connection, which carries the kernel's word on its process."""
+        frames = []
+        uid, os_pid, fd = -1, 0, -1
+        while self._get(zmq.RCVMORE):
+            frame = self._inbound.recv(zmq.NOBLOCK, copy=False)
+            uid, os_pid = _credentials(str(frame.get("User-Id")))
+            fd = int(frame.get(zmq.SRCFD))
+            frames.append(frame.bytes)
+        connection = Connection(routing_id, uid, os_pid, fd)
+        connection.open = fd not in self._ended_unseen
+        self._connections[routing_id] = connection
+        return Arrival(connection, frames)
+
+    def reply(self, connection: Connection, frames: Sequence[bytes]) -> None:
+        """Answer over the connection that a process without a VMID has made."""
+        try:
+            self._inbound.send_multipart((connection.routing_id, *frames), zmq.NOBLOCK)
+        except zmq.ZMQError:
+            pass  # it went away
+
+    def ended(self) -> list[Connection]:
+        """Connections to us that have ended; what came over them is queued already."""
+        gone = []
+        while self._inbound_monitor.get(zmq.EVENTS) & zmq.POLLIN:
+            event = parse_monitor_message(self._inbound_monitor.recv_multipart())
+            fd = event["value"]
+            if event["event"] == zmq.EVENT_ACCEPTED:
+                self._ended_unseen.discard(fd)
+                continue
+            known = [c for c in self._connections.values() if c.open and c.fd == fd]
+            for connection in known:
+                connection.open = False
+            if not known:
+                self._ended_unseen.add(fd)
+            gone += known
+        return gone
+
+    def forget(self, connection: Connection) -> None:
+        """Nothing more is expected from this connection."""
+        self._connections.pop(connection.routing_id, None)
+
+    # ---- admission
+
+    def answer_zap(self) -> None:
+        """Let processes of admitted users in, refuse all others."""
+        while self._zap.get(zmq.EVENTS) & zmq.POLLIN:
+            frames = self._zap.recv_multipart()
+            if len(frames) < 6:
+                continue
+            sender, empty, version, request = frames[:4]
+            address = frames[5].decode(errors="replace")
+            uid = _credentials(address)[0]
+            admitted = uid >= 0 and self._admits(uid)
+            if not admitted:
+                self.refused.append(address)
+            status = (b"200", b"OK") if admitted else (b"400", b"this user may not join")
+            identity = address.encode() if admitted else b""
+            self._zap.send_multipart([sender, empty, version, request, *status, identity, b""])
+
+
+def ask_once(
+    path: str, frames: Sequence[bytes], liveness_fd: int, timeout: float | None
+) -> list[bytes] | None:
+    """Ask the process at `path` one question over a connection that lives no longer.
+
+    None if no answer comes within `timeout` seconds; ConnectionResetError when `liveness_fd`
+    ends first.
+    """
+    context = zmq.Context()
+    socket = context.socket(zmq.DEALER)
+    try:
+        socket.connect(f"ipc://{path}")
+        socket.send_multipart(frames)
+        poller = zmq.Poller()
+        poller.register(socket, zmq.POLLIN)
+        poller.register(liveness_fd, zmq.POLLIN)
+        ready = dict(poller.poll(None if timeout is None else max(timeout, 0) * 1000))
+        if socket in ready:
+            return socket.recv_multipart(zmq.NOBLOCK)
+        if ready:
+            raise ConnectionResetError
+        return None
+    finally:
+        socket.close(0)
+        context.term()
+
+
+def _credentials(address: str) -> tuple[int, int]:
+    """uid and OS pid from ZeroMQ's name for an ipc peer, `host:uid:gid:pid`; (-1, 0) if none."""
+    try:
+        _, uid, _gid, pid = address.rsplit(":", 3)
+        return int(uid), int(pid)
+    except ValueError:
+        return -1, 0

@@ -1,0 +1,40 @@
+/* The two fixed formats of the wire: the header of a message and the envelope of a link.
+ *
+ *   header    u64 size, header included | u64 seq | u8 code           17 bytes
+ *   envelope  u64 link number | u64 last number received               16 bytes
+ *
+ * Everything is little-endian and packed. What comes from outside is untrusted: a length is
+ * checked before the bytes it speaks of are read, and before anything is allocated for them; the
+ * caller's buffer stays locked in size while it is read, and each field is read once, so that
+ * memory another process writes to may be passed in. What fails raises Malformed.
+ */
+#ifndef LIBOS_IPC_CODEC_H
+#define LIBOS_IPC_CODEC_H
+
+#include "native.h"
+
+enum { HEADER_SIZE = 17, ENVELOPE_SIZE = 16 };
+
+/* The lowest `width` (1 … 8) bytes of a number, lowest first. Need no alignment. */
+static inline void
+store_little_endian(unsigned char *at, uint64_t value, size_t width)
+{
+    for (size_t i = 0; i < width; i++) {
+        at[i] = (unsigned char)(value >> (8 * i));
+    }
+}
+
+static inline uint64_t
+load_little_endian(const unsigned char *at, size_t width)
+{
+    uint64_t value = 0;
+    for (size_t i = 0; i < width; i++) {
+        value |= (uint64_t)at[i] << (8 * i);
+    }
+    return value;
+}
+
+/* Adds the functions and sizes to the module. */
+int codec_setup(PyObject *module);
+
+#endif

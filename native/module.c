@@ -1,0 +1,77 @@
+#include "calls.h"
+#include "codec.h"
+#include "layout.h"
+#include "native.h"
+
+static int
+add_malformed(PyObject *module)
+{
+    PyObject *malformed = PyErr_NewExceptionWithDoc(
+        "libos_ipc._native.Malformed", "Bytes from outside that are not what they should be.",
+        PyExc_ValueError, NULL);
+    if (malformed == NULL) {
+        return -1;
+    }
+    native_state_of(module)->malformed = malformed;
+    return PyModule_AddObjectRef(module, "Malformed", malformed);
+}
+
+static int
+module_exec(PyObject *module)
+{
+    if (add_malformed(module) < 0 || codec_setup(module) < 0 || layout_setup(module) < 0) {
+        return -1;
+    }
+    return calls_setup(module);
+}
+
+static int
+module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    Py_VISIT(native_state_of(module)->malformed);
+    return 0;
+}
+
+static int
+module_clear(PyObject *module)
+{
+    Py_CLEAR(native_state_of(module)->malformed);
+    return 0;
+}
+
+static void
+module_free(void *module)
+{
+    module_clear(module);
+}
+
+/* An interpreter of its own lock gets a module of its own. On a build without the lock, importing
+ * this module turns it on: the table of requests relies on it, and the extension has not run
+ * there yet. */
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+#ifdef Py_mod_multiple_interpreters
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_USED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef module_def = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "libos_ipc._native",
+    .m_doc = "What has to be fast: the codec of the wire and the table of requests outstanding.",
+    .m_size = sizeof(struct native_state),
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+    .m_free = module_free,
+};
+
+PyMODINIT_FUNC
+PyInit__native(void)
+{
+    return PyModuleDef_Init(&module_def);
+}

@@ -1,0 +1,35 @@
+/* What every file of the extension shares: the interpreter's header, the state of a module,
+ * and how a method of several arguments enters a method table.
+ *
+ * This is the only file that includes Python.h. The extension keeps no static mutable state:
+ * whatever lives longer than a call belongs to a module object, so that each interpreter of a
+ * process has its own copy. Every file with something to export has one setup function, which
+ * module.c calls once per module object.
+ */
+#ifndef LIBOS_IPC_NATIVE_H
+#define LIBOS_IPC_NATIVE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Dropped with the module. The types of the module are not subclassable, so that the type of an
+ * instance always leads back here: PyType_GetModuleState(Py_TYPE(self)). */
+struct native_state {
+    PyObject *malformed; /* class Malformed(ValueError): input that is not what it should be */
+};
+
+static inline struct native_state *
+native_state_of(PyObject *module)
+{
+    return (struct native_state *)PyModule_GetState(module);
+}
+
+/* A PyCFunctionFastWithKeywords in a PyMethodDef, by way of a type that every function pointer
+ * may be cast to without a warning. */
+#define NATIVE_METHOD(function) ((PyCFunction)(void (*)(void))(function))
+
+#endif

@@ -1,0 +1,246 @@
+"""Every function of the extension, run many times, keeps no memory and no reference.
+
+Each case runs one function through its good and its bad ends; a case that is missing fails the
+first test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from libos_ipc import _native
+from libos_ipc._native import Layout, Malformed, Outstanding
+
+ROUNDS = 500
+# Fresh objects, and no small or immortal ones, so that a reference too many can be seen.
+NUMBER = int("1099511627776")
+PAYLOAD = bytearray(b"payload of no particular kind")
+TICKET = object()
+LAYOUT = Layout("QQi", 40)
+MESSAGE = bytearray(_native.pack_message(64, NUMBER, PAYLOAD))
+ENVELOPE = bytearray(_native.pack_envelope(NUMBER, NUMBER))
+WATCHED = [NUMBER, PAYLOAD, TICKET, LAYOUT, MESSAGE, ENVELOPE, Malformed, Layout, Outstanding]
+
+
+def refused(function: Callable[..., object], *args: object, **names: object) -> None:
+    with contextlib.suppress(ValueError, TypeError, OverflowError, BufferError):
+        function(*args, **names)
+        raise AssertionError("not refused")
+
+
+def case_pack_message() -> None:
+    _native.pack_message(64, NUMBER, PAYLOAD)
+    _native.pack_message(code=64, seq=NUMBER, payload=PAYLOAD)
+    refused(_native.pack_message, 64, 2**70, PAYLOAD)
+    refused(_native.pack_message, 64, NUMBER, "text")
+    refused(_native.pack_message, 64, NUMBER, memoryview(PAYLOAD)[::2])
+    refused(_native.pack_message, 64, seq=NUMBER, code=1)
+    refused(_native.pack_message, 64, seq=NUMBER, other=1)
+
+
+def case_pack_header() -> None:
+    _native.pack_header(64, NUMBER, NUMBER)
+    refused(_native.pack_header, 64, NUMBER, -1)
+    refused(_native.pack_header, 64)
+
+
+def case_unpack_message() -> None:
+    _native.unpack_message(MESSAGE, NUMBER)
+    refused(_native.unpack_message, MESSAGE, 20)
+    refused(_native.unpack_message, PAYLOAD, NUMBER)
+    refused(_native.unpack_message, b"short", NUMBER)
+    refused(_native.unpack_message, None, NUMBER)
+
+
+def case_unpack_header() -> None:
+    _native.unpack_header(MESSAGE[:17], len(PAYLOAD), NUMBER)
+    refused(_native.unpack_header, MESSAGE, len(PAYLOAD), NUMBER)
+    refused(_native.unpack_header, MESSAGE[:17], 1, NUMBER)
+    refused(_native.unpack_header, MESSAGE[:17], -1, NUMBER)
+
+
+def case_pack_envelope() -> None:
+    _native.pack_envelope(NUMBER, NUMBER)
+    refused(_native.pack_envelope, NUMBER, -1)
+
+
+def case_unpack_envelope() -> None:
+    _native.unpack_envelope(ENVELOPE)
+    refused(_native.unpack_envelope, PAYLOAD)
+    refused(_native.unpack_envelope, None)
+
+
+def case_malformed() -> None:
+    with contextlib.suppress(Malformed):
+        raise Malformed("text")
+
+
+def case_layout() -> None:
+    Layout("QQi", NUMBER)
+    refused(Layout, "QQx")
+    refused(Layout, "Q" * 17)
+    refused(Layout, "Q", -1)
+    refused(Layout, "\ud800")
+    refused(Layout, b"Q")
+
+
+def case_layout_fields() -> None:
+    assert LAYOUT.fields == "QQi"
+
+
+def case_layout_size() -> None:
+    assert LAYOUT.size == 20
+
+
+def case_layout_tail() -> None:
+    assert LAYOUT.tail == 40
+
+
+def case_layout_repr() -> None:
+    repr(LAYOUT)
+
+
+def case_layout_pack() -> None:
+    LAYOUT.pack(NUMBER, NUMBER, 1)
+    LAYOUT.pack(NUMBER, NUMBER, 1, tail=PAYLOAD)
+    refused(LAYOUT.pack, NUMBER, NUMBER, NUMBER, tail=PAYLOAD)
+    refused(LAYOUT.pack, NUMBER, NUMBER, "1", tail=PAYLOAD)
+    refused(LAYOUT.pack, NUMBER, NUMBER, 1, tail=PAYLOAD * 2)
+    refused(LAYOUT.pack, NUMBER, NUMBER, 1, tail="text")
+    refused(LAYOUT.pack, NUMBER, NUMBER, 1, other=PAYLOAD)
+    refused(LAYOUT.pack, NUMBER)
+
+
+def case_layout_unpack() -> None:
+    LAYOUT.unpack(PAYLOAD)
+    refused(LAYOUT.unpack, PAYLOAD[:3])
+    refused(LAYOUT.unpack, "text")
+
+
+def case_outstanding() -> None:
+    Outstanding()
+    refused(Outstanding, NUMBER)
+    full = Outstanding()
+    for peer in range(20):
+        full.add(peer, TICKET)
+    cycle = Outstanding()
+    cycle.add(1, cycle)
+
+
+def case_outstanding_add() -> None:
+    table = Outstanding()
+    for _ in range(20):
+        table.add(1, TICKET)
+        table.add(peer=2, ticket=TICKET)
+        refused(table.add, NUMBER, TICKET)
+        refused(table.add, 1)
+
+
+def full_table() -> Outstanding:
+    table = Outstanding()
+    for peer in (1, 2, 1):
+        table.add(peer, TICKET)
+    return table
+
+
+def case_outstanding_take() -> None:
+    table = full_table()
+    assert table.take(1, 1) is TICKET
+    assert table.take(1, 1) is None
+    assert table.take(2, 1) is None
+    refused(table.take, -1, 1)
+    refused(table.take, 1, NUMBER)
+
+
+def case_outstanding_discard() -> None:
+    table = full_table()
+    assert table.discard(1) is TICKET
+    assert table.discard(NUMBER) is None
+    refused(table.discard, -1)
+
+
+def case_outstanding_peer_of() -> None:
+    table = full_table()
+    assert table.peer_of(2) == 2
+    assert table.peer_of(NUMBER) is None
+    refused(table.peer_of, "1")
+
+
+def case_outstanding_fail_peer() -> None:
+    table = full_table()
+    assert table.fail_peer(1) == [TICKET, TICKET]
+    assert table.fail_peer(1) == []
+    refused(table.fail_peer, NUMBER)
+
+
+def case_outstanding_drain() -> None:
+    table = full_table()
+    assert table.drain() == [TICKET] * 3
+    assert table.drain() == []
+
+
+def case_outstanding_last() -> None:
+    assert full_table().last == 3
+
+
+def case_outstanding_len() -> None:
+    assert len(full_table()) == 3
+
+
+CASES: dict[str, Callable[[], None]] = {
+    name.removeprefix("case_"): value
+    for name, value in list(globals().items())
+    if name.startswith("case_")
+}
+
+
+def names_of_module() -> Iterator[str]:
+    """Every function and type, and of the types every method and attribute in Python's reach."""
+    for name, value in vars(_native).items():
+        if isinstance(value, type):
+            yield name.lower()
+            for member in vars(value):
+                if value is not Malformed and member not in ("__new__", "__doc__", "__module__"):
+                    yield f"{name}_{member.strip('_')}".lower()
+        elif callable(value) and not name.startswith("__"):
+            yield name
+
+
+def test_everything_has_a_leak_test() -> None:
+    assert set(CASES) == set(names_of_module())
+
+
+def references() -> list[int]:
+    return [sys.getrefcount(thing) for thing in WATCHED]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_leaks_nothing(name: str) -> None:
+    case = CASES[name]
+
+    def measure() -> tuple[Any, ...]:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0], sys.getallocatedblocks(), references()
+
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            case()
+        size, blocks, counts = measure()
+        for _ in range(ROUNDS):
+            case()
+        size_after, blocks_after, counts_after = measure()
+    finally:
+        tracemalloc.stop()
+    # An object lost in each round would be 16 bytes and a block each; a stray thread of the test
+    # runner may own a few.
+    assert size_after - size < 8 * ROUNDS
+    assert blocks_after - blocks < ROUNDS // 2
+    assert counts_after == counts
