@@ -6,6 +6,7 @@ The list of groups that this process is in is the only state of the package outs
 from __future__ import annotations
 
 import atexit
+import multiprocessing.util
 import os
 import secrets
 import time
@@ -134,9 +135,7 @@ class Group:
         """
         name = name or os.environ.get(GROUP_VARIABLE)
         if not name:
-            raise NotJoined(
-                f"no group to join: give its name or a token, or set {GROUP_VARIABLE}"
-            )
+            raise NotJoined(f"no group to join: give its name or a token, or set {GROUP_VARIABLE}")
         parent, group_id = 0, ""
         if Token.is_one(name):
             token = Token.parse(name)
@@ -454,9 +453,18 @@ _hooks = ForkHooks(_nodes, _in_child)
 
 def _install() -> None:
     """At the first group of a process: be called around forks and at its end."""
-    _hooks.register()
+    if _hooks.register():
+        # multiprocessing's children end without atexit; they forget what was registered before
+        # they began, and then call what is registered for after a fork.
+        _leave_with_multiprocessing(None)
+        multiprocessing.util.register_after_fork(_hooks, _leave_with_multiprocessing)
     atexit.unregister(leave_all)
     atexit.register(leave_all)
+
+
+def _leave_with_multiprocessing(_: object) -> None:
+    """At the end of multiprocessing's work, after it has joined its own children."""
+    multiprocessing.util.Finalize(None, leave_all, exitpriority=-100)
 
 
 def _found_here(directory: GroupDir, config: GroupConfig) -> Node:

@@ -58,4 +58,6 @@ def from_payload(payload: bytes, type: Any) -> Any:
     try:
         return msgspec.msgpack.decode(payload, type=type)
     except msgspec.MsgspecError as error:
-        raise ProtocolError(f"the payload is no {getattr(type, '__name__', type)}: {error}") from None
+        raise ProtocolError(
+            f"the payload is no {getattr(type, '__name__', type)}: {error}"
+        ) from None

@@ -177,9 +177,10 @@ class _Format:
 
     def pack(self, fields: tuple[int, ...], tail: Buffer) -> bytes:
         payload = self.layout.pack(*fields, tail=tail)
-        size = len(payload) - self.layout.size
-        if self.size_at is not None and fields[self.size_at] != size:
-            raise ValueError(f"{self.title}: data size {fields[self.size_at]} for {size} bytes")
+        if self.size_at is not None:
+            size = len(payload) - self.layout.size
+            if fields[self.size_at] != size:
+                raise ValueError(f"{self.title}: data size {fields[self.size_at]} for {size} bytes")
         return payload
 
     def unpack(self, payload: Buffer) -> tuple[Any, ...]:

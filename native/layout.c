@@ -1,42 +1,20 @@
 #include "layout.h"
 
 #include "arguments.h"
-#include "codec.h"
-
-struct kind {
-    char letter;
-    bool is_signed;
-    uint8_t width;
-};
-
-static const struct kind kinds[] = {
-    {'B', false, 1}, {'H', false, 2}, {'I', false, 4},
-    {'i', true, 4},  {'Q', false, 8}, {'q', true, 8},
-};
+#include "fields.h"
 
 struct layout {
     PyObject_HEAD
     Py_ssize_t count; /* of the fields */
     Py_ssize_t size;  /* of the fields, in bytes */
     Py_ssize_t tail;  /* how many bytes may follow them */
-    const struct kind *fields[MOST_FIELDS];
+    const struct field *fields[MOST_FIELDS];
 };
 
 static struct layout *
 as_layout(PyObject *self)
 {
     return (struct layout *)self;
-}
-
-static const struct kind *
-kind_of(char letter)
-{
-    for (size_t i = 0; i < Py_ARRAY_LENGTH(kinds); i++) {
-        if (kinds[i].letter == letter) {
-            return &kinds[i];
-        }
-    }
-    return NULL;
 }
 
 static int
@@ -48,7 +26,7 @@ set_fields(struct layout *self, const char *letters, Py_ssize_t count)
         return -1;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
-        self->fields[i] = kind_of(letters[i]);
+        self->fields[i] = field_of(letters[i]);
         if (self->fields[i] == NULL) {
             PyErr_Format(PyExc_ValueError, "field %zd of a layout is none of BHIiQq", i);
             return -1;
@@ -144,41 +122,6 @@ layout_repr(PyObject *self)
     PyObject *text = PyUnicode_FromFormat("Layout(%R, tail=%zd)", fields, as_layout(self)->tail);
     Py_DECREF(fields);
     return text;
-}
-
-static int
-store_field(const struct kind *kind, PyObject *value, unsigned char *at)
-{
-    const unsigned bits = 8u * kind->width;
-
-    if (kind->is_signed) {
-        const int64_t highest = INT64_MAX >> (64 - bits);
-        int64_t number;
-        if (as_signed(value, "field", -highest - 1, highest, &number) < 0) {
-            return -1;
-        }
-        store_little_endian(at, (uint64_t)number, kind->width);
-    }
-    else {
-        uint64_t number;
-        if (as_unsigned(value, "field", UINT64_MAX >> (64 - bits), &number) < 0) {
-            return -1;
-        }
-        store_little_endian(at, number, kind->width);
-    }
-    return 0;
-}
-
-static PyObject *
-load_field(const struct kind *kind, const unsigned char *at)
-{
-    const uint64_t number = load_little_endian(at, kind->width);
-
-    if (!kind->is_signed) {
-        return PyLong_FromUnsignedLongLong(number);
-    }
-    const uint64_t sign = UINT64_C(1) << (8u * kind->width - 1u);
-    return PyLong_FromLongLong((int64_t)((number ^ sign) - sign));
 }
 
 /* The buffer of the keyword `tail`, empty if it was not given. The caller releases it. */
@@ -314,6 +257,7 @@ static PyGetSetDef layout_attributes[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+/* clang-format off */
 static PyType_Slot layout_slots[] = {
     {Py_tp_doc, (void *)layout_doc},
     {Py_tp_new, layout_new},
@@ -324,6 +268,7 @@ static PyType_Slot layout_slots[] = {
     {Py_tp_getset, layout_attributes},
     {0, NULL},
 };
+/* clang-format on */
 
 static PyType_Spec layout_spec = {
     .name = "libos_ipc._native.Layout",

@@ -22,12 +22,6 @@ ring_init(struct link *head)
     head->next = head->previous = head;
 }
 
-static inline bool
-ring_is_empty(const struct link *head)
-{
-    return head->next == head;
-}
-
 static inline void
 ring_append(struct link *head, struct link *link)
 {

@@ -18,7 +18,7 @@ import pytest
 from libos_ipc import _native
 from libos_ipc._native import Layout, Malformed, Outstanding
 
-ROUNDS = 500
+ROUNDS = 300
 # Fresh objects, and no small or immortal ones, so that a reference too many can be seen.
 NUMBER = int("1099511627776")
 PAYLOAD = bytearray(b"payload of no particular kind")

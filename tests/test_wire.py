@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -357,3 +359,24 @@ def test_a_long_text_is_cut_between_characters(letter: str) -> None:
 def test_texts_that_are_no_utf8() -> None:
     assert wire.decode_error(wire.encode_error(1, "a\ud800b")) == (1, "a?b")
     assert wire.decode_error(b"\1\0\0\0a\xffb") == (1, "a\ufffdb")
+
+
+# ---- the documents
+
+
+def test_the_document_has_the_same_table() -> None:
+    document = Path(__file__).parents[1].joinpath("docs", "protocol.md").read_text("utf-8")
+    row_pattern = re.compile(r"^\| (\d+) \| (\w+) \| (.+) → (.+) \| (.+) \| (.+) \|$", re.MULTILINE)
+    documented = {int(row[1]): row.groups()[1:] for row in row_pattern.finditer(document)}
+    assert set(documented) == set(wire.ROWS)
+
+    def fields(cell: str) -> str:
+        found = re.match("`(\\w+)`", cell)
+        return found[1] if found else ""
+
+    for code, row in wire.ROWS.items():
+        name, sender, receiver, payload, answer = documented[code]
+        assert (name, sender, receiver) == (row.name, row.sender, row.receiver)
+        assert fields(payload) == row.request.fields
+        assert fields(answer) == (row.answer.fields if row.answer else "")
+        assert answer.startswith("\N{EN DASH}") == (row.answer is None)

@@ -384,9 +384,7 @@ class Leader:
         self.processes[vmid] = Process(vmid, pid, ppid, parent_vmid, pgid)
         self.ever_joined = True
 
-    def _apply_hello(
-        self, vmid: int, os_pid: int, start_time: int, uid: int, wall: float
-    ) -> None:
+    def _apply_hello(self, vmid: int, os_pid: int, start_time: int, uid: int, wall: float) -> None:
         if vmid not in self.processes:
             self._apply_child(vmid)
         process = self.processes[vmid]

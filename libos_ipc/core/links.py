@@ -118,7 +118,8 @@ class Link:
         kept = self.kept
         while kept and kept[0][0] <= acked:
             kept.popleft()
-        self._rest(now)
+        if kept:
+            self._rest(now)
         return True
 
     def on_credit(self, consumed: int) -> bool:

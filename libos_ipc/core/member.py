@@ -379,7 +379,9 @@ class Member:
 
     # ---- the leader, ours or another process
 
-    def _ask_leader(self, code: Code, fields: tuple[object, ...], then: Then, now: float) -> Effects:
+    def _ask_leader(
+        self, code: Code, fields: tuple[object, ...], then: Then, now: float
+    ) -> Effects:
         return self.request(self.leader_vmid, code, fields, then, now)[1]
 
     def _lead(self, effects: Effects, now: float) -> Effects:

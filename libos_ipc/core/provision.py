@@ -42,7 +42,16 @@ class Pool(Protocol):
 class Provision:
     """Spare pairs and the next range. `ask` sends a request to the leader."""
 
-    __slots__ = ("_ask", "_ids", "_unpaired", "coming", "exhausted", "failed", "pairs", "range_coming")
+    __slots__ = (
+        "_ask",
+        "_ids",
+        "_unpaired",
+        "coming",
+        "exhausted",
+        "failed",
+        "pairs",
+        "range_coming",
+    )
 
     def __init__(self, ids: Pool, ask: Ask) -> None:
         self._ids = ids

@@ -30,7 +30,7 @@ from typing import Any, Protocol
 from libos_ipc.core.vocabulary import Deliver
 from libos_ipc.errors import IpcError, NoHandler
 from libos_ipc.messaging import Message, as_payload, from_payload
-from libos_ipc.runtime.loop import join_native
+from libos_ipc.runtime.loop import Loop, join_native
 
 __all__ = ["Dispatcher", "Handler", "Replies"]
 
@@ -89,6 +89,7 @@ class Dispatcher:
         self.on_alone: Callable[[], None] = lambda: None
         self._header_weight = header_weight
         self._replies: Replies | None = None
+        self._loop: Loop | None = None
         self._wanted = 1
         self._ready = False
         self._serving = False
@@ -102,25 +103,26 @@ class Dispatcher:
         self._waiting: set[tuple[int, int]] = set()
         self._threads: dict[threading.Thread, bool] = {}  # whether inside a handler
         self._stopping = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._loop_thread: threading.Thread | None = None
+        self._tasks: asyncio.AbstractEventLoop | None = None
+        self._tasks_thread: threading.Thread | None = None
 
     # ---- life
 
-    def start(self, replies: Replies) -> None:
-        """Begin, or go on after a pause, answering by way of `replies`."""
+    def start(self, replies: Replies, loop: Loop) -> None:
+        """Begin, or go on after a pause: wait beside `loop`, answer by way of `replies`."""
         self._replies = replies
+        self._loop = loop
         self._stopping = False
         if self._ready:
             self._spawn()
-        if self._loop is not None:
-            self._running_loop()
+        if self._tasks is not None:
+            self._running_tasks()
 
-    def reborn(self, replies: Replies) -> None:
+    def reborn(self) -> None:
         """In a forked child: the handlers stay, queue and threads were the parent's."""
         self._reset()
         self._serving = False
-        self.start(replies)
+        self._loop = None
 
     def pause(self) -> None:
         """End the threads that are idle, or become so within the patience of a fork."""
@@ -128,6 +130,7 @@ class Dispatcher:
         threads = list(self._threads)
         for _ in threads:
             self._queue.put(None)
+        self._nudge()
         deadline = time.monotonic() + PATIENCE_S
         for thread in threads:
             if thread is threading.current_thread():
@@ -138,15 +141,16 @@ class Dispatcher:
                 thread.join(0.001)
             if not thread.is_alive():
                 join_native(thread)
-        self._pause_loop()
+        self._pause_tasks()
 
     def stop(self) -> None:
         """The group is closed: nothing is dispatched any more."""
         self.pause()
         self._queue.put(None)  # for `serve`
-        if self._loop is not None and self._loop_thread is None:
-            self._loop.close()
-            self._loop = None
+        self._nudge()
+        if self._tasks is not None and self._tasks_thread is None:
+            self._tasks.close()
+            self._tasks = None
 
     # ---- registering
 
@@ -182,11 +186,18 @@ class Dispatcher:
         """Take a message in."""
         if message.seq:
             self._waiting.add((message.src, message.seq))
-        if self._ready:
-            self._queue.put(message)
-            return
-        with self._lock:
-            (self._queue.put if self._ready else self._held.append)(message)
+        if not self._ready:
+            with self._lock:
+                if not self._ready:
+                    self._held.append(message)
+                    return
+        self._queue.put(message)
+        self._nudge()
+
+    def _nudge(self) -> None:
+        """A thread of ours may be waiting in the loop instead of at the queue."""
+        if self._loop is not None:
+            self._loop.nudge()
 
     def withdraw(self, src: int, seq: int) -> None:
         """Do not handle this request if it has not been taken up yet."""
@@ -202,17 +213,24 @@ class Dispatcher:
         self.pause()
         self._stopping = False
         try:
-            while (message := self._queue.get()) is not None or not self._stopping:
+            while (message := self._next()) is not None or not self._stopping:
                 if message is not None:
                     self._handle(message)
         finally:
             self._serving = False
 
+    def _next(self) -> Deliver | None:
+        """The next message; None to look whether we are to stop. Waits beside the worker."""
+        queue = self._queue
+        if queue.empty() and self._loop is not None:
+            self._loop.sit(lambda: not queue.empty() or self._stopping, None, urgent=False)
+        return queue.get()
+
     def _run(self) -> None:
         me = threading.current_thread()
         born_in = os.getpid()
         while not self._stopping:
-            message = self._queue.get()
+            message = self._next()
             if message is None:
                 continue
             self._threads[me] = True
@@ -279,27 +297,27 @@ class Dispatcher:
                 if replies is self._replies:
                     _refuse(replies, message, error)
 
-        asyncio.run_coroutine_threadsafe(run(), handler.loop or self._running_loop())
+        asyncio.run_coroutine_threadsafe(run(), handler.loop or self._running_tasks())
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
+    def _running_tasks(self) -> asyncio.AbstractEventLoop:
         with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-            if self._loop_thread is None:
-                self._loop_thread = threading.Thread(
-                    target=self._loop.run_forever, name="libos_ipc asyncio", daemon=True
+            if self._tasks is None:
+                self._tasks = asyncio.new_event_loop()
+            if self._tasks_thread is None:
+                self._tasks_thread = threading.Thread(
+                    target=self._tasks.run_forever, name="libos_ipc asyncio", daemon=True
                 )
-                self._loop_thread.start()
-            return self._loop
+                self._tasks_thread.start()
+            return self._tasks
 
-    def _pause_loop(self) -> None:
+    def _pause_tasks(self) -> None:
         """End the loop's thread; its tasks go on with the next one."""
-        thread, loop = self._loop_thread, self._loop
+        thread, loop = self._tasks_thread, self._tasks
         if thread is None or loop is None or thread is threading.current_thread():
             return
         loop.call_soon_threadsafe(loop.stop)
         join_native(thread)
-        self._loop_thread = None
+        self._tasks_thread = None
 
 
 def _refuse(

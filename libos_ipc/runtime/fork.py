@@ -33,15 +33,17 @@ class ForkHooks:
         self._plans: dict[int, list[tuple[Node, ForkPlan | None]]] = {}
         self._registered = False
 
-    def register(self) -> None:
-        """Have Python call us from now on. Once is enough, and there is no way back."""
-        if not self._registered:
-            self._registered = True
-            os.register_at_fork(
-                before=self._before,
-                after_in_parent=self._after_in_parent,
-                after_in_child=self._after_in_child,
-            )
+    def register(self) -> bool:
+        """Have Python call us from now on; there is no way back. True the first time."""
+        if self._registered:
+            return False
+        self._registered = True
+        os.register_at_fork(
+            before=self._before,
+            after_in_parent=self._after_in_parent,
+            after_in_child=self._after_in_child,
+        )
+        return True
 
     def _before(self) -> None:
         plans = []

@@ -1,4 +1,17 @@
-"""A thread that waits for descriptors and calls what belongs to them.
+"""Waiting for descriptors, and calling what belongs to them: by a thread of the loop's own, or
+by whoever is waiting for the outcome anyway.
+
+The worker thread is always there. But a message that the worker takes in for somebody else
+costs a second wake-up, of that somebody, as much as the message itself. So a thread that waits
+for an answer, or for the next message to handle, may take the *seat*: it polls beside the
+worker and does the worker's rounds itself. Linux wakes the thread that began to poll last, so
+what arrives goes to the seat; the worker sleeps on, and takes over whenever nobody sits.
+
+    seated thread:  poll -> round -> is it there? -> poll -> …      at most one
+    worker:         poll ………………………………………………… (woken while the seat is busy)
+
+Rounds exclude each other. Whoever brings about what the seated thread waits for, in any other
+way than that thread's own round, must *nudge* it: a wake-up that the worker leaves for it.
 
 The loop can be stopped and started again with everything still registered: its thread is ended
 before a fork and made anew after it, in the parent at least. Ended means that the kernel's
@@ -18,6 +31,8 @@ __all__ = ["Loop", "join_native"]
 
 #: Give up waiting for a thread's end after so many seconds: it is then somebody's bug.
 _JOIN_S = 10.0
+
+Events = list[tuple[int, int]]
 
 
 def join_native(thread: threading.Thread) -> None:
@@ -39,17 +54,33 @@ class Loop:
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._callbacks: dict[int, Callable[[], None]] = {}
+        self._edges: set[int] = set()
+        self._rounds = threading.Lock()
+        self._timeout: float | None = 0
         self._stopping = False
         self._thread: threading.Thread | None = None
+        self._seat = threading.Lock()
+        self._sitter = 0  # thread identity, 0 for none
+        self._nudged = False
+        self._interrupted = False
+        #: somebody who needs the seat more than a thread that only waits for messages
+        self._seat_wanted = False
         self.register(self._wake_fd, self._on_wake)
 
-    def register(self, fd: int, callback: Callable[[], None]) -> None:
-        """Call `callback` whenever `fd` is readable. Any thread."""
+    def register(self, fd: int, callback: Callable[[], None], *, edge: bool = False) -> None:
+        """Call `callback` whenever `fd` is readable, or, with `edge`, whenever it becomes so.
+
+        A descriptor that stays readable until it is read wakes the worker beside the seated
+        thread; one whose callback always empties it need not. Any thread.
+        """
         self._callbacks[fd] = callback
-        self._epoll.register(fd, select.EPOLLIN)
+        if edge:
+            self._edges.add(fd)
+        self._epoll.register(fd, select.EPOLLIN | (select.EPOLLET if edge else 0))
 
     def unregister(self, fd: int) -> None:
         """The reverse, before `fd` is closed. Any thread."""
+        self._edges.discard(fd)
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
@@ -60,14 +91,18 @@ class Loop:
     def start(self) -> None:
         """Run in a thread of its own."""
         self._stopping = False
+        self._on_wake()
         self._thread = threading.Thread(target=self.run, name=self._name, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, and return when it is gone. Not from the loop itself."""
+        """End the thread, and return when it is gone and nobody sits. Not from a round."""
         thread, self._thread = self._thread, None
         self.end()
-        if thread is not None and thread is not threading.current_thread():
+        if self._sitter != threading.get_ident():
+            with self._seat:
+                pass
+        if thread is not None:
             join_native(thread)
 
     def end(self) -> None:
@@ -77,21 +112,74 @@ class Loop:
 
     def run(self) -> None:
         """Poll and call until ended."""
-        callbacks = self._callbacks
-        timeout = self._on_round()
+        self._round([])
         while not self._stopping:
-            for fd, _ in self._epoll.poll(timeout):
-                callback = callbacks.get(fd)
-                if callback is not None:
-                    callback()
-            timeout = self._on_round()
+            self._round(self._epoll.poll(self._timeout))
 
     def close(self) -> None:
         """Give the descriptors back. After `stop`, or in a forked child that never ran it."""
         self._epoll.close()
         os.close(self._wake_fd)
 
+    # ---- the seat
+
+    def sit(self, done: Callable[[], bool], deadline: float | None, *, urgent: bool) -> None:
+        """Poll in this thread until `done`, or `deadline` (monotonic).
+
+        May return earlier, when another thread sits, the loop is being stopped, or a sitter
+        that is not urgent is in the way of one that is: the caller then waits by other means.
+        """
+        if not self._seat.acquire(blocking=False):
+            self._seat_wanted = self._seat_wanted or urgent
+            return
+        self._sitter = threading.get_ident()
+        try:
+            while not (done() or self._stopping or (self._seat_wanted and not urgent)):
+                timeout = self._timeout
+                if deadline is not None:
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        return
+                    timeout = left if timeout is None else min(left, timeout)
+                self._round(self._epoll.poll(timeout))
+        except BaseException:
+            # Ctrl-C, between an event and its round perhaps: nobody else will be told of it.
+            self._interrupted = True
+            self.wake()
+            raise
+        finally:
+            self._sitter = 0
+            self._seat_wanted = False
+            self._seat.release()
+            if self._nudged:
+                self._on_wake()
+
+    def nudge(self) -> None:
+        """Have the seated thread look whether it is done. Nothing if that is the caller."""
+        if self._sitter not in (0, threading.get_ident()):
+            self._nudged = True
+            self.wake()
+
+    def _round(self, events: Events) -> None:
+        callbacks = self._callbacks
+        with self._rounds:
+            for fd, _ in events:
+                callback = callbacks.get(fd)
+                if callback is not None:
+                    callback()
+            if self._interrupted:
+                self._interrupted = False
+                for fd in list(self._edges):
+                    callbacks[fd]()
+            self._timeout = self._on_round()
+
     def _on_wake(self) -> None:
+        if self._stopping:
+            return  # meant for everybody: `start` takes it away
+        if self._nudged and self._sitter not in (0, threading.get_ident()):
+            os.sched_yield()  # meant for the seated thread: leave it there
+            return
+        self._nudged = False
         try:
             os.eventfd_read(self._wake_fd)
         except BlockingIOError:

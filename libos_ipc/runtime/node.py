@@ -127,7 +127,7 @@ class Node:
     def _go(self) -> None:
         self.session.resume()
         self.session.start()
-        self.dispatcher.start(self.session)
+        self.dispatcher.start(self.session, self.session.loop)
 
     def leave(self) -> None:
         """Leave the group: what was sent arrives first, as far as that can be waited for."""
@@ -243,7 +243,7 @@ class Node:
         self.identity = Identity(plan.vmid, plan.pid, before.pid, before.pgid, before.vmid)
         plan.sockets.take_over()
         self._become(plan.sockets, None)
-        self.dispatcher.reborn(self.session)
+        self.dispatcher.reborn()
         self.begin()
         return True
 
@@ -280,7 +280,7 @@ class Node:
         if row is not None and not row.os_pid:
             # It never said who it is: a fork that failed, or a child that ended at once.
             self.children.forget(row)
-            self.session.progress.notify_all()
+            self.session.tell_progress()
 
     def _on_child_end(self, row: ChildRow) -> None:
         """In the worker: a child's pidfd is readable, and stays so until it is closed."""
@@ -289,7 +289,7 @@ class Node:
             session.loop.unregister(row.pidfd)
             if row.status is None and not row.examine(time.monotonic()):
                 session.later(0.01, lambda: self._on_child_end(row))
-            session.progress.notify_all()
+            session.tell_progress()
 
     def journal(self, record: tuple[object, ...]) -> None:
         if self._journal is not None:

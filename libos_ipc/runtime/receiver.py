@@ -53,7 +53,7 @@ class Receiver:
         self._more = False
         self._fresh = False
         self._actions: dict[str, Callable[[], None]] = {
-            "inbound": self._on_inbound,
+            "inbound": self._on_readable,
             "zap": self._on_zap,
             "inbound monitor": self._on_inbound_monitor,
             "outbound monitor": self._on_outbound_monitor,
@@ -65,7 +65,7 @@ class Receiver:
         self._bound.clear()
         self._muted.clear()
         for name, fd in transport.descriptors().items():
-            self._session.loop.register(fd, self._actions[name])
+            self._session.loop.register(fd, self._actions[name], edge=True)
         self._fresh = True
 
     def detach(self, transport: Transport) -> None:
@@ -121,6 +121,7 @@ class Receiver:
             else:
                 session.watches.drop_process(vmid)
             session.host.gone(vmid)
+        session.stay_awake()
 
     def _forget(self, connection: Connection) -> None:
         self._muted.discard(connection)
@@ -128,6 +129,11 @@ class Receiver:
             self._transport.forget(connection)
 
     # ---- messages
+
+    def _on_readable(self) -> None:
+        if self._transport is not None:
+            self._transport.expect()
+            self._on_inbound()
 
     def _on_inbound(self) -> None:
         transport = self._transport

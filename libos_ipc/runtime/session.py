@@ -85,6 +85,7 @@ class Session:
         self.lock = threading.Lock()
         #: notified at every Progress effect
         self.progress = threading.Condition(self.lock)
+        self._waiting = 0
         #: called once, at the next of these
         self.listeners: list[Callable[[], None]] = []
         self.closed = False
@@ -105,8 +106,8 @@ class Session:
             Transmit: self._transmit,
             Deliver: host.deliver,
             Withdraw: lambda effect: host.withdraw(effect.src, effect.seq),
-            Resolve: lambda effect: effect.ticket.resolve(effect.payload),
-            Fail: lambda effect: effect.ticket.fail(effect.error),
+            Resolve: self._resolve,
+            Fail: self._fail,
             Progress: self._on_progress,
             Journal: lambda effect: host.journal(effect.record),
             Expect: self._expect,
@@ -161,7 +162,14 @@ class Session:
         self.directory.forget(self.member.vmid)
 
     def abandon(self) -> None:
-        """In a forked child: close our copies of the parent's descriptors, touch nothing else."""
+        """In a forked child: close our copies of the parent's descriptors, touch nothing else.
+
+        A thread that forked while it waited (in a signal handler) learns that it waits in vain.
+        """
+        self.closed = True
+        for entry in self.member.calls.drain():
+            if isinstance(entry, tuple) and not callable(entry[1]):
+                entry[1].fail(NotJoined("the request was the parent's: this process was forked"))
         self.watches.abandon()
         self.loop.close()
         self.sockets.close()
@@ -189,15 +197,14 @@ class Session:
             self.perform(effects)
             return seq
 
-    def call(
-        self, dst: int, code: int, body: Body, timeout: float | None, size: int = 0
-    ) -> Body:
+    def call(self, dst: int, code: int, body: Body, timeout: float | None, size: int = 0) -> Body:
         """Send a request and wait for the answer. Withdrawn if the wait ends without one."""
         ticket = Ticket()
         deadline = None if timeout is None else time.monotonic() + timeout
         seq = self.request(dst, code, body, ticket, size, timeout)
         answered = False
         try:
+            self.loop.sit(ticket.settled, deadline, urgent=True)
             answered = ticket.wait(None if deadline is None else deadline - time.monotonic())
         finally:
             if not answered:
@@ -206,9 +213,7 @@ class Session:
             raise Timeout(f"no answer from VMID {dst} to code {code} within {timeout} s")
         return ticket.result()
 
-    def send_user(
-        self, dst: int, code: int, body: Body, size: int, timeout: float | None
-    ) -> None:
+    def send_user(self, dst: int, code: int, body: Body, size: int, timeout: float | None) -> None:
         """Send a program's one-way message of `size` bytes once there is room at the receiver."""
         with self.lock:
             self.check_open()
@@ -273,9 +278,17 @@ class Session:
 
     def wait_for(self, ready: Callable[[], bool], timeout: float | None) -> bool:
         """Wait under the lock, which the caller holds, until `ready` or the session is closed."""
-        self.progress.wait_for(lambda: self.closed or ready(), timeout)
+        self._waiting += 1
+        try:
+            self.progress.wait_for(lambda: self.closed or ready(), timeout)
+        finally:
+            self._waiting -= 1
         self.check_open()
         return ready()
+
+    def tell_progress(self) -> None:
+        """Let who waits look again. Under the lock."""
+        self._on_progress(Progress(0))
 
     def check_open(self) -> None:
         """Raise NotJoined if the session is closed."""
@@ -316,11 +329,23 @@ class Session:
         if self._transport is not None:
             self._transport.disconnect(effect.peer)
 
+    def _resolve(self, effect: Resolve) -> None:
+        ticket: Settled = effect.ticket  # type: ignore[assignment]
+        ticket.resolve(effect.payload)
+        self.loop.nudge()
+
+    def _fail(self, effect: Fail) -> None:
+        ticket: Settled = effect.ticket  # type: ignore[assignment]
+        ticket.fail(effect.error)
+        self.loop.nudge()
+
     def _on_progress(self, effect: Progress) -> None:
-        self.progress.notify_all()
-        listeners, self.listeners = self.listeners, []
-        for wake in listeners:
-            wake()
+        if self._waiting:
+            self.progress.notify_all()
+        if self.listeners:
+            listeners, self.listeners = self.listeners, []
+            for wake in listeners:
+                wake()
 
     def _expect(self, effect: Expect) -> None:
         """The leader watches a process from before its first word."""
@@ -351,14 +376,21 @@ class Session:
                 effects, again = self.member.on_tick(now)
                 self.perform(effects)
                 self._idle = not again
-        due = [action for at, action in self._timers if at <= now]
-        if due:
-            self._timers = [timer for timer in self._timers if timer[0] > now]
-            for action in due:
-                action()
+        if self._timers:
+            self._run_timers(now)
         if busy or self._timers:
             return 0.005
         return None if self._idle else max(self._next_tick - now, 0)
+
+    def _run_timers(self, now: float) -> None:
+        due = [action for at, action in self._timers if at <= now]
+        self._timers = [timer for timer in self._timers if timer[0] > now]
+        for action in due:
+            action()
+
+    def stay_awake(self) -> None:
+        """Tick until the machine says that time alone can change nothing. In the worker."""
+        self._idle = False
 
     def later(self, delay_s: float, action: Callable[[], None]) -> None:
         """Call `action` in the worker after a while. For rare cases: it polls."""

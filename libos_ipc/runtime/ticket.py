@@ -42,6 +42,10 @@ class Ticket:
         self._error = error
         self._gate.release()
 
+    def settled(self) -> bool:
+        """Whether there is a result."""
+        return not self._gate.locked()
+
     def wait(self, timeout: float | None) -> bool:
         """Wait until settled; False when `timeout` seconds pass first."""
         if timeout is None:

@@ -8,6 +8,7 @@ the kernel has named for a connection of that process, while the connection prov
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Callable
 
@@ -42,7 +43,7 @@ class Watches:
         except (FileNotFoundError, ConnectionRefusedError):
             return False
         self._live[vmid] = watcher
-        self._register(watcher.fileno(), lambda: self._on_end(vmid))
+        self._register(watcher.fileno(), lambda: self._look(watcher.fileno(), self._on_end, vmid))
         return True
 
     def confirm(self, vmid: int, path: str, os_pid: int) -> bool:
@@ -70,8 +71,15 @@ class Watches:
         except ProcessLookupError:
             return False
         self._pidfds[vmid] = pidfd
-        self._register(pidfd, lambda: self._on_death(vmid))
+        self._register(pidfd, lambda: self._look(pidfd, self._on_death, vmid))
         return True
+
+    def _look(self, fd: int, tell: Callable[[int], None], vmid: int) -> None:
+        """Tell, if it is true: an event may be older than the descriptor that has its number."""
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        if poll.poll(0):
+            tell(vmid)
 
     def watches_process(self, vmid: int) -> bool:
         """Whether a pidfd of `vmid` is still being watched."""

@@ -25,11 +25,21 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import zmq
+from zmq.backend import Socket as RawSocket
+from zmq.backend import zmq_poll
 from zmq.utils.monitor import parse_monitor_message
 
 __all__ = ["Arrival", "Connection", "Transport", "ask_once"]
 
 _HANDSHAKE_MS = 5000
+
+# On the hot path pyzmq's own layer costs more than ZeroMQ: its flags are enumerations, its
+# sockets wrap each call. These are the calls beneath it, with plain numbers.
+_POLLIN = int(zmq.POLLIN)
+_NOBLOCK = int(zmq.NOBLOCK)
+_NOBLOCK_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
+_SEND = RawSocket.send
+_RECV = RawSocket.recv
 
 
 class Connection:
@@ -66,6 +76,7 @@ class Transport:
         self._routes: dict[int, tuple[bytes, str]] = {}
         self._peers: dict[str, int] = {}
         self._route_number = 0
+        self._expecting = False
         self.refused: list[str] = []
         self._context = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, 64)
@@ -87,9 +98,8 @@ class Transport:
         self._outbound_monitor = self._outbound.get_monitor_socket(
             zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
         )
-        self._receive = self._inbound.recv
-        self._get = self._inbound.get
-        self._send = self._outbound.send_multipart
+        self._receive = _RECV.__get__(self._inbound)
+        self._send = _SEND.__get__(self._outbound)
 
     def _socket(self) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.ROUTER)
@@ -146,15 +156,19 @@ class Transport:
         route = self._routes.get(peer)
         if route is None:
             return
+        send = self._send
         try:
-            self._send((route[0], *frames), zmq.NOBLOCK)
+            send(route[0], _NOBLOCK_MORE)
+            for frame in frames[:-1]:
+                send(frame, _NOBLOCK_MORE)
+            send(frames[-1], _NOBLOCK)
         except zmq.ZMQError:
             pass  # the connection has just ended: the monitor will say so
 
     def lost(self) -> list[int]:
         """Peers whose connection from us has ended since the last call."""
         peers = []
-        while self._outbound_monitor.get(zmq.EVENTS) & zmq.POLLIN:
+        while _readable(self._outbound_monitor):
             event = parse_monitor_message(self._outbound_monitor.recv_multipart())
             peer = self._peers.get(event["endpoint"].decode())
             if peer is not None:
@@ -163,32 +177,38 @@ class Transport:
 
     # ---- inbound: the worker only
 
+    def expect(self) -> None:
+        """The kernel says that something has come: the next `receive` need not ask first."""
+        self._expecting = True
+
     def receive(self) -> Arrival | None:
         """The next message, None when there is none now."""
-        if not self._get(zmq.EVENTS) & zmq.POLLIN:
+        receive = self._receive
+        if not self._expecting and not _readable(self._inbound):
             return None
-        routing_id = self._receive(zmq.NOBLOCK)
+        self._expecting = False
+        try:
+            routing_id = receive(_NOBLOCK)
+        except zmq.Again:
+            return None
         connection = self._connections.get(routing_id)
+        first = frame = receive(_NOBLOCK, False)
+        frames = [frame.bytes]
+        while frame.more:
+            frame = receive(_NOBLOCK, False)
+            frames.append(frame.bytes)
         if connection is None:
-            return self._first(routing_id)
-        frames = []
-        while self._get(zmq.RCVMORE):
-            frames.append(self._receive(zmq.NOBLOCK))
+            connection = self._meet(routing_id, first)
         return Arrival(connection, frames)
 
-    def _first(self, routing_id: bytes) -> Arrival:
-        """The first message of a connection, which carries the kernel's word on its process."""
-        frames = []
-        uid, os_pid, fd = -1, 0, -1
-        while self._get(zmq.RCVMORE):
-            frame = self._inbound.recv(zmq.NOBLOCK, copy=False)
-            uid, os_pid = _credentials(str(frame.get("User-Id")))
-            fd = int(frame.get(zmq.SRCFD))
-            frames.append(frame.bytes)
+    def _meet(self, routing_id: bytes, frame: zmq.Frame) -> Connection:
+        """The first frame of a connection carries the kernel's word on its process."""
+        uid, os_pid = _credentials(str(frame.get("User-Id")))
+        fd = int(frame.get(zmq.SRCFD))
         connection = Connection(routing_id, uid, os_pid, fd)
         connection.open = fd not in self._ended_unseen
         self._connections[routing_id] = connection
-        return Arrival(connection, frames)
+        return connection
 
     def reply(self, connection: Connection, frames: Sequence[bytes]) -> None:
         """Answer over the connection that a process without a VMID has made."""
@@ -200,7 +220,7 @@ class Transport:
     def ended(self) -> list[Connection]:
         """Connections to us that have ended; what came over them is queued already."""
         gone = []
-        while self._inbound_monitor.get(zmq.EVENTS) & zmq.POLLIN:
+        while _readable(self._inbound_monitor):
             event = parse_monitor_message(self._inbound_monitor.recv_multipart())
             fd = event["value"]
             if event["event"] == zmq.EVENT_ACCEPTED:
@@ -222,7 +242,7 @@ class Transport:
 
     def answer_zap(self) -> None:
         """Let processes of admitted users in, refuse all others."""
-        while self._zap.get(zmq.EVENTS) & zmq.POLLIN:
+        while _readable(self._zap):
             frames = self._zap.recv_multipart()
             if len(frames) < 6:
                 continue
@@ -235,6 +255,11 @@ class Transport:
             status = (b"200", b"OK") if admitted else (b"400", b"this user may not join")
             identity = address.encode() if admitted else b""
             self._zap.send_multipart([sender, empty, version, request, *status, identity, b""])
+
+
+def _readable(socket: zmq.Socket[bytes]) -> bool:
+    """Whether something can be received now. Cheaper than asking the socket for its events."""
+    return bool(zmq_poll([(socket, _POLLIN)], 0))
 
 
 def ask_once(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 SAME_EVERY_RUN = settings(
     derandomize=True,
     deadline=None,
-    max_examples=200,
+    max_examples=150,
     suppress_health_check=[HealthCheck.too_slow],
 )
 

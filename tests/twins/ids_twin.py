@@ -193,6 +193,8 @@ class Referee:
 
     def forget(self, given: tuple[int, int]) -> None:
         self.ranges.remove(given)
+        if given == self.current:
+            self.current = None
         for id in self.ids(given):
             del self.state[id]
 
@@ -207,7 +209,15 @@ class Referee:
         return [self.state[id] for id in self.ids(of)]
 
     def fresh(self) -> list[int]:
-        return [id for id, state in self.state.items() if state == "fresh"]
+        return self.of_kind("fresh")
+
+    def of_kind(self, kind: str) -> list[int]:
+        """The IDs that are "fresh", "live" or "resting"."""
+        return [
+            id
+            for id, state in self.state.items()
+            if (state if isinstance(state, str) else "resting") == kind
+        ]
 
     def is_idle(self, of: tuple[int, int]) -> bool:
         return all(isinstance(state, float) for state in self.states(of))

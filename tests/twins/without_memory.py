@@ -5,15 +5,14 @@ It is run in a process of its own, since the allocator that fails serves every t
 
 from __future__ import annotations
 
+import _testcapi  # type: ignore[import-not-found]
 import tracemalloc
 from collections.abc import Callable
-
-import _testcapi  # type: ignore[import-not-found]
 
 from libos_ipc._native import Outstanding
 
 TICKETS = [f"to {peer}" for peer in range(8)]
-USED_BEFORE = 1000
+USED_BEFORE = 300
 ROUNDS = 50
 
 

@@ -1,0 +1,132 @@
+"""What every test has: a private runtime directory, a group, and guards against leaving traces.
+
+A test fails, though all that it asserts holds, if it leaves behind a child process or a zombie,
+an open descriptor, a thread, a leader process, or a file in its runtime directory.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import processes
+import pytest
+
+import libos_ipc
+
+#: Paths of Unix sockets have 107 bytes: the directory has a short name, in memory if possible.
+SHORT = "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "config(**knobs): the `GroupConfig` of the group fixture")
+    if "PYTEST_XDIST_WORKER" in os.environ or sys.version_info[:3] == (3, 13, 0):
+        # A worker of xdist has a thread of its own, for which Python warns at every fork; 3.13.0
+        # warns whatever one does. That the library gives no cause is tested in a script.
+        config.addinivalue_line(
+            "filterwarnings", "ignore:This process .* is multi-threaded:DeprecationWarning"
+        )
+
+
+def _traces() -> dict[str, set[object]]:
+    return {
+        "processes": set(processes.children()),
+        "descriptors": set(processes.descriptors().items()),
+        "threads": {(thread.name, thread.ident) for thread in threading.enumerate()},
+        "kernel threads": set(os.listdir("/proc/self/task")),
+    }
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """The guard of what a process can leak."""
+    before = _traces()
+    yield
+    left: dict[str, set[object]] = {}
+
+    def clean() -> bool:
+        left.clear()
+        now = _traces()
+        left.update({kind: now[kind] - before[kind] for kind in now if now[kind] - before[kind]})
+        if left:
+            gc.collect()  # what only a cycle of references holds is no leak
+        return not left
+
+    try:
+        processes.poll(clean, timeout=5)
+    except AssertionError:
+        pytest.fail(f"the test left behind: {left}")
+
+
+@pytest.fixture
+def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A private runtime directory, also the default one; guarded: empty when the test ends."""
+    for name in os.environ:
+        if name.startswith("LIBOS_IPC_"):
+            monkeypatch.delenv(name)
+    path = Path(tempfile.mkdtemp(prefix="li-", dir=SHORT))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(path))
+    try:
+        yield path
+        left: list[object] = []
+
+        def clean() -> bool:
+            left[:] = processes.leaders(path)
+            left.extend(entry for entry in path.rglob("*") if entry.name != "libos_ipc")
+            return not left
+
+        try:
+            processes.poll(clean, timeout=15)
+        except AssertionError:
+            pytest.fail(f"left behind, as leader process or in the runtime directory: {left}")
+    finally:
+        for pid in processes.leaders(path):
+            os.kill(pid, 9)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def config(request: pytest.FixtureRequest) -> libos_ipc.GroupConfig:
+    """The configuration that the marks `config` of the test ask for.
+
+    After a killed member, a group lives on until children of it could have said hello: not long.
+    """
+    knobs: dict[str, object] = {}
+    for mark in request.node.iter_markers("config"):
+        knobs = {**mark.kwargs, **knobs}
+    knobs.setdefault("fork_timeout", 1.0)
+    return libos_ipc.GroupConfig(**knobs)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def found(
+    runtime_dir: Path, config: libos_ipc.GroupConfig
+) -> Iterator[Callable[..., libos_ipc.Group]]:
+    """Found groups in the private runtime directory; they are left when the test ends."""
+    founded = []
+
+    def create(name: str | None = "g", **more: object) -> libos_ipc.Group:
+        given = {"runtime_dir": runtime_dir, "config": config, **more}
+        founded.append(libos_ipc.Group.create(name, **given))  # type: ignore[arg-type]
+        return founded[-1]
+
+    yield create
+    for group in founded:
+        group.close()
+
+
+@pytest.fixture
+def group(
+    request: pytest.FixtureRequest, found: Callable[..., libos_ipc.Group]
+) -> libos_ipc.Group:
+    """A group that this process has founded; parametrise it (indirect) with the leader's kind."""
+    return found(leader=getattr(request, "param", "process"))
+
+
+both_leaders = pytest.mark.parametrize("group", ["process", "embedded"], indirect=True)
