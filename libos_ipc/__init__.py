@@ -82,7 +82,32 @@ _HOME = {
     ),
 }
 
-__all__ = sorted(_HOME)
+__all__ = [
+    "Child",
+    "Deadlock",
+    "ExitStatus",
+    "Group",
+    "GroupConfig",
+    "GroupExists",
+    "IdsExhausted",
+    "InvalidArgument",
+    "InvalidRange",
+    "IpcError",
+    "LeaderLost",
+    "Member",
+    "Message",
+    "MessageTooLarge",
+    "NoHandler",
+    "NotJoined",
+    "OwnerDied",
+    "PeerDied",
+    "PermissionDenied",
+    "ProtocolError",
+    "RemoteError",
+    "Timeout",
+    "WouldBlock",
+    "current",
+]
 
 
 def __getattr__(name: str) -> Any:

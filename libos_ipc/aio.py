@@ -43,6 +43,11 @@ class AsyncTicket:
             self.future.set_exception(error)
 
 
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 async def call(
     session: Session,
     dst: int,
@@ -101,7 +106,7 @@ async def wait_until(session: Session, ready: Callable[[], bool], timeout: float
         moved: asyncio.Future[None] = loop.create_future()
 
         def wake(future: asyncio.Future[None] = moved) -> None:
-            loop.call_soon_threadsafe(lambda: future.done() or future.set_result(None))
+            loop.call_soon_threadsafe(_settle, future)
 
         with session.lock:
             session.check_open()

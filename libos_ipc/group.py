@@ -15,9 +15,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from libos_ipc.config import GroupConfig
 from libos_ipc.core.codes import Code
-from libos_ipc.core.leader import Applicant, Process
+from libos_ipc.core.leader import LEADER_VMID, Applicant, Process
 from libos_ipc.core.member import HEADER_WEIGHT
-from libos_ipc.core.vocabulary import Journal, State
+from libos_ipc.core.vocabulary import Body, Journal, State
 from libos_ipc.errors import (
     InvalidArgument,
     MessageTooLarge,
@@ -312,7 +312,7 @@ class Group:
         self._node.dispatcher.set_ready()
 
     def serve(self) -> None:
-        """Handle messages in this thread, instead of the dispatch thread, until the group closes."""
+        """Handle messages in this thread, not in one of the library's, until the group closes."""
         self._session.check_open()
         self._node.dispatcher.serve()
 
@@ -353,8 +353,8 @@ class Group:
         the receiver's death. Signals are handled while waiting.
         """
         body, size = self._checked(code, payload)
-        answer = self._session.call(vmid, code, body, timeout, size)
-        return bytes(answer) if type is None else from_payload(answer, type)
+        answer = _as_bytes(self._session.call(vmid, code, body, timeout, size))
+        return answer if type is None else from_payload(answer, type)
 
     def broadcast(
         self,
@@ -402,8 +402,8 @@ class Group:
         from libos_ipc import aio
 
         body, size = self._checked(code, payload)
-        answer = await aio.call(self._session, vmid, code, body, size, timeout)
-        return bytes(answer) if type is None else from_payload(answer, type)
+        answer = _as_bytes(await aio.call(self._session, vmid, code, body, size, timeout))
+        return answer if type is None else from_payload(answer, type)
 
     async def asend(
         self, vmid: int, code: int, payload: object = b"", *, timeout: float | None = None
@@ -424,6 +424,12 @@ class Group:
                 "send it in parts, or found the group with a larger max_message"
             )
         return body, size
+
+
+def _as_bytes(answer: Body) -> bytes:
+    """The answer to a program's request: no fields, these are the library's own."""
+    assert not isinstance(answer, tuple)
+    return answer if isinstance(answer, bytes) else bytes(answer)
 
 
 def current() -> Group:
@@ -471,7 +477,7 @@ def _found_here(directory: GroupDir, config: GroupConfig) -> Node:
     """Found a group whose leader is this process."""
     directory.claim()
     try:
-        leader = leader_process.make_leader(config, first_vmid=leader_process.LEADER_VMID)
+        leader = leader_process.make_leader(config, first_vmid=LEADER_VMID)
         os_pid, now, wall = os.getpid(), time.monotonic(), time.time()
         applicant = Applicant(os_pid, start_time(os_pid), os.getuid(), 0, True)
         admission, effects = leader.on_join(applicant, now, wall)

@@ -52,7 +52,7 @@ def as_payload(value: object) -> bytes | memoryview:
 
 
 def from_payload(payload: bytes, type: Any) -> Any:
-    """The reverse of `as_payload`: `bytes` means the payload itself. ProtocolError if it is none."""
+    """The reverse of `as_payload`; `bytes` means the payload itself. ProtocolError if it is none."""
     if type is bytes:
         return payload
     try:

@@ -35,7 +35,7 @@ class Child:
         self._pidfd = os.pidfd_open(os_pid)
 
     def wait(self, timeout: float | None = None) -> ExitStatus:
-        """Wait for its end, and take the zombie away. Timeout if it lives on; any number of times."""
+        """Wait for its end, and take the zombie away. Timeout if it lives on. May be repeated."""
         if self._status is None:
             self._status = self._group.wait(self.pid, timeout)
             self._close()

@@ -213,7 +213,7 @@ def children() -> set[int]:
 
 
 def leaders(runtime_dir: object) -> list[int]:
-    """The leader processes of the groups in this runtime directory."""
+    """The leader processes of the groups in this runtime directory, or in one inside it."""
     found = []
     for pid in os_pids():
         try:
@@ -221,9 +221,25 @@ def leaders(runtime_dir: object) -> list[int]:
                 words = file.read().decode(errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if "leader_process" in words and f'"{runtime_dir}"' in words:
+        if "leader_process" in words and f'"{runtime_dir}' in words:
             found.append(pid)
     return found
+
+
+def wait_until_idle(os_pid: int, seconds: float = 0.3) -> None:
+    """Wait until the main thread of a process has slept for so long without a break."""
+    seen: list[str] = []
+    since = time.monotonic()
+
+    def unchanged() -> bool:
+        nonlocal seen, since
+        with open(f"/proc/{os_pid}/status") as file:
+            switches = [line for line in file if "ctxt_switches" in line]
+        if switches != seen:
+            seen, since = switches, time.monotonic()
+        return time.monotonic() - since >= seconds
+
+    poll(unchanged, what=f"process {os_pid} idle")
 
 
 def descriptors() -> dict[int, str]:

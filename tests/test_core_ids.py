@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from twins.damage import SAME_EVERY_RUN
@@ -19,6 +19,8 @@ from twins.ids_twin import IdSpaceTwin
 from libos_ipc.core.ids import EXPIRE_AT_MOST, IdSpace
 from libos_ipc.errors import InvalidRange, PermissionDenied
 
+#: Without the phase that explains, which takes minutes.
+QUICK_TO_FAIL = (Phase.generate, Phase.shrink)
 OWNERS = st.integers(1, 5)
 
 
@@ -126,7 +128,9 @@ class AgainstTheTwin(RuleBasedStateMachine):
 
 
 TestAgainstTheTwin = AgainstTheTwin.TestCase
-TestAgainstTheTwin.settings = settings(SAME_EVERY_RUN, max_examples=120, stateful_step_count=40)
+TestAgainstTheTwin.settings = settings(
+    SAME_EVERY_RUN, max_examples=120, stateful_step_count=40, phases=QUICK_TO_FAIL
+)
 
 
 def space(id_max: int, range_size: int = 4, quarantine_s: float = 10.0) -> IdSpace:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from twins.damage import SAME_EVERY_RUN
@@ -16,10 +16,13 @@ from twins.ids_twin import Referee
 from libos_ipc.core import local_ids
 from libos_ipc.core.ids import IdSpace
 from libos_ipc.core.local_ids import LocalIds
+from libos_ipc.core.resting import OldestFirst
 from libos_ipc.errors import InvalidRange
 
 SLOTS = st.integers(0, 2)
 SEEDS = st.integers(0, 2**16).map(random.Random)
+#: Without the phase that explains, which takes minutes.
+QUICK_TO_FAIL = (Phase.generate, Phase.shrink)
 MOSTLY = st.sampled_from((True, True, True, False))
 #: What `move` picks from: the referee's states, or (None) what was moved here.
 KINDS = ("fresh", "live", "live", "resting", None)
@@ -188,7 +191,9 @@ class GroupOfProcesses(RuleBasedStateMachine):
 
 
 TestGroupOfProcesses = GroupOfProcesses.TestCase
-TestGroupOfProcesses.settings = settings(SAME_EVERY_RUN, max_examples=60, stateful_step_count=40)
+TestGroupOfProcesses.settings = settings(
+    SAME_EVERY_RUN, max_examples=60, stateful_step_count=40, phases=QUICK_TO_FAIL
+)
 
 
 @pytest.mark.parametrize("seed", range(100))
@@ -465,6 +470,7 @@ def test_a_moved_id_that_rested_does_not_come_back() -> None:
     ids.release(1, 0.0)
     ids.release(2, 0.0)
     ids.moved_away(1)
+    ids.check()
     assert ids.new(100.0) == 2
     assert ids.new(100.0) is None
 
@@ -475,6 +481,14 @@ def test_an_unopened_range_splits_in_its_place() -> None:
     ids.check()
     assert take_all(ids) == [1, 11, 12, 14, 15, 21, 22]
     assert ids.drain() == [(1, 1), (11, 12), (14, 15), (21, 22)]
+
+
+def test_what_is_left_of_the_current_range_comes_before_other_ranges() -> None:
+    ids = local((1, 5), (11, 12))
+    assert ids.new(0.0) == 1
+    ids.moved_away(3)
+    ids.check()
+    assert take_all(ids) == [2, 4, 5, 11, 12]
 
 
 def test_an_id_that_is_not_ours_moves_unnoticed() -> None:
@@ -526,6 +540,20 @@ def test_many_ids_rest_and_return_in_order() -> None:
         assert ids.release(id, position / 1000) == []
     assert [ids.new(30.0) for _ in range(19_999)] == order[:-1]
     assert ids.new(30.0) is None
+
+
+def test_an_id_that_went_and_came_again_rests_anew() -> None:
+    since = {1: 0.0, 2: 1.0}
+    oldest_first = OldestFirst(since, 10.0)
+    assert oldest_first.pop(9.0) is None
+    since.clear()
+    since |= {2: 8.0, 1: 9.0}
+    assert oldest_first.pop(17.9) is None
+    assert oldest_first.pop(18.0) == 2
+    assert oldest_first.pop(18.9) is None
+    assert oldest_first.pop(19.0) == 1
+    assert oldest_first.pop(1e9) is None
+    assert not since
 
 
 @pytest.mark.parametrize("knobs", [{"reserve": -1}, {"quarantine_s": -0.5}])

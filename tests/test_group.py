@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import zmq
-from processes import DEADLINE_S, Forked, Line, Peer, at_fork, leaders, poll
+from processes import DEADLINE_S, Forked, Line, Peer, at_fork, leaders, poll, wait_until_idle
 
 import libos_ipc
 from libos_ipc import wire
@@ -244,8 +244,8 @@ def test_a_leader_ends_after_its_last_member_was_killed(
     ) as founder:
         assert founder.stdout is not None
         assert founder.stdout.readline() == b"there\n"
-        # By now the leader has nothing to do, and sleeps.
-        poll(lambda: len(leaders(runtime_dir)) == 1)
+        (leader,) = leaders(runtime_dir)
+        wait_until_idle(leader)
         founder.communicate(b"\n")
     poll(lambda: not leaders(runtime_dir), timeout=15, what="the leader has ended")
 

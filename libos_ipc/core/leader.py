@@ -34,7 +34,6 @@ from libos_ipc.core.vocabulary import (
     Expect,
     Journal,
     Note,
-    Refuse,
     Say,
     State,
 )

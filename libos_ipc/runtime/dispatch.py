@@ -15,8 +15,8 @@ is left alone: waiting for it might wait for the forking thread itself.
 
 from __future__ import annotations
 
-import asyncio
 import errno
+import inspect
 import logging
 import os
 import threading
@@ -25,12 +25,18 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from libos_ipc.core.vocabulary import Deliver
 from libos_ipc.errors import IpcError, NoHandler
 from libos_ipc.messaging import Message, as_payload, from_payload
-from libos_ipc.runtime.loop import Loop, join_native
+from libos_ipc.runtime.loop import Loop
+from libos_ipc.runtime.threads import join_native
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from libos_ipc.runtime.tasks import Tasks
 
 __all__ = ["Dispatcher", "Handler", "Replies"]
 
@@ -58,13 +64,9 @@ class Handler:
     def __init__(self, function: Callable[..., Any], type: Any) -> None:
         self.function = function
         self.type = type
-        self.is_async = asyncio.iscoroutinefunction(function)
-        self.loop: asyncio.AbstractEventLoop | None = None
-        if self.is_async:
-            try:
-                self.loop = asyncio.get_running_loop()
-            except RuntimeError:
-                pass  # registered outside of any loop: it runs on the dispatcher's
+        self.is_async = inspect.iscoroutinefunction(function)
+        #: the event loop of a coroutine function; None for the dispatcher's own
+        self.loop = _running_event_loop() if self.is_async else None
 
     def decode(self, message: Message) -> Any:
         """The value that the handler wants, None if it wants none."""
@@ -103,8 +105,7 @@ class Dispatcher:
         self._waiting: set[tuple[int, int]] = set()
         self._threads: dict[threading.Thread, bool] = {}  # whether inside a handler
         self._stopping = False
-        self._tasks: asyncio.AbstractEventLoop | None = None
-        self._tasks_thread: threading.Thread | None = None
+        self._tasks: Tasks | None = None
 
     # ---- life
 
@@ -116,7 +117,7 @@ class Dispatcher:
         if self._ready:
             self._spawn()
         if self._tasks is not None:
-            self._running_tasks()
+            self._tasks.resume()
 
     def reborn(self) -> None:
         """In a forked child: the handlers stay, queue and threads were the parent's."""
@@ -141,14 +142,15 @@ class Dispatcher:
                 thread.join(0.001)
             if not thread.is_alive():
                 join_native(thread)
-        self._pause_tasks()
+        if self._tasks is not None:
+            self._tasks.pause()
 
     def stop(self) -> None:
         """The group is closed: nothing is dispatched any more."""
         self.pause()
         self._queue.put(None)  # for `serve`
         self._nudge()
-        if self._tasks is not None and self._tasks_thread is None:
+        if self._tasks is not None:
             self._tasks.close()
             self._tasks = None
 
@@ -297,27 +299,20 @@ class Dispatcher:
                 if replies is self._replies:
                     _refuse(replies, message, error)
 
-        asyncio.run_coroutine_threadsafe(run(), handler.loop or self._running_tasks())
+        if self._tasks is None:
+            from libos_ipc.runtime.tasks import Tasks
 
-    def _running_tasks(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._tasks is None:
-                self._tasks = asyncio.new_event_loop()
-            if self._tasks_thread is None:
-                self._tasks_thread = threading.Thread(
-                    target=self._tasks.run_forever, name="libos_ipc asyncio", daemon=True
-                )
-                self._tasks_thread.start()
-            return self._tasks
+            self._tasks = Tasks()
+        self._tasks.run(run(), handler.loop)
 
-    def _pause_tasks(self) -> None:
-        """End the loop's thread; its tasks go on with the next one."""
-        thread, loop = self._tasks_thread, self._tasks
-        if thread is None or loop is None or thread is threading.current_thread():
-            return
-        loop.call_soon_threadsafe(loop.stop)
-        join_native(thread)
-        self._tasks_thread = None
+
+def _running_event_loop() -> asyncio.AbstractEventLoop | None:
+    import asyncio
+
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _refuse(

@@ -14,34 +14,28 @@ Rounds exclude each other. Whoever brings about what the seated thread waits for
 way than that thread's own round, must *nudge* it: a wake-up that the worker leaves for it.
 
 The loop can be stopped and started again with everything still registered: its thread is ended
-before a fork and made anew after it, in the parent at least. Ended means that the kernel's
-thread is gone too (`Thread.join` returns before that), since it is the kernel's count of
-threads that Python looks at when it warns of a fork.
+before a fork and made anew after it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["Loop", "join_native"]
+from libos_ipc.runtime.threads import QuickThread
 
-#: Give up waiting for a thread's end after so many seconds: it is then somebody's bug.
-_JOIN_S = 10.0
+__all__ = ["Loop"]
+
+#: Seconds between attempts to begin.
+_AGAIN_S = 0.05
+
+log = logging.getLogger("libos_ipc")
 
 Events = list[tuple[int, int]]
-
-
-def join_native(thread: threading.Thread) -> None:
-    """Wait until a thread has ended for the kernel too."""
-    thread.join(_JOIN_S)
-    path = f"/proc/self/task/{thread.native_id}"
-    deadline = time.monotonic() + _JOIN_S
-    while os.path.exists(path) and time.monotonic() < deadline:
-        os.sched_yield()
 
 
 class Loop:
@@ -58,7 +52,7 @@ class Loop:
         self._rounds = threading.Lock()
         self._timeout: float | None = 0
         self._stopping = False
-        self._thread: threading.Thread | None = None
+        self._thread: QuickThread | None = None
         self._seat = threading.Lock()
         self._sitter = 0  # thread identity, 0 for none
         self._nudged = False
@@ -88,12 +82,28 @@ class Loop:
         """Begin a round now. Any thread."""
         os.eventfd_write(self._wake_fd, 1)
 
-    def start(self) -> None:
-        """Run in a thread of its own."""
+    def start(self, first: Callable[[], None]) -> None:
+        """Run in a thread of its own, which begins with `first`.
+
+        What that meets of the operating system (no descriptors left) is tried again until it
+        succeeds or the loop is stopped: the program that forked must not lose its group by it.
+        """
         self._stopping = False
         self._on_wake()
-        self._thread = threading.Thread(target=self.run, name=self._name, daemon=True)
-        self._thread.start()
+        self._thread = QuickThread(lambda: self._begin(first))
+
+    def _begin(self, first: Callable[[], None]) -> None:
+        failed = False
+        while not self._stopping:
+            try:
+                first()
+                break
+            except OSError:
+                if not failed:
+                    log.exception("%s: cannot go on, trying again", self._name)
+                failed = True
+                time.sleep(_AGAIN_S)
+        self.run()
 
     def stop(self) -> None:
         """End the thread, and return when it is gone and nobody sits. Not from a round."""
@@ -103,7 +113,7 @@ class Loop:
             with self._seat:
                 pass
         if thread is not None:
-            join_native(thread)
+            thread.join()
 
     def end(self) -> None:
         """Let `run` return after the present round."""

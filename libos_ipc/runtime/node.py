@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from libos_ipc.core.codes import Code
@@ -116,18 +116,14 @@ class Node:
 
     def begin(self) -> None:
         """Start the worker, and make ourselves known to leader and parent."""
-        self._go()
         session, me = self.session, self.identity
         with session.lock:
-            now = time.monotonic()
-            for vmid in {session.member.leader_vmid, me.parent_vmid} - {0, me.vmid}:
-                session.perform(session.member.greet(vmid, now))
-            session.perform(session.member.provision.top_up(now))
+            session.perform(session.member.provision.top_up(time.monotonic()))
+        self._go({session.member.leader_vmid, me.parent_vmid} - {0, me.vmid})
 
-    def _go(self) -> None:
-        self.session.resume()
-        self.session.start()
-        self.dispatcher.start(self.session, self.session.loop)
+    def _go(self, greet: Iterable[int] = ()) -> None:
+        session, dispatcher = self.session, self.dispatcher
+        session.start(greet, lambda: dispatcher.start(session, session.loop))
 
     def leave(self) -> None:
         """Leave the group: what was sent arrives first, as far as that can be waited for."""
@@ -184,6 +180,7 @@ class Node:
         with self._pause_lock:
             self._pauses += 1
             if self._pauses == 1:
+                self.session.loop.stop()
                 self.dispatcher.pause()
                 self.session.pause()
         return plan
@@ -213,10 +210,6 @@ class Node:
                 # Connected while our own copy is open: the end of it tells of a failed fork too.
                 session.watches.live(plan.vmid, self.directory.live_socket(plan.vmid))
             plan.sockets.close()
-        with self._pause_lock:
-            self._pauses -= 1
-            if self._pauses == 0:
-                self._go()
         with session.lock:
             now = time.monotonic()
             if plan is not None:
@@ -224,6 +217,18 @@ class Node:
                 started = (plan.vmid, plan.pid)
                 session.perform(session.member.send(leader, Code.CHILD_STARTED, started, now))
             session.perform(session.member.provision.top_up(now))
+        with self._pause_lock:
+            self._pauses -= 1
+            if self._pauses == 0:
+                self._resume_at_once()
+                self._go()
+
+    def _resume_at_once(self) -> None:
+        """Make the transport in this thread: the worker would have to wait for its turn."""
+        try:
+            self.session.resume()
+        except OSError as error:
+            log.warning("after a fork: %s; the worker goes on trying", error)
 
     def forked_child(self, plan: ForkPlan | None) -> bool:
         """After a fork, in the child. False if it could not join."""

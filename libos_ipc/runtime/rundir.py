@@ -143,7 +143,7 @@ class GroupDir:
     def _sweep(self) -> None:
         for entry in self.path.iterdir():
             if entry.name != "lock":
-                entry.unlink()
+                entry.unlink(missing_ok=True)  # a member that leaves removes its own
 
     # ---- joining
 

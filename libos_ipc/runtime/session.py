@@ -14,8 +14,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 from libos_ipc._native import pack_envelope
 from libos_ipc.core.codes import Code
@@ -120,7 +120,7 @@ class Session:
     # ---- life
 
     def resume(self) -> None:
-        """Make the transport; at the first call, or after `pause`."""
+        """Make the transport, for the first time or after `pause`. OSError if it cannot be."""
         with self.lock:
             transport = Transport(
                 self.sockets.messages.fileno(),
@@ -133,9 +133,22 @@ class Session:
             self.perform(self.member.on_rebuilt(time.monotonic()))
             self._idle = False
 
-    def start(self) -> None:
-        """Start the worker thread."""
-        self.loop.start()
+    def start(self, greet: Iterable[int], then: Callable[[], None]) -> None:
+        """Start the worker, which makes the transport, and ourselves known to `greet`.
+
+        Does not wait for it: until the transport stands, the links keep what is sent. `then`
+        is called when it does.
+        """
+
+        def first() -> None:
+            if self._transport is None:
+                self.resume()
+            with self.lock:
+                for vmid in greet:
+                    self.perform(self.member.greet(vmid, time.monotonic()))
+            then()
+
+        self.loop.start(first)
 
     def pause(self) -> None:
         """End the worker and the transport: no thread of ours is left when this returns."""
@@ -232,11 +245,11 @@ class Session:
                 f"VMID {dst} still owed {self.config.send_buffer} bytes or more after {timeout} s"
             )
 
-    def ask_leader(self, code: Code, *fields: int, timeout: float | None = None) -> tuple[int, ...]:
+    def ask_leader(self, code: Code, *fields: int, timeout: float | None = None) -> tuple[Any, ...]:
         """One of the library's own requests to the leader: the fields of its answer."""
         answer = self.call(self.member.leader_vmid, code, fields, timeout)
         assert isinstance(answer, tuple)
-        return answer  # type: ignore[return-value]
+        return answer
 
     def withdraw(self, seq: int) -> None:
         """Nobody waits for this request any more."""

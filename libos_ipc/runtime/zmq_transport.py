@@ -32,6 +32,9 @@ from zmq.utils.monitor import parse_monitor_message
 __all__ = ["Arrival", "Connection", "Transport", "ask_once"]
 
 _HANDSHAKE_MS = 5000
+#: As good as never. ZeroMQ's own "never" (-1) closes a lost connection by its endpoint's name and a
+#: little later, and so would end the new connection that we have made to the same peer meanwhile.
+_NEVER_MS = 3_600_000
 
 # On the hot path pyzmq's own layer costs more than ZeroMQ: its flags are enumerations, its
 # sockets wrap each call. These are the calls beneath it, with plain numbers.
@@ -79,6 +82,18 @@ class Transport:
         self._expecting = False
         self.refused: list[str] = []
         self._context = zmq.Context()
+        try:
+            self._build(listen_fd, path, max_frame)
+        except zmq.ZMQError as error:
+            self._context.destroy(0)
+            raise OSError(error.errno, f"making the ZeroMQ sockets: {error}") from None
+        except OSError:
+            self._context.destroy(0)
+            raise
+        self._receive = _RECV.__get__(self._inbound)
+        self._send = _SEND.__get__(self._outbound)
+
+    def _build(self, listen_fd: int, path: str, max_frame: int) -> None:
         self._context.set(zmq.MAX_SOCKETS, 64)
         self._zap = self._socket()
         self._zap.bind("inproc://zeromq.zap.01")
@@ -93,13 +108,11 @@ class Transport:
         self._inbound.bind(f"ipc://{path}")
         self._outbound = self._socket()
         self._outbound.set(zmq.ROUTER_MANDATORY, 1)
-        self._outbound.set(zmq.RECONNECT_IVL, -1)
+        self._outbound.set(zmq.RECONNECT_IVL, _NEVER_MS)
         self._outbound.set(zmq.RCVHWM, 1)
         self._outbound_monitor = self._outbound.get_monitor_socket(
             zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
         )
-        self._receive = _RECV.__get__(self._inbound)
-        self._send = _SEND.__get__(self._outbound)
 
     def _socket(self) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.ROUTER)
@@ -121,10 +134,10 @@ class Transport:
     def descriptors(self) -> dict[str, int]:
         """What to poll for reading, and under which name. Each must then be drained."""
         return {
-            "inbound": self._inbound.get(zmq.FD),
-            "zap": self._zap.get(zmq.FD),
-            "inbound monitor": self._inbound_monitor.get(zmq.FD),
-            "outbound monitor": self._outbound_monitor.get(zmq.FD),
+            "inbound": self._inbound.fileno(),
+            "zap": self._zap.fileno(),
+            "inbound monitor": self._inbound_monitor.fileno(),
+            "outbound monitor": self._outbound_monitor.fileno(),
         }
 
     # ---- outbound: under the session's lock
@@ -278,7 +291,7 @@ def ask_once(
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLIN)
         poller.register(liveness_fd, zmq.POLLIN)
-        ready = dict(poller.poll(None if timeout is None else max(timeout, 0) * 1000))
+        ready = dict(poller.poll(None if timeout is None else int(max(timeout, 0) * 1000)))
         if socket in ready:
             return socket.recv_multipart(zmq.NOBLOCK)
         if ready:

@@ -1,0 +1,58 @@
+"""Threads around a fork: ended for the kernel too, and begun without waiting for them.
+
+Python warns of a fork when the *kernel* counts more than one thread, and `Thread.join` returns
+before the kernel's thread is gone; so whoever ends a thread for a fork waits for the latter.
+
+After a fork, on the other hand, `Thread.start` waits until the new thread has run, and with it
+for the interpreter lock, twice: up to 10 ms when the program computes. The worker is started
+beneath that. It is no `threading.Thread` and never shows up among these.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import threading
+import time
+from collections.abc import Callable
+
+__all__ = ["QuickThread", "join_native"]
+
+#: Give up waiting for a thread's end after so many seconds: it is then somebody's bug.
+JOIN_S = 10.0
+
+
+def join_native(thread: threading.Thread) -> None:
+    """Wait until a thread has ended for the kernel too."""
+    thread.join(JOIN_S)
+    _await_kernel(thread.native_id or 0)
+
+
+class QuickThread:
+    """A daemon thread that runs `function` once; making it does not wait for anything."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+        self._native_id = 0
+        self._running = threading.Lock()
+        self._running.acquire()
+        _thread.start_new_thread(self._run, ())
+
+    def _run(self) -> None:
+        self._native_id = threading.get_native_id()
+        try:
+            self._function()
+        finally:
+            self._running.release()
+
+    def join(self) -> None:
+        """Wait until it has ended, for the kernel too."""
+        if self._running.acquire(timeout=JOIN_S):
+            _await_kernel(self._native_id)
+
+
+def _await_kernel(native_id: int) -> None:
+    path = f"/proc/self/task/{native_id}"
+    deadline = time.monotonic() + JOIN_S
+    while os.path.exists(path) and time.monotonic() < deadline:
+        os.sched_yield()
