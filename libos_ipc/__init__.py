@@ -13,7 +13,8 @@ The map, bottom up; each layer imports only what stands before it:
     wire                    one table of all messages and their layout
     runtime/                sockets, threads, files, processes: performs what the core decides
     group, ids, spawning,   the public faces
-    messaging, tokens, aio
+    messaging, listing,
+    tokens, aio
     cli/                    the command line, on the public names alone
 
 Everything is imported on first use, so that `import libos_ipc` costs next to nothing.
@@ -46,8 +47,9 @@ if TYPE_CHECKING:
     from libos_ipc.group import Group as Group
     from libos_ipc.group import Member as Member
     from libos_ipc.group import current as current
-    from libos_ipc.messaging import Message as Message
+    from libos_ipc.listing import groups as groups
     from libos_ipc.runtime.children import ExitStatus as ExitStatus
+    from libos_ipc.runtime.handlers import Message as Message
     from libos_ipc.spawning import Child as Child
 
 _HOME = {
@@ -55,7 +57,8 @@ _HOME = {
     "Group": "group",
     "Member": "group",
     "current": "group",
-    "Message": "messaging",
+    "groups": "listing",
+    "Message": "runtime.handlers",
     "ExitStatus": "runtime.children",
     "Child": "spawning",
     **dict.fromkeys(

@@ -6,47 +6,35 @@ The list of groups that this process is in is the only state of the package outs
 from __future__ import annotations
 
 import atexit
-import multiprocessing.util
 import os
-import secrets
-import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, NamedTuple, TypeVar
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from libos_ipc.config import GroupConfig
 from libos_ipc.core.codes import Code
-from libos_ipc.core.leader import LEADER_VMID, Applicant, Process
-from libos_ipc.core.member import HEADER_WEIGHT
-from libos_ipc.core.vocabulary import Body, Journal, State
+from libos_ipc.core.vocabulary import State
 from libos_ipc.errors import (
     InvalidArgument,
-    MessageTooLarge,
     NotJoined,
-    PeerDied,
-    Timeout,
-    WouldBlock,
 )
 from libos_ipc.ids import Ids, Vmids
-from libos_ipc.messaging import as_payload, checked_code, from_payload
-from libos_ipc.runtime import leader_process
+from libos_ipc.messaging import Messaging
 from libos_ipc.runtime.children import ExitStatus
-from libos_ipc.runtime.dispatch import Handler
 from libos_ipc.runtime.fork import ForkHooks
-from libos_ipc.runtime.joining import join as join_node
-from libos_ipc.runtime.liveness import start_time
-from libos_ipc.runtime.node import Node
+from libos_ipc.runtime.founding import start as start_leader
 from libos_ipc.runtime.rundir import GroupDir
-from libos_ipc.runtime.session import Session
 from libos_ipc.spawning import Child, fork, run_target, wait_for_child
 from libos_ipc.tokens import Token
+
+if TYPE_CHECKING:
+    from libos_ipc.runtime.node import Node
+    from libos_ipc.runtime.session import Session
 
 __all__ = ["GROUP_VARIABLE", "Group", "Member", "current"]
 
 #: Environment variable that holds the token of the group to join.
 GROUP_VARIABLE = "LIBOS_IPC_GROUP"
-
-_T = TypeVar("_T")
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _joined: list[Group] = []
 
@@ -68,7 +56,7 @@ class Member(NamedTuple):
     joined_at: float
 
 
-class Group:
+class Group(Messaging):
     """This process's membership in a group.
 
     Made by `create` and `join`, never directly. Any thread may use it. After a fork the same
@@ -112,11 +100,16 @@ class Group:
         if leader not in ("process", "embedded"):
             raise InvalidArgument(f'leader must be "process" or "embedded", not {leader!r}')
         config = config or GroupConfig.from_environment()
-        directory = GroupDir(runtime_dir, name or f"group-{os.getpid()}-{secrets.token_hex(3)}")
-        if leader == "process":
-            leader_process.start(directory, config)
-            return cls(join_node(directory, parent=0, may_lead=True, timeout=10.0))
-        return cls(_found_here(directory, config))
+        directory = GroupDir(runtime_dir, name or f"group-{os.getpid()}-{os.urandom(3).hex()}")
+        if leader == "embedded":
+            from libos_ipc.runtime.leader_process import found_embedded
+
+            return cls(found_embedded(directory, config))
+        answers = start_leader(directory, config)
+        from libos_ipc.runtime import joining  # loads ZeroMQ, while the leader does the same
+
+        answers()
+        return cls(joining.join(directory, parent=0, may_lead=True, timeout=10.0))
 
     @classmethod
     def join(
@@ -141,9 +134,11 @@ class Group:
             token = Token.parse(name)
             name, runtime_dir = token.name, runtime_dir or token.runtime_dir
             parent, group_id = token.issuer, token.group_id
+        from libos_ipc.runtime import joining
+
         directory = GroupDir(runtime_dir, name)
         return cls(
-            join_node(
+            joining.join(
                 directory, parent=parent, may_lead=may_lead, timeout=timeout, group_id=group_id
             )
         )
@@ -244,13 +239,11 @@ class Group:
     def members(self) -> list[Member]:
         """Every live process of the group, in the order of their VMIDs. Asks the leader."""
         rows, _ = self._session.ask_leader(Code.GET_MEMBERS)
-        members = []
-        for row in rows:
-            known = dict(zip(Process.__slots__, row, strict=True))
-            if known["state"] != State.DETACHED:
-                known["state"] = State(known["state"]).name.lower()
-                members.append(Member(*(known[name] for name in Member._fields)))
-        return sorted(members)
+        return sorted(
+            Member(vmid, pid, ppid, pgid, os_pid, State(state).name.lower(), joined_at)
+            for vmid, pid, ppid, pgid, os_pid, state, joined_at in rows
+            if state != State.DETACHED
+        )
 
     # ---- processes
 
@@ -279,158 +272,6 @@ class Group:
         """
         return wait_for_child(self, pid, timeout)
 
-    # ---- messages
-
-    def on(
-        self, code: int, type: Any = None, *, threads: int = 1
-    ) -> Callable[[_Function], _Function]:
-        """Decorator: the function handles messages of `code` (64 … 255).
-
-        It gets a `Message`; with `type`, the decoded value and then the message. What it
-        returns answers a request, what it raises is the requester's RemoteError. It runs on a
-        dispatch thread (on at least `threads` of them, if several messages are to be handled
-        at once), or, if it is a coroutine function, on an event loop: the one in which it is
-        registered, else one of the library's. Messages that came before the first `on` or
-        `ready` have waited. Forked children inherit it.
-
-        >>> @group.on(70, type=list[int])
-        ... def total(numbers, message):
-        ...     return sum(numbers)
-        """
-        checked_code(code)
-        if threads < 1:
-            raise InvalidArgument(f"threads must be at least 1, not {threads!r}")
-
-        def register(function: _Function) -> _Function:
-            self._node.dispatcher.add(code, Handler(function, type), threads)
-            return function
-
-        return register
-
-    def ready(self) -> None:
-        """All handlers are registered: what waited is handled, other codes get NoHandler."""
-        self._node.dispatcher.set_ready()
-
-    def serve(self) -> None:
-        """Handle messages in this thread, not in one of the library's, until the group closes."""
-        self._session.check_open()
-        self._node.dispatcher.serve()
-
-    def policy(self, hook: Callable[[int, int, bytes], object] | None) -> None:
-        """Ask `hook(src, code, payload)` before a message of another member is handled.
-
-        What it raises is the answer, under its own errno: `raise PermissionDenied("…")`. It
-        runs where handlers run. Forked children inherit it; None takes it away.
-        """
-        self._node.dispatcher.policy = hook
-
-    def send(
-        self, vmid: int, code: int, payload: object = b"", *, timeout: float | None = None
-    ) -> None:
-        """Send a message that wants no answer: in order and once, per pair of processes.
-
-        Waits while the receiver owes more than `send_buffer` bytes, at most `timeout` seconds
-        (Timeout; with 0 WouldBlock at once). PeerDied if the receiver is gone. Has it arrived?
-        `flush` knows. The payload is bytes-like, or anything that msgspec encodes; a memoryview
-        must not be changed before `flush` has returned.
-        """
-        body, size = self._checked(code, payload)
-        self._session.send_user(vmid, code, body, size, timeout)
-
-    def request(
-        self,
-        vmid: int,
-        code: int,
-        payload: object = b"",
-        *,
-        timeout: float | None = None,
-        type: Any = None,
-    ) -> Any:
-        """Send a request and wait for its answer: bytes, or the decoded `type`.
-
-        Timeout after `timeout` seconds, and the request is withdrawn at the receiver; RemoteError
-        if the handler raised; NoHandler if there is none; PeerDied as soon as the kernel reports
-        the receiver's death. Signals are handled while waiting.
-        """
-        body, size = self._checked(code, payload)
-        answer = _as_bytes(self._session.call(vmid, code, body, timeout, size))
-        return answer if type is None else from_payload(answer, type)
-
-    def broadcast(
-        self,
-        code: int,
-        payload: object = b"",
-        *,
-        exclude: Iterable[int] = (),
-        timeout: float | None = 0,
-    ) -> list[int]:
-        """Send to every other member but those of `exclude`; the VMIDs that it was sent to.
-
-        A member whose buffer stays full for `timeout` seconds in all, or which dies meanwhile,
-        is left out of both. Asks the leader who is there.
-        """
-        body, size = self._checked(code, payload)
-        left_out = {self.vmid, *exclude}
-        deadline = None if timeout is None else time.monotonic() + timeout
-        reached = []
-        for member in self.members():
-            if member.vmid in left_out:
-                continue
-            left = None if deadline is None else max(deadline - time.monotonic(), 0)
-            try:
-                self._session.send_user(member.vmid, code, body, size, left)
-            except (Timeout, WouldBlock, PeerDied):
-                continue
-            reached.append(member.vmid)
-        return reached
-
-    def flush(self, timeout: float | None = None) -> None:
-        """Wait until all that was sent before has arrived: in the receiver's hands, if not yet
-        with its handler. Timeout names who has not got everything."""
-        self._node.flush(timeout)
-
-    async def arequest(
-        self,
-        vmid: int,
-        code: int,
-        payload: object = b"",
-        *,
-        timeout: float | None = None,
-        type: Any = None,
-    ) -> Any:
-        """`request` for asyncio. A cancelled one is withdrawn at the receiver."""
-        from libos_ipc import aio
-
-        body, size = self._checked(code, payload)
-        answer = _as_bytes(await aio.call(self._session, vmid, code, body, size, timeout))
-        return answer if type is None else from_payload(answer, type)
-
-    async def asend(
-        self, vmid: int, code: int, payload: object = b"", *, timeout: float | None = None
-    ) -> None:
-        """`send` for asyncio."""
-        from libos_ipc import aio
-
-        body, size = self._checked(code, payload)
-        await aio.send(self._session, vmid, code, body, size, timeout)
-
-    def _checked(self, code: int, payload: object) -> tuple[bytes | memoryview, int]:
-        checked_code(code)
-        body = as_payload(payload)
-        size = HEADER_WEIGHT + len(body)
-        if size > self.config.max_message:
-            raise MessageTooLarge(
-                f"a message of {size} bytes is over max_message ({self.config.max_message}): "
-                "send it in parts, or found the group with a larger max_message"
-            )
-        return body, size
-
-
-def _as_bytes(answer: Body) -> bytes:
-    """The answer to a program's request: no fields, these are the library's own."""
-    assert not isinstance(answer, tuple)
-    return answer if isinstance(answer, bytes) else bytes(answer)
-
 
 def current() -> Group:
     """The group that this process joined last and has not closed. NotJoined if there is none."""
@@ -454,44 +295,34 @@ def _in_child() -> None:
     _joined[:] = [group for group in _joined if not group.closed]
 
 
-_hooks = ForkHooks(_nodes, _in_child)
-
-
 def _install() -> None:
     """At the first group of a process: be called around forks and at its end."""
-    if _hooks.register():
-        # multiprocessing's children end without atexit; they forget what was registered before
-        # they began, and then call what is registered for after a fork.
-        _leave_with_multiprocessing(None)
-        multiprocessing.util.register_after_fork(_hooks, _leave_with_multiprocessing)
+    _hooks.register()
+    _leave_with_multiprocessing()
     atexit.unregister(leave_all)
     atexit.register(leave_all)
 
 
-def _leave_with_multiprocessing(_: object) -> None:
-    """At the end of multiprocessing's work, after it has joined its own children."""
-    multiprocessing.util.Finalize(None, leave_all, exitpriority=-100)
+def _leave_with_multiprocessing() -> None:
+    """Leave at the end of multiprocessing's children too, which runs no `atexit`.
+
+    Such a child forgets what was registered before it began, then calls what is registered for
+    after a fork. A program that does not use multiprocessing is spared the import.
+    """
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None and util not in _prepared:
+        _prepared.append(util)
+        _leave_at_exit(util)
+        util.register_after_fork(_hooks, lambda _: _leave_at_exit(util))
 
 
-def _found_here(directory: GroupDir, config: GroupConfig) -> Node:
-    """Found a group whose leader is this process."""
-    directory.claim()
-    try:
-        leader = leader_process.make_leader(config, first_vmid=LEADER_VMID)
-        os_pid, now, wall = os.getpid(), time.monotonic(), time.time()
-        applicant = Applicant(os_pid, start_time(os_pid), os.getuid(), 0, True)
-        admission, effects = leader.on_join(applicant, now, wall)
-        hello = leader.on_hello(admission.vmid, *applicant[:3], now, wall)
-        file = leader_process.new_group_file(directory.name, config)
-        node = Node.admitted(directory, file, admission, leader=leader)
-        for effect in [*effects, *(hello or [])]:
-            if isinstance(effect, Journal):
-                node.journal(effect.record)
-        directory.publish(file)
-    except BaseException:
-        directory.remove()
-        raise
-    return node
+def _leave_at_exit(util: Any) -> None:
+    util.Finalize(None, leave_all, exitpriority=-100)  # after it has joined its own children
+
+
+_hooks = ForkHooks(_nodes, _leave_with_multiprocessing, _in_child)
+#: the module multiprocessing.util, once it has been told of us
+_prepared: list[Any] = []
 
 
 def _unpickle(token: str) -> Group:

@@ -137,8 +137,7 @@ class Vmids:
 
     def new(self) -> int:
         """A fresh VMID. Asks the leader."""
-        (vmid,) = self._group._session.ask_leader(Code.GET_NEW_VMID)
-        return vmid
+        return int(self._group._session.ask_leader(Code.GET_NEW_VMID)[0])
 
 
 def _checked(id: int) -> int:

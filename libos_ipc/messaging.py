@@ -1,63 +1,197 @@
-"""Messages as a program sees them: what a handler gets, and how values become payloads."""
+"""The part of `Group` that sends messages and has them handled."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import msgspec
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from libos_ipc.core.codes import FIRST_USER_CODE, LAST_USER_CODE
-from libos_ipc.errors import InvalidRange, ProtocolError
+from libos_ipc.core.vocabulary import HEADER_WEIGHT, Body
+from libos_ipc.errors import (
+    InvalidArgument,
+    InvalidRange,
+    MessageTooLarge,
+    PeerDied,
+    Timeout,
+    WouldBlock,
+)
+from libos_ipc.runtime.handlers import as_payload, from_payload
 
-__all__ = ["Message", "as_payload", "checked_code", "from_payload"]
+if TYPE_CHECKING:
+    from libos_ipc.group import Member
+    from libos_ipc.runtime.node import Node
 
-_encode = msgspec.msgpack.Encoder().encode
+__all__ = ["Messaging"]
 
-
-class Message(NamedTuple):
-    """A message that arrived: VMID of its sender, code, sequence number, payload.
-
-    `seq` is 0 for a one-way message; what a handler returns for any other is its answer.
-    """
-
-    src: int
-    code: int
-    seq: int
-    payload: bytes
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def checked_code(code: int) -> int:
-    """`code` if a program may use it, InvalidRange otherwise."""
+def _check_code(code: int) -> None:
+    """InvalidRange unless a program may use this code."""
     if not isinstance(code, int) or not FIRST_USER_CODE <= code <= LAST_USER_CODE:
         raise InvalidRange(
             f"code {code!r} is not a program's: use {FIRST_USER_CODE} … {LAST_USER_CODE}, "
             "lower ones are the library's"
         )
-    return int(code)
 
 
-def as_payload(value: object) -> bytes | memoryview:
-    """Bytes-like values go as they are, everything else as msgpack.
+class Messaging:
+    """The part of `Group` that sends and handles messages."""
 
-    TypeError for what msgspec cannot encode. A bytearray is copied, since its owner may change
-    it; a memoryview is not, and must not be changed before `flush` has returned.
-    """
-    if isinstance(value, bytes):
-        return value
-    if isinstance(value, memoryview):
-        return value.cast("B") if value.c_contiguous else value.tobytes()
-    if isinstance(value, bytearray):
-        return bytes(value)
-    return _encode(value)
+    _node: Node
+
+    def members(self) -> list[Member]:
+        """Every live process of the group."""
+        raise NotImplementedError
+
+    def on(
+        self, code: int, type: Any = None, *, threads: int = 1
+    ) -> Callable[[_Function], _Function]:
+        """Decorator: the function handles messages of `code` (64 … 255).
+
+        It gets a `Message`; with `type`, the decoded value and then the message. What it
+        returns answers a request, what it raises is the requester's RemoteError. It runs on a
+        dispatch thread (on at least `threads` of them, if several messages are to be handled
+        at once), or, if it is a coroutine function, on an event loop: the one in which it is
+        registered, else one of the library's. Messages that came before the first `on` or
+        `ready` have waited. Forked children inherit it.
+
+        >>> @group.on(70, type=list[int])
+        ... def total(numbers, message):
+        ...     return sum(numbers)
+        """
+        _check_code(code)
+        if threads < 1:
+            raise InvalidArgument(f"threads must be at least 1, not {threads!r}")
+
+        def register(function: _Function) -> _Function:
+            self._node.dispatcher.add(code, function, type, threads)
+            return function
+
+        return register
+
+    def ready(self) -> None:
+        """All handlers are registered: what waited is handled, other codes get NoHandler."""
+        self._node.dispatcher.set_ready()
+
+    def serve(self) -> None:
+        """Handle messages in this thread, not in one of the library's, until the group closes."""
+        self._node.session.check_open()
+        self._node.dispatcher.serve()
+
+    def policy(self, hook: Callable[[int, int, bytes], object] | None) -> None:
+        """Ask `hook(src, code, payload)` before a message of another member is handled.
+
+        What it raises is the answer, under its own errno: `raise PermissionDenied("…")`. It
+        runs where handlers run. Forked children inherit it; None takes it away.
+        """
+        self._node.dispatcher.policy = hook
+
+    def send(
+        self, vmid: int, code: int, payload: object = b"", *, timeout: float | None = None
+    ) -> None:
+        """Send a message that wants no answer: in order and once, per pair of processes.
+
+        Waits while the receiver owes more than `send_buffer` bytes, at most `timeout` seconds
+        (Timeout; with 0 WouldBlock at once). PeerDied if the receiver is gone. Has it arrived?
+        `flush` knows. The payload is bytes-like, or anything that msgspec encodes; a memoryview
+        must not be changed before `flush` has returned.
+        """
+        body, size = self._checked(code, payload)
+        self._node.session.send_user(vmid, code, body, size, timeout)
+
+    def request(
+        self,
+        vmid: int,
+        code: int,
+        payload: object = b"",
+        *,
+        timeout: float | None = None,
+        type: Any = None,
+    ) -> Any:
+        """Send a request and wait for its answer: bytes, or the decoded `type`.
+
+        Timeout after `timeout` seconds, and the request is withdrawn at the receiver; RemoteError
+        if the handler raised; NoHandler if there is none; PeerDied as soon as the kernel reports
+        the receiver's death. Signals are handled while waiting.
+        """
+        body, size = self._checked(code, payload)
+        answer = _as_bytes(self._node.session.call(vmid, code, body, timeout, size))
+        return answer if type is None else from_payload(answer, type)
+
+    def broadcast(
+        self,
+        code: int,
+        payload: object = b"",
+        *,
+        exclude: Iterable[int] = (),
+        timeout: float | None = 0,
+    ) -> list[int]:
+        """Send to every other member but those of `exclude`; the VMIDs that it was sent to.
+
+        A member whose buffer stays full for `timeout` seconds in all, or which dies meanwhile,
+        is left out of both. Asks the leader who is there.
+        """
+        body, size = self._checked(code, payload)
+        left_out = {self._node.identity.vmid, *exclude}
+        deadline = None if timeout is None else time.monotonic() + timeout
+        reached = []
+        for member in self.members():
+            if member.vmid in left_out:
+                continue
+            left = None if deadline is None else max(deadline - time.monotonic(), 0)
+            try:
+                self._node.session.send_user(member.vmid, code, body, size, left)
+            except (Timeout, WouldBlock, PeerDied):
+                continue
+            reached.append(member.vmid)
+        return reached
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until all that was sent before has arrived: in the receiver's hands, if not yet
+        with its handler. Timeout names who has not got everything."""
+        self._node.flush(timeout)
+
+    async def arequest(
+        self,
+        vmid: int,
+        code: int,
+        payload: object = b"",
+        *,
+        timeout: float | None = None,
+        type: Any = None,
+    ) -> Any:
+        """`request` for asyncio. A cancelled one is withdrawn at the receiver."""
+        from libos_ipc import aio
+
+        body, size = self._checked(code, payload)
+        answer = _as_bytes(await aio.call(self._node.session, vmid, code, body, size, timeout))
+        return answer if type is None else from_payload(answer, type)
+
+    async def asend(
+        self, vmid: int, code: int, payload: object = b"", *, timeout: float | None = None
+    ) -> None:
+        """`send` for asyncio."""
+        from libos_ipc import aio
+
+        body, size = self._checked(code, payload)
+        await aio.send(self._node.session, vmid, code, body, size, timeout)
+
+    def _checked(self, code: int, payload: object) -> tuple[bytes | memoryview, int]:
+        _check_code(code)
+        body = as_payload(payload)
+        size = HEADER_WEIGHT + len(body)
+        most = self._node.file.config.max_message
+        if size > most:
+            raise MessageTooLarge(
+                f"a message of {size} bytes is over max_message ({most}): "
+                "send it in parts, or found the group with a larger max_message"
+            )
+        return body, size
 
 
-def from_payload(payload: bytes, type: Any) -> Any:
-    """The reverse of `as_payload`; `bytes` means the payload itself. ProtocolError if it is none."""
-    if type is bytes:
-        return payload
-    try:
-        return msgspec.msgpack.decode(payload, type=type)
-    except msgspec.MsgspecError as error:
-        raise ProtocolError(
-            f"the payload is no {getattr(type, '__name__', type)}: {error}"
-        ) from None
+def _as_bytes(answer: Body) -> bytes:
+    """The answer to a program's request: no fields, these are the library's own."""
+    assert not isinstance(answer, tuple)
+    return answer if isinstance(answer, bytes) else bytes(answer)

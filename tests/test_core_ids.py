@@ -129,7 +129,7 @@ class AgainstTheTwin(RuleBasedStateMachine):
 
 TestAgainstTheTwin = AgainstTheTwin.TestCase
 TestAgainstTheTwin.settings = settings(
-    SAME_EVERY_RUN, max_examples=120, stateful_step_count=40, phases=QUICK_TO_FAIL
+    SAME_EVERY_RUN, max_examples=80, stateful_step_count=40, phases=QUICK_TO_FAIL
 )
 
 

@@ -119,8 +119,13 @@ class Process:
         self.joined_at = 0.0
 
     def row(self) -> tuple[object, ...]:
-        """The fields in a fixed order, for comparing and for sending."""
+        """All fields in a fixed order, for comparing."""
         return tuple(getattr(self, name) for name in Process.__slots__)
+
+    def public(self) -> tuple[int | float, ...]:
+        """What everybody may know, in the order in which it is sent."""
+        known = (self.vmid, self.pid, self.ppid, self.pgid, self.os_pid)
+        return (*known, int(self.state), self.joined_at)
 
 
 class Leader:
@@ -293,7 +298,7 @@ class Leader:
         return effects + self._ended()
 
     def _get_members(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
-        rows = tuple(process.row() for process in self.processes.values())
+        rows = tuple(process.public() for process in self.processes.values())
         return [Answer(src, seq, Code.GET_MEMBERS, (rows, tuple(self.orphan_exits)))]
 
     def _child_started(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
@@ -435,7 +440,7 @@ class Leader:
             self.next_vmid,
             sorted(process.row() for process in self.processes.values()),
             sorted(self.granted.items()),
-            sorted(self.in_doubt),
+            sorted(doubt for doubt in self.in_doubt if doubt[1] in self.granted),
             self.ids.snapshot(),
         )
 

@@ -21,6 +21,7 @@ from libos_ipc.core.links import Link
 from libos_ipc.core.local_ids import LocalIds
 from libos_ipc.core.provision import Provision, Then
 from libos_ipc.core.vocabulary import (
+    HEADER_WEIGHT,
     Answer,
     Body,
     ChildExit,
@@ -42,10 +43,7 @@ from libos_ipc.core.vocabulary import (
 )
 from libos_ipc.errors import IpcError, LeaderLost, PeerDied, ProtocolError, error_for
 
-__all__ = ["HEADER_WEIGHT", "Member", "weight"]
-
-#: What a message without payload weighs in the accounts between sender and receiver, in bytes.
-HEADER_WEIGHT = 17
+__all__ = ["Member", "weight"]
 
 DecodeAnswer: TypeAlias = Callable[[int, bytes], tuple[object, ...]]
 

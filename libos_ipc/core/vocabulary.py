@@ -15,6 +15,10 @@ from libos_ipc.errors import IpcError
 Body: TypeAlias = bytes | memoryview | tuple[object, ...]
 
 
+#: What a message without payload weighs in the accounts between sender and receiver, in bytes.
+HEADER_WEIGHT = 17
+
+
 class State(IntEnum):
     """Where a member is in its life."""
 

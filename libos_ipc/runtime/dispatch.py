@@ -16,7 +16,6 @@ is left alone: waiting for it might wait for the forking thread itself.
 from __future__ import annotations
 
 import errno
-import inspect
 import logging
 import os
 import threading
@@ -29,16 +28,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from libos_ipc.core.vocabulary import Deliver
 from libos_ipc.errors import IpcError, NoHandler
-from libos_ipc.messaging import Message, as_payload, from_payload
+from libos_ipc.runtime.handlers import Handler, Message
 from libos_ipc.runtime.loop import Loop
 from libos_ipc.runtime.threads import join_native
 
 if TYPE_CHECKING:
-    import asyncio
-
     from libos_ipc.runtime.tasks import Tasks
 
-__all__ = ["Dispatcher", "Handler", "Replies"]
+__all__ = ["Dispatcher", "Replies"]
 
 log = logging.getLogger("libos_ipc")
 
@@ -54,31 +51,6 @@ class Replies(Protocol):
     def answer(self, dst: int, seq: int, payload: bytes | memoryview) -> None: ...
     def refuse(self, dst: int, seq: int, number: int, text: str) -> None: ...
     def consumed(self, src: int, size: int) -> None: ...
-
-
-class Handler:
-    """A registered function, and the type that it wants decoded."""
-
-    __slots__ = ("function", "is_async", "loop", "type")
-
-    def __init__(self, function: Callable[..., Any], type: Any) -> None:
-        self.function = function
-        self.type = type
-        self.is_async = inspect.iscoroutinefunction(function)
-        #: the event loop of a coroutine function; None for the dispatcher's own
-        self.loop = _running_event_loop() if self.is_async else None
-
-    def decode(self, message: Message) -> Any:
-        """The value that the handler wants, None if it wants none."""
-        return None if self.type is None else from_payload(message.payload, self.type)
-
-    def call(self, value: Any, message: Message) -> Any:
-        """Run the function; a coroutine function gives its coroutine."""
-        return self.function(message) if self.type is None else self.function(value, message)
-
-    def encode(self, value: object) -> bytes | memoryview:
-        """What the handler returned, as an answer's payload."""
-        return b"" if value is None and self.type is None else as_payload(value)
 
 
 class Dispatcher:
@@ -156,9 +128,9 @@ class Dispatcher:
 
     # ---- registering
 
-    def add(self, code: int, handler: Handler, threads: int = 1) -> None:
-        """Let `handler` handle messages of this code."""
-        self.handlers[code] = handler
+    def add(self, code: int, function: Callable[..., Any], type: Any, threads: int = 1) -> None:
+        """Let `function` handle messages of this code, on `threads` threads or more."""
+        self.handlers[code] = Handler(function, type)
         self._wanted = max(self._wanted, threads)
         self.set_ready()
 
@@ -180,7 +152,11 @@ class Dispatcher:
             while len(self._threads) < self._wanted:
                 thread = threading.Thread(target=self._run, name="libos_ipc dispatch", daemon=True)
                 self._threads[thread] = False
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError:
+                    del self._threads[thread]  # the interpreter is ending: nobody is served now
+                    return
 
     # ---- what the session brings; under its lock
 
@@ -304,15 +280,6 @@ class Dispatcher:
 
             self._tasks = Tasks()
         self._tasks.run(run(), handler.loop)
-
-
-def _running_event_loop() -> asyncio.AbstractEventLoop | None:
-    import asyncio
-
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def _refuse(

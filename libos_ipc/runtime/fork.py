@@ -16,8 +16,10 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-from libos_ipc.runtime.node import ForkPlan, Node
+if TYPE_CHECKING:
+    from libos_ipc.runtime.node import ForkPlan, Node
 
 __all__ = ["ForkHooks"]
 
@@ -25,27 +27,33 @@ log = logging.getLogger("libos_ipc")
 
 
 class ForkHooks:
-    """The hooks of this process, for all groups that it is in. `nodes` lists these."""
+    """The hooks of this process, for all groups that it is in: `nodes` lists these. `on_fork` is
+    called first of all, `on_child` last in the child."""
 
-    def __init__(self, nodes: Callable[[], Iterable[Node]], on_child: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        nodes: Callable[[], Iterable[Node]],
+        on_fork: Callable[[], None],
+        on_child: Callable[[], None],
+    ) -> None:
         self._nodes = nodes
+        self._on_fork = on_fork
         self._on_child = on_child
         self._plans: dict[int, list[tuple[Node, ForkPlan | None]]] = {}
         self._registered = False
 
-    def register(self) -> bool:
-        """Have Python call us from now on; there is no way back. True the first time."""
-        if self._registered:
-            return False
-        self._registered = True
-        os.register_at_fork(
-            before=self._before,
-            after_in_parent=self._after_in_parent,
-            after_in_child=self._after_in_child,
-        )
-        return True
+    def register(self) -> None:
+        """Have Python call us from now on. Once is enough, and there is no way back."""
+        if not self._registered:
+            self._registered = True
+            os.register_at_fork(
+                before=self._before,
+                after_in_parent=self._after_in_parent,
+                after_in_child=self._after_in_child,
+            )
 
     def _before(self) -> None:
+        self._on_fork()
         plans = []
         for node in list(self._nodes()):
             try:

@@ -15,7 +15,6 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
@@ -33,7 +32,7 @@ FIRST_SIZE = 1 << 16
 class JournalFile:
     """The leader's end: appends. One writer."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(path, flags, 0o600)
         self._encode = msgspec.msgpack.Encoder().encode
@@ -65,9 +64,10 @@ class JournalFile:
         os.close(self._fd)
 
 
-def read_journal(path: Path) -> Iterator[tuple[object, ...]]:
+def read_journal(path: str) -> Iterator[tuple[object, ...]]:
     """All committed records, in order. ProtocolError where the file is damaged."""
-    data = path.read_bytes()
+    with open(path, "rb") as file:
+        data = file.read()
     if len(data) < _HEAD.size or data[: len(MAGIC)] != MAGIC:
         raise ProtocolError(f"{path} is no journal of this version")
     end = _HEAD.size + _LENGTH.unpack_from(data, len(MAGIC))[0]

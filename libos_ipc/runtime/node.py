@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Admission, Leader
-from libos_ipc.core.member import HEADER_WEIGHT, Member
-from libos_ipc.core.vocabulary import ChildExit, Deliver
+from libos_ipc.core.member import Member
+from libos_ipc.core.vocabulary import HEADER_WEIGHT, ChildExit, Deliver
 from libos_ipc.errors import IpcError, LeaderLost, Timeout
 from libos_ipc.runtime.children import Children, ChildRow
 from libos_ipc.runtime.codec import decode_answer
@@ -73,7 +73,7 @@ class Node:
         self.last_child: ForkPlan | None = None
         #: what the leader does when the group's last member has gone
         self.on_ended: Callable[[], None] = lambda: None
-        self._journal = JournalFile(directory.path / "journal") if leader else None
+        self._journal = JournalFile(f"{directory.path}/journal") if leader else None
         #: forks in progress; the first ends our threads, the last makes them again
         self._pauses = 0
         self._pause_lock = threading.Lock()

@@ -21,8 +21,6 @@ import fcntl
 import os
 import stat
 import struct
-import tempfile
-from pathlib import Path
 
 import msgspec
 
@@ -46,7 +44,7 @@ NAME_BYTES = 64
 
 #: Lock files that this process holds open. A POSIX lock goes with the first descriptor of its
 #: file that is closed, whichever that is: such a file must not be opened a second time here.
-_held: dict[Path, int] = {}
+_held: dict[str, int] = {}
 
 
 class GroupFile(msgspec.Struct, frozen=True):
@@ -59,13 +57,13 @@ class GroupFile(msgspec.Struct, frozen=True):
     config: GroupConfig
 
 
-def default_runtime_dir() -> Path:
+def default_runtime_dir() -> str:
     """The runtime directory used when none is given: in memory, one per user."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     if base and os.path.isdir(base) and os.stat(base).st_uid == os.getuid():
-        return Path(base) / "libos_ipc"
-    shm = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
-    return Path(shm) / f"libos_ipc-{os.getuid()}"
+        return os.path.join(base, "libos_ipc")
+    shm = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"
+    return f"{shm}/libos_ipc-{os.getuid()}"
 
 
 class GroupDir:
@@ -73,9 +71,8 @@ class GroupDir:
 
     def __init__(self, runtime_dir: str | os.PathLike[str] | None, name: str) -> None:
         self.name = _checked_name(name)
-        self.runtime_dir = Path(runtime_dir) if runtime_dir else default_runtime_dir()
-        self.runtime_dir = self.runtime_dir.absolute()
-        self.path = self.runtime_dir / name
+        self.runtime_dir = os.path.abspath(os.fspath(runtime_dir or default_runtime_dir()))
+        self.path = os.path.join(self.runtime_dir, name)
         size = len(os.fsencode(self.path)) + LONGEST_SOCKET_NAME
         if size > SOCKET_PATH_BYTES:
             raise InvalidArgument(
@@ -94,7 +91,7 @@ class GroupDir:
         if self._held_here():
             raise self._exists()
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(self.path / "lock", flags, 0o600)
+        fd = os.open(self._file("lock"), flags, 0o600)
         try:
             fcntl.fcntl(fd, fcntl.F_SETLK, _flock(fcntl.F_WRLCK))
         except OSError as error:
@@ -108,16 +105,16 @@ class GroupDir:
 
     def publish(self, file: GroupFile) -> None:
         """Write the file `group`, at once or not at all."""
-        draft = self.path / "group.new"
-        draft.write_bytes(msgspec.msgpack.encode(file))
-        os.rename(draft, self.path / "group")
+        with open(self._file("group.new"), "wb") as draft:
+            draft.write(msgspec.msgpack.encode(file))
+        os.rename(self._file("group.new"), self._file("group"))
 
     def remove(self) -> None:
         """The group is over: remove its files, and give the lock back last."""
         try:
             self._sweep()
-            (self.path / "lock").unlink(missing_ok=True)
-            self.path.rmdir()
+            os.unlink(self._file("lock"))
+            os.rmdir(self.path)
         except OSError:
             pass  # removed under us, or no longer ours: nothing of the group is left to lose
         finally:
@@ -140,10 +137,13 @@ class GroupDir:
             "join it, or choose another name"
         )
 
+    def _file(self, name: str) -> str:
+        return f"{self.path}/{name}"
+
     def _sweep(self) -> None:
-        for entry in self.path.iterdir():
-            if entry.name != "lock":
-                entry.unlink(missing_ok=True)  # a member that leaves removes its own
+        for name in os.listdir(self.path):
+            if name != "lock":
+                _remove(self._file(name))
 
     # ---- joining
 
@@ -152,7 +152,8 @@ class GroupDir:
         check_private(self.runtime_dir, must_exist=False)
         check_private(self.path, must_exist=False)
         try:
-            data = (self.path / "group").read_bytes()
+            with open(self._file("group"), "rb") as file:
+                data = file.read()
         except (FileNotFoundError, NotADirectoryError):
             raise NotJoined(
                 f"there is no group named {self.name!r} in {self.runtime_dir}: it has ended, or "
@@ -166,14 +167,14 @@ class GroupDir:
         try:
             return msgspec.msgpack.decode(data, type=GroupFile)
         except msgspec.MsgspecError as error:
-            raise IpcError(errno.EPROTO, f"{self.path / 'group'} is damaged: {error}") from None
+            raise IpcError(errno.EPROTO, f"{self._file('group')} is damaged: {error}") from None
 
     def leader_os_pid(self) -> int:
         """The OS pid that holds the leader's lock, 0 if nobody does."""
         if self._held_here():
             return os.getpid()
         try:
-            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(self._file("lock"), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return 0
         try:
@@ -196,13 +197,17 @@ class GroupDir:
     def forget(self, vmid: int) -> None:
         """Remove the sockets of a member that is gone."""
         for path in (self.message_socket(vmid), self.live_socket(vmid)):
-            try:
-                os.unlink(path)
-            except OSError:
-                pass  # never made, or removed with the directory
+            _remove(path)
 
 
-def check_private(path: Path, *, must_exist: bool = True) -> None:
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass  # never made, or removed by the member that left at the same time
+
+
+def check_private(path: str, *, must_exist: bool = True) -> None:
     """Raise PermissionDenied unless `path` is a directory of ours that only we may use."""
     try:
         info = os.lstat(path)
@@ -227,9 +232,9 @@ def check_private(path: Path, *, must_exist: bool = True) -> None:
         )
 
 
-def _make_private(path: Path, *, parents: bool = False) -> None:
+def _make_private(path: str, *, parents: bool = False) -> None:
     try:
-        path.mkdir(mode=0o700, parents=parents, exist_ok=True)
+        (os.makedirs if parents else os.mkdir)(path, 0o700)
     except FileExistsError:
         pass  # something that is no directory: the check names it
     except PermissionError as error:

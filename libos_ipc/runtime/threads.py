@@ -43,6 +43,9 @@ class QuickThread:
         try:
             self._function()
         finally:
+            # `logging` has asked for the current thread, perhaps: up to Python 3.12 the stand-in
+            # that `threading` makes then stays in its list for ever.
+            threading._active.pop(threading.get_ident(), None)  # type: ignore[attr-defined]
             self._running.release()
 
     def join(self) -> None:

@@ -21,17 +21,19 @@ Byte bounds are kept by the links, so ZeroMQ's own bounds, which count messages,
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import zmq
 from zmq.backend import Socket as RawSocket
 from zmq.backend import zmq_poll
-from zmq.utils.monitor import parse_monitor_message
 
 __all__ = ["Arrival", "Connection", "Transport", "ask_once"]
 
 _HANDSHAKE_MS = 5000
+#: What a monitor says first: the event, and a value (for most the connection's descriptor).
+_EVENT = struct.Struct("=Hi")
 #: As good as never. ZeroMQ's own "never" (-1) closes a lost connection by its endpoint's name and a
 #: little later, and so would end the new connection that we have made to the same peer meanwhile.
 _NEVER_MS = 3_600_000
@@ -39,6 +41,7 @@ _NEVER_MS = 3_600_000
 # On the hot path pyzmq's own layer costs more than ZeroMQ: its flags are enumerations, its
 # sockets wrap each call. These are the calls beneath it, with plain numbers.
 _POLLIN = int(zmq.POLLIN)
+_ACCEPTED = int(zmq.EVENT_ACCEPTED)
 _NOBLOCK = int(zmq.NOBLOCK)
 _NOBLOCK_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
 _SEND = RawSocket.send
@@ -182,8 +185,8 @@ class Transport:
         """Peers whose connection from us has ended since the last call."""
         peers = []
         while _readable(self._outbound_monitor):
-            event = parse_monitor_message(self._outbound_monitor.recv_multipart())
-            peer = self._peers.get(event["endpoint"].decode())
+            _, endpoint = self._outbound_monitor.recv_multipart()
+            peer = self._peers.get(endpoint.decode())
             if peer is not None:
                 peers.append(peer)
         return peers
@@ -234,9 +237,8 @@ class Transport:
         """Connections to us that have ended; what came over them is queued already."""
         gone = []
         while _readable(self._inbound_monitor):
-            event = parse_monitor_message(self._inbound_monitor.recv_multipart())
-            fd = event["value"]
-            if event["event"] == zmq.EVENT_ACCEPTED:
+            event, fd = _EVENT.unpack(self._inbound_monitor.recv_multipart()[0])
+            if event == _ACCEPTED:
                 self._ended_unseen.discard(fd)
                 continue
             known = [c for c in self._connections.values() if c.open and c.fd == fd]

@@ -172,8 +172,9 @@ class Program:
             self.held.remove(id)
         ticket = self._ask(Code.CHANGE_ID_OWNER, id, owner)
         yield Wait(ticket.settled, None, ticket)
-        if ticket.error is None and ticket.payload == (0,):
-            if owner != self.node.vmid and member.ids.owns(id):
+        moved = ticket.error is None and ticket.payload == (0,)
+        if moved and owner != self.node.vmid:
+            if member.ids.owns(id):
                 member.ids.moved_away(id)
             history.after_move(self.node, id, owner)
         elif single:
@@ -191,6 +192,8 @@ class Program:
             assert isinstance(start, int)
             assert isinstance(end, int)
             self.extra.append((start, end))
+            for id in range(start, end + 1):
+                self.world.history.on_new_id(self.node, id)
 
     def release_range(self, start: int, end: int) -> Running:
         """`Ids.release_range` of something that is ours, which must succeed; or is not."""

@@ -14,6 +14,8 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from libos_ipc.core.leader import Leader
+
 from .history import History, Violation
 from .kernel import Kernel, OsProcess
 from .network import Network
@@ -51,6 +53,17 @@ class World:
         self._events: list[tuple[float, int, OsProcess | None, Callable[[], None]]] = []
         self._entered = 0
         self._touched: dict[SimNode, None] = {}
+
+    def new_leader(self) -> Leader:
+        """A leader's machine that knows nothing yet."""
+        knobs = self.knobs
+        return Leader(
+            id_max=knobs.id_max,
+            range_size=knobs.range_size,
+            quarantine_s=knobs.quarantine_s,
+            doubt_s=knobs.doubt_s,
+            first_vmid=1 if knobs.embedded else 2,
+        )
 
     # ---- events
 

@@ -1,0 +1,76 @@
+"""The command line: `libos-ipc`, also `python -m libos_ipc`.
+
+Each command is a module of this package, or a package in it, whose `command` is a click command.
+It is imported when it is asked for, so that none pays for another's imports. A command uses the
+public names of `libos_ipc` alone, as any program would.
+
+What ends a command ends it here: status 0, or what the command returns; 1 with one line on
+stderr that says what is wrong; 2 for a usage error; 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import click
+
+__all__ = ["main"]
+
+#: The commands, in the order in which `--help` lists them.
+COMMANDS = ("demo", "run", "ps")
+
+
+class _Commands(click.Group):
+    """Finds a command in the module of its name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"{__name__}.{cmd_name}").command
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(
+    package_name="libos-ipc", prog_name="libos-ipc", message="%(prog)s %(version)s"
+)
+def _libos_ipc() -> None:
+    """Groups of processes: found them, look at them, see them at work."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line of `args`, by default the process's own; its exit status."""
+    try:
+        status = _libos_ipc.main(args, prog_name="libos-ipc", standalone_mode=False)
+        sys.stdout.flush()
+    except click.UsageError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        return _complain(error.format_message())
+    except (KeyboardInterrupt, click.Abort):
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Whoever read our output has enough of it; keep the interpreter's own flush quiet, too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _complain(_what(error))
+    return status or 0
+
+
+def _what(error: OSError) -> str:
+    text = error.strerror or str(error)
+    return text if error.filename is None else f"{os.fsdecode(error.filename)}: {text}"
+
+
+def _complain(text: str) -> int:
+    click.echo(f"libos-ipc: {text.splitlines()[0]}", err=True)
+    return 1

@@ -1,0 +1,83 @@
+"""`libos-ipc demo`: a real job, done by a group of which one member is killed.
+
+The parts: `files` are counted; `job` keeps the books, `crew` has the processes; `report` shows.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import click
+
+from libos_ipc import Group
+from libos_ipc.cli.demo import files
+from libos_ipc.cli.demo.crew import Crew
+from libos_ipc.cli.demo.report import Report, Running
+from libos_ipc.cli.options import json_option, runtime_dir_option
+from libos_ipc.cli.output import console, print_json, print_table, printable
+
+__all__ = ["command"]
+
+#: Files between two movements of the bar, while one process counts alone.
+STRIDE = 50
+
+
+@click.command()
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="Processes that count. With one, none is killed.",
+)
+@runtime_dir_option
+@json_option
+def command(path: Path | None, workers: int, runtime_dir: Path | None, as_json: bool) -> int:
+    """Count the words of all files under PATH with a group of processes.
+
+    Forked workers ask for shares of the files and report each count. In the middle of its
+    share one of them is killed, and another does what it left undone. Then a single process
+    counts everything again: exit status 1 if there is any difference.
+
+    Without PATH it takes the Python sources of the standard library. A word is what stands
+    between ASCII whitespace.
+    """
+    path, found = (path, files.find(path)) if path else files.standard_library()
+    if not found:
+        what = "has no files" if path.exists() else "no such file or directory"
+        raise click.ClickException(f"{printable(str(path))}: {what}")
+    running = Running(console(stderr=as_json), len(found), lines=not as_json)
+    running.say(f"Counting the words of {len(found):,} files in {printable(str(path))}")
+    try:
+        report = _count(path, found, workers, runtime_dir, running)
+    finally:
+        running.stop()
+    if as_json:
+        print_json(report.as_json())
+    else:
+        print_table(("", ""), report.rows())
+    if report.differing:
+        first = printable(str(found[report.differing[0]]))
+        raise click.ClickException(
+            f"the counts of {len(report.differing)} files differ, {first} for one: "
+            "did it change meanwhile?"
+        )
+    return 0
+
+
+def _count(
+    path: Path, found: list[Path], workers: int, runtime_dir: Path | None, running: Running
+) -> Report:
+    with Group.create(f"demo-{os.getpid()}", runtime_dir=runtime_dir) as group:
+        crew = Crew(group, found, workers)
+        crew.run(running.on_job)
+    started = time.monotonic()
+    alone = []
+    for number, file in enumerate(found):
+        alone.append(files.count(file))
+        if number % STRIDE == 0:
+            running.on_alone(number)
+    return Report(path, crew, alone, time.monotonic() - started)

@@ -1,0 +1,91 @@
+"""What a handler is given, and what becomes of what it returns: messages, values, payloads."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from libos_ipc.errors import ProtocolError
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["Handler", "Message", "as_payload", "from_payload"]
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Message(NamedTuple):
+    """A message that arrived: VMID of its sender, code, sequence number, payload.
+
+    `seq` is 0 for a one-way message; what a handler returns for any other is its answer.
+    """
+
+    src: int
+    code: int
+    seq: int
+    payload: bytes
+
+
+def as_payload(value: object) -> bytes | memoryview:
+    """Bytes-like values go as they are, everything else as msgpack.
+
+    TypeError for what msgspec cannot encode. A bytearray is copied, since its owner may change
+    it; a memoryview is not, and must not be changed before `flush` has returned.
+    """
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, memoryview):
+        return value.cast("B") if value.c_contiguous else value.tobytes()
+    if isinstance(value, bytearray):
+        return bytes(value)
+    return _encode(value)
+
+
+def from_payload(payload: bytes, type: Any) -> Any:
+    """The reverse of `as_payload`; `bytes` is the payload itself. ProtocolError if it is none."""
+    if type is bytes:
+        return payload
+    try:
+        return msgspec.msgpack.decode(payload, type=type)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(
+            f"the payload is no {getattr(type, '__name__', type)}: {error}"
+        ) from None
+
+
+class Handler:
+    """A registered function, and the type that it wants decoded."""
+
+    __slots__ = ("function", "is_async", "loop", "type")
+
+    def __init__(self, function: Callable[..., Any], type: Any) -> None:
+        self.function = function
+        self.type = type
+        self.is_async = inspect.iscoroutinefunction(function)
+        #: the event loop of a coroutine function; None for the dispatcher's own
+        self.loop = _running_event_loop() if self.is_async else None
+
+    def decode(self, message: Message) -> Any:
+        """The value that the handler wants, None if it wants none."""
+        return None if self.type is None else from_payload(message.payload, self.type)
+
+    def call(self, value: Any, message: Message) -> Any:
+        """Run the function; a coroutine function gives its coroutine."""
+        return self.function(message) if self.type is None else self.function(value, message)
+
+    def encode(self, value: object) -> bytes | memoryview:
+        """What the handler returned, as an answer's payload."""
+        return b"" if value is None and self.type is None else as_payload(value)
+
+
+def _running_event_loop() -> asyncio.AbstractEventLoop | None:
+    import asyncio
+
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
