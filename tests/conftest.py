@@ -122,9 +122,7 @@ def found(
 
 
 @pytest.fixture
-def group(
-    request: pytest.FixtureRequest, found: Callable[..., libos_ipc.Group]
-) -> libos_ipc.Group:
+def group(request: pytest.FixtureRequest, found: Callable[..., libos_ipc.Group]) -> libos_ipc.Group:
     """A group that this process has founded; parametrise it (indirect) with the leader's kind."""
     return found(leader=getattr(request, "param", "process"))
 

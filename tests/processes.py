@@ -40,17 +40,19 @@ os.register_at_fork(
 )
 
 
-def poll(until: Callable[[], Any], timeout: float = DEADLINE_S, what: str = "") -> Any:
+def poll(
+    until: Callable[[], Any], timeout: float = DEADLINE_S, what: str = "", *, pause: bool = True
+) -> Any:
     """Ask `until` again and again; give the first true answer, fail after `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    pause = 0.0005
+    pause_s = 0.0005 if pause else 0.0
     while True:
         answer = until()
         if answer:
             return answer
         assert time.monotonic() < deadline, f"not within {timeout} s: {what or until}"
-        time.sleep(pause)
-        pause = min(pause * 2, 0.02)
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, 0.02)
 
 
 class Line:

@@ -302,9 +302,7 @@ def test_with_leaves_also_after_an_exception(runtime_dir: Path) -> None:
 # ---- configuration
 
 
-def test_the_environment_configures(
-    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_configures(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIBOS_IPC_SEND_BUFFER", "65536")
     monkeypatch.setenv("LIBOS_IPC_LOCK_DELEGATION", "false")
     monkeypatch.setenv("LIBOS_IPC_SPIN", "0.5")
@@ -354,7 +352,7 @@ def test_a_bad_knob_is_named(
 def test_a_name_is_taken_once(
     group: libos_ipc.Group, found: Callable[..., libos_ipc.Group], second: str
 ) -> None:
-    with pytest.raises(libos_ipc.GroupExists, match="alive.*join it, or choose another"):
+    with pytest.raises(libos_ipc.GroupExists, match=r"alive.*join it, or choose another"):
         found(group.name, leader=second)
     assert output("import libos_ipc; libos_ipc.Group.join()", env=group.environ()) == []
     assert group.ids.owner(group.pid) == group.vmid

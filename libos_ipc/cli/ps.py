@@ -38,12 +38,12 @@ def command(ctx: click.Context, group: str | None, runtime_dir: Path | None, as_
     """
     from_environment = ctx.get_parameter_source("group") is click.core.ParameterSource.ENVIRONMENT
     if group and not (from_environment and runtime_dir):
-        rows, failures = _members(group, runtime_dir), []
-    else:
-        rows, failures = _members_of_all(runtime_dir)
+        _print(_members(group, runtime_dir), as_json)
+        return 0
+    rows, failures = _members_of_all(runtime_dir)
     _print(rows, as_json)
-    for failure in failures[:1]:
-        raise failure
+    if failures:
+        raise failures[0]
     return 0
 
 

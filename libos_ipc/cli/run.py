@@ -62,7 +62,7 @@ def command(group: str | None, runtime_dir: Path | None, words: tuple[str, ...])
     former = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
     with _member(group, runtime_dir) as joined:
         for sig in FORWARDED & signal.sigpending():
-            return 128 + sig
+            return int(128 + sig)
         try:
             pid = os.posix_spawnp(
                 words[0], words, joined.environ(), setsigmask=former, setsigdef=IGNORED_BY_PYTHON

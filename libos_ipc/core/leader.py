@@ -1,31 +1,19 @@
-"""The leader: who is in the group, and who owns which VMID and which ID.
+"""The leader's decisions: who is admitted, who gets which VMID and which IDs.
 
 Every decision is first made as a *record* and given out as a `Journal` effect ahead of the
 answer that tells of it, so that whoever reads the journal knows all that anybody was told.
-`apply` is the one way in which a record changes the state, at the leader as at its successor:
-replaying the journal from the start gives this state again.
-
-A process's way through the table:
-
-    join:  admitted STARTING --hello--> RUNNING --leave--> gone
-    fork:  VMID granted to the parent --CHILD_STARTED--> STARTING --hello--> RUNNING
-    exec:  RUNNING --end of the liveness socket--> DETACHED --death--> gone
-                                                            --join--> STARTING again, same pid
-
-Hello and CHILD_STARTED of one child may come in either order. When a process dies, VMIDs
-granted to it may belong to children that are just starting: they stay *in doubt* for
-`doubt_s` seconds and may still say hello; then their IDs return.
+What the records change is the roster, from which the leader inherits.
 """
 
 from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from libos_ipc.core.codes import Code
-from libos_ipc.core.ids import IdSpace
+from libos_ipc.core.roster import Applicant, Record, Roster
 from libos_ipc.core.vocabulary import (
     Answer,
     ChildExit,
@@ -39,7 +27,7 @@ from libos_ipc.core.vocabulary import (
 )
 from libos_ipc.errors import IpcError
 
-__all__ = ["LEADER_CODES", "LEADER_VMID", "Admission", "Applicant", "Leader", "Process"]
+__all__ = ["LEADER_CODES", "Admission", "Leader"]
 
 #: Requests that only the leader answers.
 LEADER_CODES = frozenset(
@@ -55,22 +43,8 @@ LEADER_CODES = frozenset(
         Code.CHILD_LOST,
     }
 )
-#: The leader's VMID in the first epoch.
-LEADER_VMID = 1
 #: Exits of children without a parent that are remembered.
 ORPHANS_KEPT = 1024
-
-Record: TypeAlias = tuple[object, ...]
-
-
-class Applicant(NamedTuple):
-    """A process that asks to be admitted; what the kernel says of it, and what it says."""
-
-    os_pid: int
-    start_time: int
-    uid: int
-    parent: int  #: VMID of the issuer of its token, 0 for none
-    may_lead: bool
 
 
 class Admission(NamedTuple):
@@ -85,76 +59,12 @@ class Admission(NamedTuple):
     end: int
 
 
-class Process:
-    """One row of the table."""
+class Leader(Roster):
+    """The leader's machine. `wall` is the time of day of a `now`."""
 
-    __slots__ = (
-        "forked",
-        "joined_at",
-        "may_lead",
-        "os_pid",
-        "parent",
-        "pgid",
-        "pid",
-        "ppid",
-        "start_time",
-        "state",
-        "uid",
-        "vmid",
-    )
-
-    def __init__(self, vmid: int, pid: int, ppid: int, parent: int, pgid: int) -> None:
-        self.vmid = vmid
-        self.pid = pid
-        self.ppid = ppid
-        self.parent = parent
-        self.pgid = pgid
-        self.os_pid = 0
-        self.start_time = 0
-        self.uid = -1
-        self.may_lead = True
-        #: made by a fork of `parent`, which therefore knows of it
-        self.forked = True
-        self.state = State.STARTING
-        self.joined_at = 0.0
-
-    def row(self) -> tuple[object, ...]:
-        """All fields in a fixed order, for comparing."""
-        return tuple(getattr(self, name) for name in Process.__slots__)
-
-    def public(self) -> tuple[int | float, ...]:
-        """What everybody may know, in the order in which it is sent."""
-        known = (self.vmid, self.pid, self.ppid, self.pgid, self.os_pid)
-        return (*known, int(self.state), self.joined_at)
-
-
-class Leader:
-    """The leader's state. `wall` is the time of day of a `now`, told at each join.
-
-    A leader that is a process of its own has VMID 1 and is no member; one that is the founder
-    is the first to join: `first_vmid` is then 1.
-    """
-
-    def __init__(
-        self,
-        *,
-        id_max: int,
-        range_size: int,
-        quarantine_s: float,
-        doubt_s: float,
-        first_vmid: int = LEADER_VMID + 1,
-    ) -> None:
-        self.ids = IdSpace(id_max=id_max, range_size=range_size, quarantine_s=quarantine_s)
-        self.processes: dict[int, Process] = {}
-        #: VMIDs that were given out and have not been seen: VMID -> who asked for it
-        self.granted: dict[int, int] = {}
-        self.granted_by: dict[int, set[int]] = {}
-        #: children of the dead that may still say hello: (when the doubt ends, VMID)
-        self.in_doubt: deque[tuple[float, int]] = deque()
-        self.next_vmid = first_vmid
-        self.ever_joined = False
+    def __init__(self, **knobs: Any) -> None:
+        super().__init__(**knobs)
         self.orphan_exits: deque[ChildExit] = deque(maxlen=ORPHANS_KEPT)
-        self._doubt_s = doubt_s
         self._on_code: dict[int, Callable[[int, int, tuple[int, ...], float], Effects]] = {
             Code.GET_NEW_VMID: self._get_new_vmid,
             Code.ALLOC_ID_RANGE: self._alloc_id_range,
@@ -177,7 +87,7 @@ class Leader:
 
     def on_join(self, applicant: Applicant, now: float, wall: float) -> tuple[Admission, Effects]:
         """Admit a process. IpcError(EAGAIN) when no ID is left for it."""
-        before = self._find_detached(applicant)
+        before = self.find_detached(applicant)
         vmid = self.next_vmid
         effects: Effects = []
         if before is None:
@@ -236,8 +146,10 @@ class Leader:
         return effects + self._ended()
 
     def on_child_exit(self, told: ChildExit) -> None:
-        """The exit of a child whose parent is gone."""
-        self.orphan_exits.append(told)
+        """A child tells its own exit to us, since its parent is gone."""
+        child = self.processes.get(told.src)
+        if child is not None and child.pid == told.pid:
+            self.orphan_exits.append(told)
 
     def on_tick(self, now: float) -> Effects:
         """End the doubts that are old enough."""
@@ -320,111 +232,11 @@ class Leader:
             return []
         return [self._record(("undoubted", vmid, now))]
 
-    # ---- records
+    # ---- helpers
 
     def _record(self, record: Record) -> Journal:
         self.apply(record)
         return Journal(record)
-
-    def apply(self, record: Record) -> None:
-        """Change the state as this record says."""
-        kind, *fields = record
-        getattr(self, f"_apply_{kind}")(*fields)
-
-    def replay(self, records: Iterable[Record]) -> None:
-        """Rebuild the state from a journal. Ranges are allocated again, and must come out alike."""
-        for record in records:
-            self.apply(record)
-
-    def _apply_range(self, owner: int, start: int, end: int, now: float) -> None:
-        got = self.ids.alloc_range(owner, now)
-        assert got == (start, end), (got, start, end)
-
-    def _apply_release(self, start: int, end: int, owner: int, now: float) -> None:
-        self.ids.release_range(start, end, owner, now)
-
-    def _apply_move(self, id: int, owner: int, now: float) -> None:
-        self.ids.move(id, owner, now=now)
-
-    def _apply_vmid(self, vmid: int, asker: int) -> None:
-        self.next_vmid = vmid + 1
-        self.granted[vmid] = asker
-        self.granted_by.setdefault(asker, set()).add(vmid)
-
-    def _apply_join(
-        self,
-        vmid: int,
-        pid: int,
-        ppid: int,
-        parent: int,
-        pgid: int,
-        os_pid: int,
-        start_time: int,
-        uid: int,
-        asked_parent: int,
-        may_lead: bool,
-        wall: float,
-        now: float,
-    ) -> None:
-        before = self._find_detached(Applicant(os_pid, start_time, uid, asked_parent, may_lead))
-        if before is not None:
-            self.ids.move(pid, vmid, now=now)
-            self._apply_gone(before.vmid, False, now)
-        self.next_vmid = vmid + 1
-        process = Process(vmid, pid, ppid, parent, pgid)
-        process.os_pid, process.start_time, process.uid = os_pid, start_time, uid
-        process.may_lead, process.joined_at = may_lead, wall
-        process.forked = False
-        self.processes[vmid] = process
-        self.ever_joined = True
-
-    def _apply_child(self, vmid: int) -> None:
-        parent_vmid = self.granted.pop(vmid)
-        self.granted_by.get(parent_vmid, set()).discard(vmid)
-        parent = self.processes.get(parent_vmid)
-        ranges = self.ids.ranges_of(vmid)
-        pid = ranges[0][0] if ranges else 0
-        ppid, pgid = (parent.pid, parent.pgid) if parent else (0, pid)
-        self.processes[vmid] = Process(vmid, pid, ppid, parent_vmid, pgid)
-        self.ever_joined = True
-
-    def _apply_hello(self, vmid: int, os_pid: int, start_time: int, uid: int, wall: float) -> None:
-        if vmid not in self.processes:
-            self._apply_child(vmid)
-        process = self.processes[vmid]
-        process.os_pid, process.start_time, process.uid = os_pid, start_time, uid
-        process.state = State.RUNNING
-        process.joined_at = process.joined_at or wall
-
-    def _apply_detached(self, vmid: int) -> None:
-        self.processes[vmid].state = State.DETACHED
-
-    def _apply_gone(self, vmid: int, orderly: bool, now: float) -> None:
-        del self.processes[vmid]
-        self.ids.release_owner(vmid, now)
-        for spare in sorted(self.granted_by.pop(vmid, ())):
-            if orderly:
-                del self.granted[spare]
-                self.ids.release_owner(spare, now)
-            else:
-                self.in_doubt.append((now + self._doubt_s, spare))
-
-    def _apply_undoubted(self, vmid: int, now: float) -> None:
-        asker = self.granted.pop(vmid)
-        self.granted_by.get(asker, set()).discard(vmid)
-        self.ids.release_owner(vmid, now)
-
-    # ---- helpers
-
-    def _find_detached(self, applicant: Applicant) -> Process | None:
-        for process in self.processes.values():
-            if (
-                process.state is State.DETACHED
-                and process.os_pid == applicant.os_pid
-                and process.start_time == applicant.start_time
-            ):
-                return process
-        return None
 
     def _ended(self) -> Effects:
         """The group is over with its last member, and with the last that could become one."""
@@ -433,23 +245,3 @@ class Leader:
         if any(vmid in self.granted for _, vmid in self.in_doubt):
             return []
         return [Ended()]
-
-    def state(self) -> tuple[object, ...]:
-        """All that the journal must bring back, comparable."""
-        return (
-            self.next_vmid,
-            sorted(process.row() for process in self.processes.values()),
-            sorted(self.granted.items()),
-            sorted(doubt for doubt in self.in_doubt if doubt[1] in self.granted),
-            self.ids.snapshot(),
-        )
-
-    def check(self) -> None:
-        """Assert the invariants."""
-        self.ids.check()
-        assert not self.processes.keys() & self.granted.keys()
-        for vmid, process in self.processes.items():
-            assert vmid < self.next_vmid
-            assert process.state is State.DETACHED or self.ids.owner_of(process.pid) == vmid
-        for vmid in self.granted:
-            assert vmid < self.next_vmid

@@ -15,9 +15,9 @@ A range lives through three stages:
 `pending` counts the IDs of a range that are handed out or were never handed out; at 0 every one
 was used and released, and the range is *idle*. Idle and unopened ranges are the wholly free
 ones; `reserve` of them stay here, unopened ones rather than idle ones, the rest goes back. Two
-ranges never go back: the current one, even if all it handed out was released (a process that
-forks and waits in turn would ask the leader each time), and an unopened one without which
-`low` would ask for the next.
+ranges never go back: the current one while it has IDs left, even if all it handed out was
+released (a process that forks and waits in turn would ask the leader each time), and an unopened
+one without which `low` would ask for the next.
 
 New IDs come from the current range, then from those that have rested for `quarantine_s`, the
 longest-rested first, then from an unopened range: a process keeps few ranges, and no ID comes

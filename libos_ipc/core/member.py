@@ -2,24 +2,19 @@
 
 The dispatch table of a member. It knows the machines and connects them; the decisions are
 theirs. A message to ourselves takes the same way as any other, less the link.
-
-Requests are numbered by the table of outstanding ones, which hands each answer to whoever
-asked; an answer counts only when it comes from the process that was asked. The asker is
-either a caller's ticket, which the runtime resolves, or a continuation of this layer.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import TypeAlias
 
-from libos_ipc._native import Outstanding
+from libos_ipc.core.calls import Calls, DecodeAnswer
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.leader import LEADER_CODES, Leader
 from libos_ipc.core.links import Link
 from libos_ipc.core.local_ids import LocalIds
-from libos_ipc.core.provision import Provision, Then
+from libos_ipc.core.provision import Provision
 from libos_ipc.core.vocabulary import (
     HEADER_WEIGHT,
     Answer,
@@ -29,23 +24,20 @@ from libos_ipc.core.vocabulary import (
     Close,
     Deliver,
     Effects,
-    Fail,
     Note,
     Open,
     Outgoing,
     Progress,
     Refuse,
     Reopen,
-    Resolve,
     Say,
+    Then,
     Transmit,
     Withdraw,
 )
-from libos_ipc.errors import IpcError, LeaderLost, PeerDied, ProtocolError, error_for
+from libos_ipc.errors import IpcError, LeaderLost, PeerDied
 
 __all__ = ["Member", "weight"]
-
-DecodeAnswer: TypeAlias = Callable[[int, bytes], tuple[object, ...]]
 
 
 def weight(code: int, body: Body) -> int:
@@ -74,10 +66,9 @@ class Member:
         self.send_buffer = send_buffer
         self.incarnation = 1
         self.links: dict[int, Link] = {}
-        self.calls = Outstanding()
+        self.calls = Calls(decode_answer)
         self.ids = LocalIds(quarantine_s=quarantine_s)
         self.provision = Provision(self.ids, self._ask_leader)
-        self._decode_answer = decode_answer
         self._on_code: dict[int, Callable[[Link, int, Body, float], Effects]] = {
             Code.ACK: self._on_ack,
             Code.CREDIT: self._on_credit,
@@ -90,7 +81,7 @@ class Member:
         self, dst: int, code: int, body: Body, ticket: object, now: float
     ) -> tuple[int, Effects]:
         """Send a request; `ticket` is resolved or failed later. Gives its sequence number."""
-        seq = self.calls.add(dst, (code, ticket))
+        seq = self.calls.add(dst, code, ticket)
         return seq, self._dispatch(dst, Outgoing(code, seq, body), now)
 
     def send(self, dst: int, code: int, body: Body, now: float) -> Effects:
@@ -107,11 +98,8 @@ class Member:
 
     def withdraw(self, seq: int, now: float) -> Effects:
         """Nobody waits for request `seq` any more: forget it, and tell the other side."""
-        peer = self.calls.peer_of(seq)
-        if peer is None:
-            return []
-        self.calls.discard(seq)
-        return self.send(peer, Code.CANCEL, (seq,), now)
+        peer = self.calls.withdraw(seq)
+        return [] if peer is None else self.send(peer, Code.CANCEL, (seq,), now)
 
     def greet(self, peer: int, now: float) -> Effects:
         """Make ourselves known to `peer` without waiting for something to say."""
@@ -208,9 +196,7 @@ class Member:
     def on_gone(self, peer: int, now: float) -> Effects:
         """`peer` has died, left or exec'ed: everything outstanding there fails."""
         effects: Effects = [Close(peer)] if self.links.pop(peer, None) else []
-        for entry in self.calls.fail_peer(peer):
-            assert isinstance(entry, tuple)
-            effects += self._settle_failed(entry[1], self._gone_error(peer), now)
+        effects += self.calls.fail_peer(peer, self._gone_error(peer), now)
         effects.append(Progress(peer))
         return effects
 
@@ -292,17 +278,16 @@ class Member:
             assert not isinstance(body, tuple)
             return [Deliver(src, code, seq, bytes(body))]
         if code == Code.RESP:
-            return self._on_answer(src, seq, body, now)
+            return self.calls.on_answer(src, seq, body, now)
         if code == Code.ERROR:
-            assert isinstance(body, tuple)
-            return self._on_refusal(src, seq, body, now)
+            return self.calls.on_refusal(src, seq, body, now)
         if code == Code.CREDIT:
             return self._on_credit(self.links[src], seq, body, now)
         if code == Code.CANCEL:
             assert isinstance(body, tuple)
             return [Withdraw(src, int(body[0]))]  # type: ignore[call-overload]
         if code == Code.CHILDEXIT:
-            return self._on_child_exit(body)
+            return self._on_child_exit(src, body)
         if code == Code.CHILD_JOINED:
             assert isinstance(body, tuple)
             return [ChildJoined(*body)] if src == self.leader_vmid else []  # type: ignore[arg-type]
@@ -316,31 +301,6 @@ class Member:
             text = f"code {code} is not handled by this version"
             return self.refuse(src, seq, errno.ENOSYS, text, now)
         return []
-
-    def _on_answer(self, src: int, seq: int, body: Body, now: float) -> Effects:
-        entry = self.calls.take(seq, src)
-        if entry is None:
-            return []
-        assert isinstance(entry, tuple)
-        code, ticket = entry
-        if code < FIRST_USER_CODE and not isinstance(body, tuple):
-            try:
-                body = self._decode_answer(code, bytes(body))
-            except ProtocolError as error:
-                return self._settle_failed(ticket, error, now)
-        if callable(ticket):
-            then: Then = ticket
-            return then(body, now)
-        return [Resolve(ticket, body)]
-
-    def _on_refusal(self, src: int, seq: int, body: tuple[object, ...], now: float) -> Effects:
-        entry = self.calls.take(seq, src)
-        if entry is None:
-            return []
-        assert isinstance(entry, tuple)
-        number, text = body
-        assert isinstance(number, int)
-        return self._settle_failed(entry[1], error_for(abs(number), str(text)), now)
 
     def _on_out_of_turn(self, link: Link, number: int) -> Effects:
         if number <= link.delivered:
@@ -368,9 +328,9 @@ class Member:
         assert isinstance(total, int)
         return [Progress(link.peer)] if link.on_credit(total) else []
 
-    def _on_child_exit(self, body: Body) -> Effects:
+    def _on_child_exit(self, src: int, body: Body) -> Effects:
         assert isinstance(body, tuple)
-        told = ChildExit(*(int(field) for field in body))  # type: ignore[call-overload]
+        told = ChildExit(src, *body)  # type: ignore[arg-type]
         if self.leader is not None:
             self.leader.on_child_exit(told)
         return [told]
@@ -394,12 +354,6 @@ class Member:
             else:
                 said.append(effect)
         return said
-
-    def _settle_failed(self, ticket: object, error: IpcError, now: float) -> Effects:
-        if callable(ticket):
-            then: Then = ticket
-            return then(error, now)
-        return [Fail(ticket, error)]
 
     def _gone_error(self, peer: int) -> IpcError:
         if peer == self.leader_vmid:

@@ -18,16 +18,14 @@ from functools import partial
 from typing import Protocol, TypeAlias
 
 from libos_ipc.core.codes import Code
-from libos_ipc.core.vocabulary import Body, Effects, Progress
+from libos_ipc.core.vocabulary import Body, Effects, Progress, Then
 from libos_ipc.errors import IpcError
 
-__all__ = ["SPARE_PAIRS", "Provision", "Then"]
+__all__ = ["SPARE_PAIRS", "Provision"]
 
 #: Pairs kept in stock. A fork takes one; a process that forks faster waits for the leader.
 SPARE_PAIRS = 4
 
-#: What to do with an answer: fields, or the error that came instead.
-Then: TypeAlias = Callable[["Body | IpcError", float], Effects]
 Ask: TypeAlias = Callable[[Code, tuple[object, ...], Then, float], Effects]
 
 
@@ -106,13 +104,13 @@ class Provision:
         self.range_coming = False
         self.failed = fields if isinstance(fields, IpcError) else None
         if isinstance(fields, IpcError):
-            return self._give_up(len(self._unpaired))
+            return self._give_up_unpaired()
         start, end = fields
         assert isinstance(start, int)
         assert isinstance(end, int)
         self.exhausted = start == 0
         if self.exhausted:
-            return self._give_up(len(self._unpaired))
+            return self._give_up_unpaired()
         self._ids.grant(start, end)
         return [*self._pair_up(now), Progress(0)]
 
@@ -126,5 +124,10 @@ class Provision:
     def _give_up(self, pairs: int) -> Effects:
         """No error reaches anybody from here: a later call tries again, or meets it itself."""
         self.coming -= pairs
-        self._unpaired.clear()
         return [Progress(0)]
+
+    def _give_up_unpaired(self) -> Effects:
+        """There is no ID for the VMIDs that wait for one."""
+        waiting = len(self._unpaired)
+        self._unpaired.clear()
+        return self._give_up(waiting)

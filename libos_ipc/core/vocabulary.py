@@ -6,6 +6,7 @@ plain tuple with a name: no behaviour, nothing hidden.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple, TypeAlias
 
@@ -130,8 +131,9 @@ class Refuse(NamedTuple):
 
 
 class ChildExit(NamedTuple):
-    """A child told how it ends."""
+    """Process `src` told how it ends, or how a process ended that it may speak for."""
 
+    src: int
     ppid: int
     pid: int
     uid: int
@@ -186,3 +188,6 @@ Effect: TypeAlias = (
     | Note
 )
 Effects: TypeAlias = list[Effect]
+
+#: What to do with an answer: its fields, or the error that came instead.
+Then: TypeAlias = Callable[[Body | IpcError, float], Effects]

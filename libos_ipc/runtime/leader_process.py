@@ -13,7 +13,8 @@ import time
 import msgspec
 
 from libos_ipc.config import GroupConfig
-from libos_ipc.core.leader import LEADER_VMID, Applicant, Leader
+from libos_ipc.core.leader import Leader
+from libos_ipc.core.roster import LEADER_VMID, Applicant
 from libos_ipc.core.vocabulary import Journal
 from libos_ipc.runtime.liveness import start_time
 from libos_ipc.runtime.node import Identity, Node
@@ -72,6 +73,7 @@ def found_embedded(directory: GroupDir, config: GroupConfig) -> Node:
 def main(given: dict[str, object]) -> None:
     """The leader's process, from its first line to its last."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what the founder has blocked is its own affair
     ready_fd = int(str(given["ready_fd"]))
     directory = GroupDir(str(given["runtime_dir"]), str(given["name"]))
     try:
@@ -81,20 +83,24 @@ def main(given: dict[str, object]) -> None:
         word: tuple[int, str] = (0, "")
     except OSError as error:
         word = (error.errno or 5, str(error.args[-1]))
-    with open(ready_fd, "w") as pipe:
-        json.dump(word, pipe)
-    if word[0]:
-        return
-    _lead(node, int(str(given["founder"])))
+    try:
+        with open(ready_fd, "w") as pipe:
+            json.dump(word, pipe)
+        founder = int(str(given["founder"]))
+    except BrokenPipeError:
+        founder = 0  # it was interrupted, and founds no group any more
+    if not word[0]:
+        _lead(node, founder)
 
 
 def _lead(node: Node, founder: int) -> None:
+    """Lead until the last member leaves. With a founder that is gone already, end the group."""
     session = node.session
     leader = session.member.leader
     assert leader is not None
     node.on_ended = session.loop.end
     try:
-        pidfd = os.pidfd_open(founder)
+        pidfd = os.pidfd_open(founder) if founder else -1
     except ProcessLookupError:
         pidfd = -1
     if pidfd >= 0:

@@ -262,7 +262,7 @@ class Node:
 
     def child_exit(self, told: ChildExit) -> None:
         row = self.children.rows.get(told.pid)
-        if row is not None:
+        if row is not None and row.vmid == told.src:
             row.told = told
 
     def child_joined(self, vmid: int, pid: int) -> None:

@@ -21,7 +21,7 @@ import msgspec
 from libos_ipc import wire
 from libos_ipc._native import Malformed, pack_envelope, unpack_envelope
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
-from libos_ipc.core.leader import Applicant
+from libos_ipc.core.roster import Applicant
 from libos_ipc.core.vocabulary import Body, Effects, Note, Outgoing
 from libos_ipc.errors import IpcError, ProtocolError
 from libos_ipc.runtime.codec import Greeting, decode_body, pack, unpack

@@ -15,13 +15,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
 from libos_ipc._native import pack_envelope
-from libos_ipc.core.codes import Code
 from libos_ipc.core.member import Member
 from libos_ipc.core.vocabulary import (
-    Body,
     ChildExit,
     ChildJoined,
     Close,
@@ -39,13 +37,14 @@ from libos_ipc.core.vocabulary import (
     Transmit,
     Withdraw,
 )
-from libos_ipc.errors import NotJoined, PeerDied, Timeout, WouldBlock
+from libos_ipc.errors import NotJoined
+from libos_ipc.runtime.calling import Calling
 from libos_ipc.runtime.codec import pack
 from libos_ipc.runtime.loop import Loop
 from libos_ipc.runtime.receiver import Receiver
 from libos_ipc.runtime.rundir import GroupDir, GroupFile
 from libos_ipc.runtime.sockets import Sockets
-from libos_ipc.runtime.ticket import Settled, Ticket
+from libos_ipc.runtime.ticket import Settled
 from libos_ipc.runtime.watches import Watches
 from libos_ipc.runtime.zmq_transport import Transport
 
@@ -70,7 +69,7 @@ class Host(Protocol):
     def ended(self) -> None: ...
 
 
-class Session:
+class Session(Calling):
     """The machine, its lock, its worker and its sockets."""
 
     def __init__(
@@ -108,7 +107,7 @@ class Session:
             Withdraw: lambda effect: host.withdraw(effect.src, effect.seq),
             Resolve: self._resolve,
             Fail: self._fail,
-            Progress: self._on_progress,
+            Progress: lambda effect: self.tell_progress(),
             Journal: lambda effect: host.journal(effect.record),
             Expect: self._expect,
             ChildExit: host.child_exit,
@@ -165,10 +164,8 @@ class Session:
         with self.lock:
             self.closed = True
             error = NotJoined(f"the group {self.file.name!r} was closed in this process")
-            for entry in self.member.calls.drain():
-                if isinstance(entry, tuple) and not callable(entry[1]):
-                    entry[1].fail(error)
-            self._on_progress(Progress(0))
+            self.perform(self.member.calls.fail_all(error))
+            self.tell_progress()
             self.watches.close()
             self.loop.close()
             self.sockets.close()
@@ -180,133 +177,11 @@ class Session:
         A thread that forked while it waited (in a signal handler) learns that it waits in vain.
         """
         self.closed = True
-        for entry in self.member.calls.drain():
-            if isinstance(entry, tuple) and not callable(entry[1]):
-                entry[1].fail(NotJoined("the request was the parent's: this process was forked"))
+        error = NotJoined("the request was the parent's: this process was forked")
+        self.perform(self.member.calls.fail_all(error))
         self.watches.abandon()
         self.loop.close()
         self.sockets.close()
-
-    # ---- what callers ask
-
-    def request(
-        self,
-        dst: int,
-        code: int,
-        body: Body,
-        ticket: Settled,
-        size: int = 0,
-        timeout: float | None = 0,
-    ) -> int:
-        """Send a request and return its number; the ticket is settled when the answer comes.
-
-        A message of `size` bytes waits for room at the receiver, at most `timeout` seconds.
-        """
-        with self.lock:
-            self.check_open()
-            if size:
-                self._get_room(dst, size, timeout)
-            seq, effects = self.member.request(dst, code, body, ticket, time.monotonic())
-            self.perform(effects)
-            return seq
-
-    def call(self, dst: int, code: int, body: Body, timeout: float | None, size: int = 0) -> Body:
-        """Send a request and wait for the answer. Withdrawn if the wait ends without one."""
-        ticket = Ticket()
-        deadline = None if timeout is None else time.monotonic() + timeout
-        seq = self.request(dst, code, body, ticket, size, timeout)
-        answered = False
-        try:
-            self.loop.sit(ticket.settled, deadline, urgent=True)
-            answered = ticket.wait(None if deadline is None else deadline - time.monotonic())
-        finally:
-            if not answered:
-                self.withdraw(seq)
-        if not answered:
-            raise Timeout(f"no answer from VMID {dst} to code {code} within {timeout} s")
-        return ticket.result()
-
-    def send_user(self, dst: int, code: int, body: Body, size: int, timeout: float | None) -> None:
-        """Send a program's one-way message of `size` bytes once there is room at the receiver."""
-        with self.lock:
-            self.check_open()
-            self._get_room(dst, size, timeout)
-            self.send_locked(dst, code, body)
-
-    def _get_room(self, dst: int, size: int, timeout: float | None) -> None:
-        member = self.member
-        if member.has_room(dst, size):
-            return
-        if timeout is not None and timeout <= 0:
-            raise WouldBlock(f"VMID {dst} owes {self.config.send_buffer} bytes or more")
-        self.perform(member.ask_progress(dst))
-        if not self.wait_for(lambda: member.has_room(dst, size), timeout):
-            raise Timeout(
-                f"VMID {dst} still owed {self.config.send_buffer} bytes or more after {timeout} s"
-            )
-
-    def ask_leader(self, code: Code, *fields: int, timeout: float | None = None) -> tuple[Any, ...]:
-        """One of the library's own requests to the leader: the fields of its answer."""
-        answer = self.call(self.member.leader_vmid, code, fields, timeout)
-        assert isinstance(answer, tuple)
-        return answer
-
-    def withdraw(self, seq: int) -> None:
-        """Nobody waits for this request any more."""
-        with self.lock:
-            if not self.closed:
-                self.perform(self.member.withdraw(seq, time.monotonic()))
-
-    def send(self, dst: int, code: int, body: Body) -> None:
-        """Send a one-way message, whatever the receiver owes."""
-        with self.lock:
-            self.check_open()
-            self.send_locked(dst, code, body)
-
-    def send_locked(self, dst: int, code: int, body: Body) -> None:
-        """The same under the lock. PeerDied if the process is known to be gone."""
-        self.perform(self.member.send(dst, code, body, time.monotonic()))
-        if dst != self.member.vmid and dst not in self.member.links:
-            raise PeerDied(f"VMID {dst} is gone: it ended or left the group, or never was")
-
-    def answer(self, dst: int, seq: int, payload: Body) -> None:
-        """Answer a request; in vain, without an error, if the requester is gone."""
-        with self.lock:
-            if not self.closed:
-                self.perform(self.member.answer(dst, seq, payload, time.monotonic()))
-
-    def refuse(self, dst: int, seq: int, number: int, text: str) -> None:
-        """Answer a request with an error."""
-        with self.lock:
-            if not self.closed:
-                self.perform(self.member.refuse(dst, seq, number, text, time.monotonic()))
-
-    def consumed(self, src: int, size: int) -> None:
-        """A message of `src` has been taken up."""
-        if src == self.member.vmid:
-            return
-        with self.lock:
-            if not self.closed:
-                self.perform(self.member.consumed(src, size, time.monotonic()))
-
-    def wait_for(self, ready: Callable[[], bool], timeout: float | None) -> bool:
-        """Wait under the lock, which the caller holds, until `ready` or the session is closed."""
-        self._waiting += 1
-        try:
-            self.progress.wait_for(lambda: self.closed or ready(), timeout)
-        finally:
-            self._waiting -= 1
-        self.check_open()
-        return ready()
-
-    def tell_progress(self) -> None:
-        """Let who waits look again. Under the lock."""
-        self._on_progress(Progress(0))
-
-    def check_open(self) -> None:
-        """Raise NotJoined if the session is closed."""
-        if self.closed:
-            raise NotJoined(f"the group {self.file.name!r} was closed in this process")
 
     # ---- performing, under the lock
 
@@ -351,14 +226,6 @@ class Session:
         ticket: Settled = effect.ticket  # type: ignore[assignment]
         ticket.fail(effect.error)
         self.loop.nudge()
-
-    def _on_progress(self, effect: Progress) -> None:
-        if self._waiting:
-            self.progress.notify_all()
-        if self.listeners:
-            listeners, self.listeners = self.listeners, []
-            for wake in listeners:
-                wake()
 
     def _expect(self, effect: Expect) -> None:
         """The leader watches a process from before its first word."""

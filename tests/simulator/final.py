@@ -111,6 +111,8 @@ def _owns_what_it_knows(node: SimNode, leader: Leader) -> None:
     known = {(start, of.end) for start, of in member.ids._ranges.items()} | set(program.extra)
     if not any(start <= pid <= end for start, end in known):
         known.add((pid, pid))
+    moved = node.world.history.moved
+    known |= {(id, id) for id, owner in moved.items() if owner == node.vmid}
     owned = set(leader.ids.ranges_of(node.vmid))
     _must(owned == known, f"VMID {node.vmid} owns {owned - known} unknown, lacks {known - owned}")
     for vmid, id in member.provision.pairs:

@@ -11,7 +11,7 @@ import errno
 from collections import deque
 from typing import TYPE_CHECKING
 
-from libos_ipc.core.member import HEADER_WEIGHT
+from libos_ipc.core.vocabulary import HEADER_WEIGHT
 from libos_ipc.core.vocabulary import Deliver
 
 if TYPE_CHECKING:

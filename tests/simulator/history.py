@@ -58,6 +58,8 @@ class History:
         self.vmids_told: set[int] = set()
         self.ranges: set[tuple[int, int]] = set()
         self.uses: dict[int, int] = {}  # ID in use -> VMID
+        #: IDs moved from one program to another -> VMID, which may not know of it
+        self.moved: dict[int, int] = {}
         self.ended = 0
         self._until_compared = COMPARE_EVERY
         # children
@@ -253,10 +255,14 @@ class History:
         mover = self.shadow.ids.owner_of(id)
         self._must(self.uses.get(id, mover) in (mover, owner), f"{mover} moved ID {id}, not its own")
         self.uses[id] = owner
+        self.moved.pop(id, None)
+        if owner in self._world.nodes and owner != mover:
+            self.moved[id] = owner
 
     def _on_release(self, start: int, end: int, owner: int, now: float) -> None:
         for id in range(start, end + 1):
             self._must(id not in self.uses, f"{start}-{end} taken back: {self._use(id)} uses {id}")
+            self.moved.pop(id, None)
 
     def _on_gone(self, vmid: int, orderly: bool, now: float) -> None:
         node = self._world.nodes.get(vmid)
@@ -274,6 +280,7 @@ class History:
     def _drop_uses(self, vmid: int) -> None:
         for id in [id for id, user in self.uses.items() if user == vmid]:
             del self.uses[id]
+            self.moved.pop(id, None)
 
     def on_ended(self) -> None:
         """The leader says that the group is over."""

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from libos_ipc import wire
 from libos_ipc._native import Malformed
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
-from libos_ipc.core.leader import Applicant, Leader
+from libos_ipc.core.leader import Leader
 from libos_ipc.core.member import Member
+from libos_ipc.core.roster import Applicant
+from libos_ipc.core.roster import Applicant
 from libos_ipc.core.vocabulary import (
     Body,
     ChildExit,
@@ -157,8 +159,8 @@ class SimNode:
             self.world.network.cut(connection, report=False)
         self.out.clear()
         self._lost.clear()
-        for connection in self.port.connections:
-            connection.cut or self.world.network.cut(connection, lose_all=True)
+        for connection in list(self.port.connections):
+            self.world.network.cut(connection, lose_all=True)
         self.port.connections.clear()
 
     def vanish(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from libos_ipc.core.codes import Code
-from libos_ipc.core.member import HEADER_WEIGHT
+from libos_ipc.core.vocabulary import HEADER_WEIGHT
 from libos_ipc.core.vocabulary import Body, Deliver, Progress
 from libos_ipc.errors import IpcError
 
@@ -103,7 +103,7 @@ class Program:
         if ticket.error is None:
             assert isinstance(ticket.payload, tuple)
             for row in ticket.payload[0]:  # type: ignore[attr-defined]
-                vmid = row[11]
+                vmid = row[0]
                 if vmid != self.node.vmid and self.node.member.has_room(vmid, HEADER_WEIGHT + size):
                     self._send_now(vmid, size)
 
@@ -217,7 +217,7 @@ class Program:
             for vmid in (node.identity.parent, member.leader_vmid):
                 node.perform(member.send(vmid, Code.CHILDEXIT, told, self.world.now))
                 if vmid in member.links or vmid == node.vmid:
-                    self.world.history.child_exits[vmid, told] = 0
+                    self.world.history.child_exits[vmid, (node.vmid, *told)] = 0
                     break
         yield from self.flush(2.0)
         ticket = self._ask(Code.LEAVE)
@@ -225,9 +225,6 @@ class Program:
         node.leaving = False
         error = IpcError("closed")
         self.world.history.on_closing(node)
-        for entry in member.calls.drain():
-            if not callable(entry[1]):
-                entry[1].fail(error)
-        node.perform([Progress(0)])
+        node.perform([*member.calls.fail_all(error), Progress(0)])
         node.vanish()
         self.world.kernel.close(node.port, node.process)

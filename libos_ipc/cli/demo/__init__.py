@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from libos_ipc import Group
 from libos_ipc.cli.demo import files
-from libos_ipc.cli.demo.crew import Crew
+from libos_ipc.cli.demo.crew import Crew, End
+from libos_ipc.cli.demo.job import Job
 from libos_ipc.cli.demo.report import Report, Running
+from libos_ipc.cli.interrupts import interrupts_deferred
 from libos_ipc.cli.options import json_option, runtime_dir_option
 from libos_ipc.cli.output import console, print_json, print_table, printable
 
@@ -51,10 +54,10 @@ def command(path: Path | None, workers: int, runtime_dir: Path | None, as_json: 
         raise click.ClickException(f"{printable(str(path))}: {what}")
     running = Running(console(stderr=as_json), len(found), lines=not as_json)
     running.say(f"Counting the words of {len(found):,} files in {printable(str(path))}")
-    try:
-        report = _count(path, found, workers, runtime_dir, running)
-    finally:
-        running.stop()
+    with interrupts_deferred() as check, running:
+        crew = _count(found, workers, runtime_dir, check, running)
+        alone, alone_s = _count_alone(found, check, running)
+    report = Report(path, crew, alone, alone_s)
     if as_json:
         print_json(report.as_json())
     else:
@@ -69,15 +72,31 @@ def command(path: Path | None, workers: int, runtime_dir: Path | None, as_json: 
 
 
 def _count(
-    path: Path, found: list[Path], workers: int, runtime_dir: Path | None, running: Running
-) -> Report:
+    found: list[Path],
+    workers: int,
+    runtime_dir: Path | None,
+    check: Callable[[], None],
+    running: Running,
+) -> Crew:
+    def look(job: Job, ends: list[End]) -> None:
+        check()
+        running.on_job(job, ends)
+
     with Group.create(f"demo-{os.getpid()}", runtime_dir=runtime_dir) as group:
         crew = Crew(group, found, workers)
-        crew.run(running.on_job)
+        crew.run(look)
+    return crew
+
+
+def _count_alone(
+    found: list[Path], check: Callable[[], None], running: Running
+) -> tuple[list[int], float]:
+    """The counts, and the seconds that they took."""
     started = time.monotonic()
-    alone = []
-    for number, file in enumerate(found):
-        alone.append(files.count(file))
-        if number % STRIDE == 0:
-            running.on_alone(number)
-    return Report(path, crew, alone, time.monotonic() - started)
+    counts = []
+    for file in found:
+        check()
+        counts.append(files.count(file))
+        if len(counts) % STRIDE == 0:
+            running.on_alone(len(counts))
+    return counts, time.monotonic() - started

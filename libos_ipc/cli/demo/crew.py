@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -58,25 +58,26 @@ class End:
     retried: int
 
 
-@dataclass
 class Crew:
     """The founder's side. One thread calls `run`, once."""
 
-    group: Group
-    files: list[Path]
-    workers: int
-    requests: int = 0
-    ends: list[End] = field(default_factory=list)
+    def __init__(self, group: Group, files: list[Path], workers: int) -> None:
+        self.workers = workers
+        self.job = Job(len(files), workers)
+        self.requests = 0
+        self.ends: list[End] = []
+        self._group = group
+        self._files = files
+        self._children: dict[int, Child] = {}
+        self._to_be_killed = workers > 1
+        self._lock = threading.Lock()
 
-    def run(self, look: Callable[[Job, list[End]], object]) -> Job:
-        """Have all files counted. `look` is called every now and then, with how far it is.
+    def run(self, look: Callable[[Job, list[End]], object]) -> None:
+        """Have all files counted. `look` is called every now and then, with how far it is, and
+        may raise to end it.
 
         No worker is left when this returns or raises. IpcError if all of them ended too early.
         """
-        self.job = Job(len(self.files), self.workers)
-        self._lock = threading.Lock()
-        self._to_be_killed = self.workers > 1
-        self._children: dict[int, Child] = {}
         try:
             self._hire()
             self._listen()
@@ -85,26 +86,20 @@ class Crew:
             self._dismiss()
         if self.job.left:
             raise IpcError(f"all workers ended with {self.job.left} files left to count")
-        return self.job
 
     def _hire(self) -> None:
-        # Ctrl-C goes to every process of a terminal, but it is the founder's to act on it.
-        former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            for _ in range(self.workers):
-                child = self.group.spawn(work, self.group, self.files)
-                self._children[child.vmid] = child
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, former)
+        for _ in range(self.workers):
+            child = self._group.spawn(work, self._group, self._files)
+            self._children[child.vmid] = child
 
     def _listen(self) -> None:
-        @self.group.on(TAKE, threads=self.workers)
+        @self._group.on(TAKE, threads=self.workers)
         def take(message: Message) -> Share:
             self._count_request()
             share = self.job.take(message.src)
             return Share(share.start, share.stop)
 
-        @self.group.on(COUNTED, type=Counted)
+        @self._group.on(COUNTED, type=Counted)
         def counted(result: Counted, message: Message) -> None:
             self._count_request()
             if self.job.counted(message.src, result.file, result.words):
@@ -117,7 +112,7 @@ class Crew:
     def _strike(self, vmid: int) -> None:
         """Kill one worker, once: in the middle of a share, after a third of the work."""
         with self._lock:
-            if not self._to_be_killed or self.job.left * 3 > len(self.files) * 2:
+            if not self._to_be_killed or self.job.left * 3 > len(self._files) * 2:
                 return
             self._to_be_killed = False
         self._children[vmid].kill(signal.SIGKILL)
@@ -128,7 +123,7 @@ class Crew:
         while running:
             look(self.job, self.ends)
             try:
-                status = self.group.wait(timeout=LOOK_S)
+                status = self._group.wait(timeout=LOOK_S)
             except Timeout:
                 continue
             child = running.pop(status.pid)

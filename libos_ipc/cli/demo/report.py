@@ -33,17 +33,16 @@ class Running:
         self._together = self._bar.add_task("together", total=total)
         self._alone = self._bar.add_task("alone, to compare", total=total)
 
-    def start(self) -> None:
-        """Show the bar. It has a thread, so that no fork should come after this."""
-        self._bar.start()
+    def __enter__(self) -> Running:
+        return self
 
-    def stop(self) -> None:
+    def __exit__(self, *exc: object) -> None:
         """Take the bar away."""
         self._bar.stop()
 
     def on_job(self, job: Job, ends: list[End]) -> None:
         """So much has been counted by the workers, and these have ended."""
-        self._bar.start()
+        self._bar.start()  # at the first call only: it starts a thread, so not before the forks
         self._bar.update(self._together, completed=len(job.counts) - job.left)
         for end in ends[self._told :]:
             self._told += 1
@@ -77,7 +76,7 @@ class Report:
 
     @property
     def together_s(self) -> float:
-        """Seconds from the first handler to the last count."""
+        """Seconds from the first fork to the last count."""
         job = self.crew.job
         return job.finished_at - job.started_at
 

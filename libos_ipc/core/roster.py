@@ -1,0 +1,243 @@
+"""Who is in the group and what each owns: the leader's state, and the records that change it.
+
+`apply` is the one way in which a record changes this state, at the leader as at its successor:
+replaying a journal from its start gives the state again. Nothing here decides anything.
+
+A process's way through the table:
+
+    join:  admitted STARTING --hello--> RUNNING --leave--> gone
+    fork:  VMID granted to the parent --CHILD_STARTED--> STARTING --hello--> RUNNING
+    exec:  RUNNING --end of the liveness socket--> DETACHED --death--> gone
+                                                            --join--> STARTING again, same pid
+
+Hello and CHILD_STARTED of one child may come in either order. When a process dies, VMIDs
+granted to it may belong to children that are just starting: they stay *in doubt* for
+`doubt_s` seconds and may still say hello; then their IDs return.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeAlias
+
+from libos_ipc.core.ids import IdSpace
+from libos_ipc.core.vocabulary import State
+
+__all__ = ["LEADER_VMID", "Applicant", "Process", "Record", "Roster"]
+
+#: The leader's VMID in the first epoch.
+LEADER_VMID = 1
+
+Record: TypeAlias = tuple[object, ...]
+
+
+class Applicant(NamedTuple):
+    """A process that asks to be admitted; what the kernel says of it, and what it says."""
+
+    os_pid: int
+    start_time: int
+    uid: int
+    parent: int  #: VMID of the issuer of its token, 0 for none
+    may_lead: bool
+
+
+class Process:
+    """One row of the table."""
+
+    __slots__ = (
+        "forked",
+        "joined_at",
+        "may_lead",
+        "os_pid",
+        "parent",
+        "pgid",
+        "pid",
+        "ppid",
+        "start_time",
+        "state",
+        "uid",
+        "vmid",
+    )
+
+    def __init__(self, vmid: int, pid: int, ppid: int, parent: int, pgid: int) -> None:
+        self.vmid = vmid
+        self.pid = pid
+        self.ppid = ppid
+        self.parent = parent
+        self.pgid = pgid
+        self.os_pid = 0
+        self.start_time = 0
+        self.uid = -1
+        self.may_lead = True
+        #: made by a fork of `parent`, which therefore knows of it
+        self.forked = True
+        self.state = State.STARTING
+        self.joined_at = 0.0
+
+    def row(self) -> tuple[object, ...]:
+        """All fields in a fixed order, for comparing."""
+        return tuple(getattr(self, name) for name in Process.__slots__)
+
+    def public(self) -> tuple[int | float, ...]:
+        """What everybody may know, in the order in which it is sent."""
+        known = (self.vmid, self.pid, self.ppid, self.pgid, self.os_pid)
+        return (*known, int(self.state), self.joined_at)
+
+
+class Roster:
+    """The table of processes, the VMIDs given out, and the space of IDs.
+
+    `first_vmid` is 2, unless the leader is the founder itself and so the first member.
+    """
+
+    def __init__(
+        self,
+        *,
+        id_max: int,
+        range_size: int,
+        quarantine_s: float,
+        doubt_s: float,
+        first_vmid: int = LEADER_VMID + 1,
+    ) -> None:
+        self.ids = IdSpace(id_max=id_max, range_size=range_size, quarantine_s=quarantine_s)
+        self.processes: dict[int, Process] = {}
+        #: VMIDs that were given out and have not been seen: VMID -> who asked for it
+        self.granted: dict[int, int] = {}
+        self.granted_by: dict[int, set[int]] = {}
+        #: children of the dead that may still say hello: (when the doubt ends, VMID)
+        self.in_doubt: deque[tuple[float, int]] = deque()
+        self.next_vmid = first_vmid
+        self.ever_joined = False
+        self._doubt_s = doubt_s
+        self._apply: dict[str, Callable[..., None]] = {
+            "range": self._apply_range,
+            "release": self._apply_release,
+            "move": self._apply_move,
+            "vmid": self._apply_vmid,
+            "join": self._apply_join,
+            "child": self._apply_child,
+            "hello": self._apply_hello,
+            "detached": self._apply_detached,
+            "gone": self._apply_gone,
+            "undoubted": self._apply_undoubted,
+        }
+
+    def find_detached(self, applicant: Applicant) -> Process | None:
+        """The process that exec'ed and now asks to be admitted again."""
+        for process in self.processes.values():
+            if (
+                process.state is State.DETACHED
+                and process.os_pid == applicant.os_pid
+                and process.start_time == applicant.start_time
+            ):
+                return process
+        return None
+
+    def apply(self, record: Record) -> None:
+        """Change the state as this record says."""
+        kind, *fields = record
+        self._apply[str(kind)](*fields)
+
+    def replay(self, records: Iterable[Record]) -> None:
+        """Rebuild the state from a journal. Ranges are allocated again, and must come out alike."""
+        for record in records:
+            self.apply(record)
+
+    def _apply_range(self, owner: int, start: int, end: int, now: float) -> None:
+        got = self.ids.alloc_range(owner, now)
+        assert got == (start, end), (got, start, end)
+
+    def _apply_release(self, start: int, end: int, owner: int, now: float) -> None:
+        self.ids.release_range(start, end, owner, now)
+
+    def _apply_move(self, id: int, owner: int, now: float) -> None:
+        self.ids.move(id, owner, now=now)
+
+    def _apply_vmid(self, vmid: int, asker: int) -> None:
+        self.next_vmid = vmid + 1
+        self.granted[vmid] = asker
+        self.granted_by.setdefault(asker, set()).add(vmid)
+
+    def _apply_join(
+        self,
+        vmid: int,
+        pid: int,
+        ppid: int,
+        parent: int,
+        pgid: int,
+        os_pid: int,
+        start_time: int,
+        uid: int,
+        asked_parent: int,
+        may_lead: bool,
+        wall: float,
+        now: float,
+    ) -> None:
+        before = self.find_detached(Applicant(os_pid, start_time, uid, asked_parent, may_lead))
+        if before is not None:
+            self.ids.move(pid, vmid, now=now)
+            self._apply_gone(before.vmid, False, now)
+        self.next_vmid = vmid + 1
+        process = Process(vmid, pid, ppid, parent, pgid)
+        process.os_pid, process.start_time, process.uid = os_pid, start_time, uid
+        process.may_lead, process.joined_at = may_lead, wall
+        process.forked = False
+        self.processes[vmid] = process
+        self.ever_joined = True
+
+    def _apply_child(self, vmid: int) -> None:
+        parent_vmid = self.granted.pop(vmid)
+        self.granted_by.get(parent_vmid, set()).discard(vmid)
+        parent = self.processes.get(parent_vmid)
+        ranges = self.ids.ranges_of(vmid)
+        pid = ranges[0][0] if ranges else 0
+        ppid, pgid = (parent.pid, parent.pgid) if parent else (0, pid)
+        self.processes[vmid] = Process(vmid, pid, ppid, parent_vmid, pgid)
+        self.ever_joined = True
+
+    def _apply_hello(self, vmid: int, os_pid: int, start_time: int, uid: int, wall: float) -> None:
+        if vmid not in self.processes:
+            self._apply_child(vmid)
+        process = self.processes[vmid]
+        process.os_pid, process.start_time, process.uid = os_pid, start_time, uid
+        process.state = State.RUNNING
+        process.joined_at = process.joined_at or wall
+
+    def _apply_detached(self, vmid: int) -> None:
+        self.processes[vmid].state = State.DETACHED
+
+    def _apply_gone(self, vmid: int, orderly: bool, now: float) -> None:
+        del self.processes[vmid]
+        self.ids.release_owner(vmid, now)
+        for spare in sorted(self.granted_by.pop(vmid, ())):
+            if orderly:
+                del self.granted[spare]
+                self.ids.release_owner(spare, now)
+            else:
+                self.in_doubt.append((now + self._doubt_s, spare))
+
+    def _apply_undoubted(self, vmid: int, now: float) -> None:
+        asker = self.granted.pop(vmid)
+        self.granted_by.get(asker, set()).discard(vmid)
+        self.ids.release_owner(vmid, now)
+
+    def state(self) -> tuple[object, ...]:
+        """All that the journal must bring back, comparable."""
+        return (
+            self.next_vmid,
+            sorted(process.row() for process in self.processes.values()),
+            sorted(self.granted.items()),
+            sorted(doubt for doubt in self.in_doubt if doubt[1] in self.granted),
+            self.ids.snapshot(),
+        )
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        self.ids.check()
+        assert not self.processes.keys() & self.granted.keys()
+        for vmid, process in self.processes.items():
+            assert vmid < self.next_vmid
+            assert process.state is State.DETACHED or self.ids.owner_of(process.pid) == vmid
+        for vmid in self.granted:
+            assert vmid < self.next_vmid

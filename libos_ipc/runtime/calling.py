@@ -1,0 +1,166 @@
+"""What callers ask of a session: requests, messages, answers, and waiting for any of it.
+
+Every method takes the session's lock for as long as the machine is stepped and its effects are
+performed, never while it waits. A closed session answers NotJoined.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from libos_ipc.config import GroupConfig
+from libos_ipc.core.codes import Code
+from libos_ipc.core.member import Member
+from libos_ipc.core.vocabulary import Body, Effects
+from libos_ipc.errors import NotJoined, PeerDied, Timeout, WouldBlock
+from libos_ipc.runtime.loop import Loop
+from libos_ipc.runtime.rundir import GroupFile
+from libos_ipc.runtime.ticket import Settled, Ticket
+
+__all__ = ["Calling"]
+
+
+class Calling:
+    """The part of a session that threads of the program use."""
+
+    member: Member
+    file: GroupFile
+    config: GroupConfig
+    loop: Loop
+    lock: threading.Lock
+    #: told at every Progress effect
+    progress: threading.Condition
+    listeners: list[Callable[[], None]]
+    closed: bool
+    _waiting: int
+
+    def perform(self, effects: Effects) -> None:
+        """Do what the machine has decided. Under the lock."""
+        raise NotImplementedError
+
+    def request(
+        self,
+        dst: int,
+        code: int,
+        body: Body,
+        ticket: Settled,
+        size: int = 0,
+        timeout: float | None = 0,
+    ) -> int:
+        """Send a request and return its number; the ticket is settled when the answer comes.
+
+        A message of `size` bytes waits for room at the receiver, at most `timeout` seconds.
+        """
+        with self.lock:
+            self.check_open()
+            if size:
+                self._get_room(dst, size, timeout)
+            seq, effects = self.member.request(dst, code, body, ticket, time.monotonic())
+            self.perform(effects)
+            return seq
+
+    def call(self, dst: int, code: int, body: Body, timeout: float | None, size: int = 0) -> Body:
+        """Send a request and wait for the answer. Withdrawn if the wait ends without one."""
+        ticket = Ticket()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        seq = self.request(dst, code, body, ticket, size, timeout)
+        answered = False
+        try:
+            self.loop.sit(ticket.settled, deadline, urgent=True)
+            answered = ticket.wait(None if deadline is None else deadline - time.monotonic())
+        finally:
+            if not answered:
+                self.withdraw(seq)
+        if not answered:
+            raise Timeout(f"no answer from VMID {dst} to code {code} within {timeout} s")
+        return ticket.result()
+
+    def send_user(self, dst: int, code: int, body: Body, size: int, timeout: float | None) -> None:
+        """Send a program's one-way message of `size` bytes once there is room at the receiver."""
+        with self.lock:
+            self.check_open()
+            self._get_room(dst, size, timeout)
+            self.send_locked(dst, code, body)
+
+    def _get_room(self, dst: int, size: int, timeout: float | None) -> None:
+        member = self.member
+        if member.has_room(dst, size):
+            return
+        if timeout is not None and timeout <= 0:
+            raise WouldBlock(f"VMID {dst} owes {self.config.send_buffer} bytes or more")
+        self.perform(member.ask_progress(dst))
+        if not self.wait_for(lambda: member.has_room(dst, size), timeout):
+            raise Timeout(
+                f"VMID {dst} still owed {self.config.send_buffer} bytes or more after {timeout} s"
+            )
+
+    def ask_leader(self, code: Code, *fields: int, timeout: float | None = None) -> tuple[Any, ...]:
+        """One of the library's own requests to the leader: the fields of its answer."""
+        answer = self.call(self.member.leader_vmid, code, fields, timeout)
+        assert isinstance(answer, tuple)
+        return answer
+
+    def withdraw(self, seq: int) -> None:
+        """Nobody waits for this request any more."""
+        with self.lock:
+            if not self.closed:
+                self.perform(self.member.withdraw(seq, time.monotonic()))
+
+    def send(self, dst: int, code: int, body: Body) -> None:
+        """Send a one-way message, whatever the receiver owes."""
+        with self.lock:
+            self.check_open()
+            self.send_locked(dst, code, body)
+
+    def send_locked(self, dst: int, code: int, body: Body) -> None:
+        """The same under the lock. PeerDied if the process is known to be gone."""
+        self.perform(self.member.send(dst, code, body, time.monotonic()))
+        if dst != self.member.vmid and dst not in self.member.links:
+            raise PeerDied(f"VMID {dst} is gone: it ended or left the group, or never was")
+
+    def answer(self, dst: int, seq: int, payload: Body) -> None:
+        """Answer a request; in vain, without an error, if the requester is gone."""
+        with self.lock:
+            if not self.closed:
+                self.perform(self.member.answer(dst, seq, payload, time.monotonic()))
+
+    def refuse(self, dst: int, seq: int, number: int, text: str) -> None:
+        """Answer a request with an error."""
+        with self.lock:
+            if not self.closed:
+                self.perform(self.member.refuse(dst, seq, number, text, time.monotonic()))
+
+    def consumed(self, src: int, size: int) -> None:
+        """A message of `src` has been taken up."""
+        if src == self.member.vmid:
+            return
+        with self.lock:
+            if not self.closed:
+                self.perform(self.member.consumed(src, size, time.monotonic()))
+
+    def wait_for(self, ready: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait under the lock, which the caller holds, until `ready` or the session is closed."""
+        self._waiting += 1
+        try:
+            self.progress.wait_for(lambda: self.closed or ready(), timeout)
+        finally:
+            self._waiting -= 1
+        self.check_open()
+        return ready()
+
+    def tell_progress(self) -> None:
+        """Let who waits look again. Under the lock."""
+        if self._waiting:
+            self.progress.notify_all()
+        if self.listeners:
+            listeners, self.listeners = self.listeners, []
+            for wake in listeners:
+                wake()
+
+    def check_open(self) -> None:
+        """Raise NotJoined if the session is closed."""
+        if self.closed:
+            raise NotJoined(f"the group {self.file.name!r} was closed in this process")
