@@ -340,6 +340,7 @@ def test_a_request_that_timed_out_is_withdrawn(group: Group) -> None:
         with pytest.raises(TimeoutError):
             group.request(peer.vmid, NOTE, 2, timeout=0)
         group.send(peer.vmid, NOTE, 3)
+        group.flush(DEADLINE_S)
         peer.release()
         assert noted_by(group, peer.vmid) == [(group.vmid, 3)]
 
@@ -452,6 +453,7 @@ def test_asyncio_cancellation_and_timeout_withdraw(group: Group) -> None:
     group.ready()
     with Busy(group) as peer:
         run_async(main(peer.vmid))
+        group.flush(DEADLINE_S)
         peer.release()
         assert noted_by(group, peer.vmid) == [(group.vmid, 3)]
 

@@ -99,9 +99,12 @@ class Leader(Roster):
         else:
             pid, start, end = before.pid, before.pid, before.pid
         parent = self.processes.get(applicant.parent)
-        ppid = parent.pid if parent else 0
-        pgid = before.pgid if before else (parent.pgid if parent else pid)
-        parent_vmid = parent.vmid if parent else 0
+        if before is not None:
+            ppid, pgid, parent_vmid = before.ppid, before.pgid, before.parent
+        elif parent is not None:
+            ppid, pgid, parent_vmid = parent.pid, parent.pgid, parent.vmid
+        else:
+            ppid, pgid, parent_vmid = 0, pid, 0
         joined: Record = ("join", vmid, pid, ppid, parent_vmid, pgid, *applicant, wall, now)
         effects.append(self._record(joined))
         effects.append(Expect(vmid))

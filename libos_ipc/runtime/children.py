@@ -153,10 +153,13 @@ class Children:
         self._by_vmid: dict[int, ChildRow] = {}
 
     def add(self, pid: int, vmid: int) -> ChildRow:
-        """A child exists, or is about to."""
-        row = self._by_vmid.get(vmid)
+        """A child exists, or is about to; or one that exec'ed has joined again."""
+        row = self.rows.get(pid)
         if row is None:
-            row = self.rows[pid] = self._by_vmid[vmid] = ChildRow(pid, vmid)
+            row = self.rows[pid] = ChildRow(pid, vmid)
+        self._by_vmid.pop(row.vmid, None)
+        row.vmid = vmid
+        self._by_vmid[vmid] = row
         return row
 
     def by_vmid(self, vmid: int) -> ChildRow | None:

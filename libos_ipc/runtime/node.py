@@ -177,6 +177,8 @@ class Node:
                 plan = ForkPlan(*pair, Sockets.make(self.directory, pair[0]))
             except OSError as error:
                 log.warning("a forked child will not have joined: %s", error)
+                with self.session.lock:
+                    self._reclaim(*pair)
         with self._pause_lock:
             self._pauses += 1
             if self._pauses == 1:
@@ -285,7 +287,14 @@ class Node:
         if row is not None and not row.os_pid:
             # It never said who it is: a fork that failed, or a child that ended at once.
             self.children.forget(row)
+            self._reclaim(vmid, row.pid)
             self.session.tell_progress()
+
+    def _reclaim(self, vmid: int, pid: int) -> None:
+        """No child has this identity after all: the ID is to be used again. Under the lock."""
+        session = self.session
+        leader = session.member.leader_vmid
+        session.perform(session.member.send(leader, Code.CHILD_LOST, (vmid, pid), time.monotonic()))
 
     def _on_child_end(self, row: ChildRow) -> None:
         """In the worker: a child's pidfd is readable, and stays so until it is closed."""

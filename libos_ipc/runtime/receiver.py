@@ -76,6 +76,10 @@ class Receiver:
 
     # ---- ends
 
+    def hears(self, vmid: int) -> bool:
+        """Whether there is a connection from this peer. Under the session's lock."""
+        return bool(self._bound.get(vmid))
+
     def expect_end(self, vmid: int, dead: bool = False) -> None:
         """A peer has ended: tell it as soon as all that it sent is delivered."""
         wait = END_S if self._bound.get(vmid) else NO_CONNECTION_S

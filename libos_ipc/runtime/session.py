@@ -205,7 +205,12 @@ class Session(Calling):
     def _open(self, effect: Open) -> None:
         peer = effect.peer
         if not self.watches.live(peer, self.directory.live_socket(peer)):
-            self.perform(self.member.on_gone(peer, time.monotonic()))
+            if self.receiver.hears(peer):
+                # What it had sent before it ended is read first; then its end is told.
+                self.receiver.expect_end(peer)
+                self.loop.wake()
+            else:
+                self.perform(self.member.on_gone(peer, time.monotonic()))
         elif self._transport is not None:
             self._transport.disconnect(peer)
             self._transport.connect(peer, self.directory.message_socket(peer))

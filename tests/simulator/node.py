@@ -110,6 +110,7 @@ class SimNode:
         self._idle = False
         self._next_tick = 0.0
         self._wake_at = inf
+        self._checked_at = -1
         self._lost: deque[tuple[int, Connection]] = deque()
         #: ends heard of and not told: VMID -> whether the process is dead for sure
         self._ends: dict[int, bool] = {}
@@ -178,7 +179,14 @@ class SimNode:
 
     def check(self) -> None:
         """Everything that must hold of this process alone."""
-        self.member.check()
+        member, records = self.member, len(self.world.history.records)
+        if member.leader is None or records != self._checked_at:
+            self._checked_at = records
+            member.check()
+        else:  # what the leader grants has not changed: it changes by records alone
+            for link in member.links.values():
+                link.check()
+            member.ids.check()
         self.world.history.check_node(self)
 
     @property
@@ -201,7 +209,8 @@ class SimNode:
             self.perform(self.member.on_gone(peer, self.world.now))
         elif self._up:
             self._disconnect(peer)
-            self.out[peer] = self.world.network.connect(self, peer)
+            if peer not in self._ends:
+                self.out[peer] = self.world.network.connect(self, peer)
 
     def watch(self, peer: int) -> bool:
         """Watch a process's port. False if there is none, and never was one for us."""
