@@ -51,9 +51,10 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 @runtime_dir_option
 @click.argument("words", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(group: str | None, runtime_dir: Path | None, words: tuple[str, ...]) -> int:
-    """Run COMMAND in a group: Group.join() in it, or in anything that it starts, joins.
+    """Run COMMAND in a group, old or new.
 
-    Without --group a new group is founded. Signals sent to this process go on to COMMAND. The
+    Group.join() in COMMAND, or in what it starts, joins the group, which is a new one without
+    --group. Signals sent to this process go on to COMMAND. The
     exit status is that of COMMAND, or 128 plus the number of the signal that ended it; 127 if
     there is no such command, 126 if it cannot be executed.
     """

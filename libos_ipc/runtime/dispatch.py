@@ -62,6 +62,7 @@ class Dispatcher:
         #: what a child does before it ends, whose only thread was a handler that returned
         self.on_alone: Callable[[], None] = lambda: None
         self._header_weight = header_weight
+        self._me = 0
         self._replies: Replies | None = None
         self._loop: Loop | None = None
         self._wanted = 1
@@ -81,8 +82,9 @@ class Dispatcher:
 
     # ---- life
 
-    def start(self, replies: Replies, loop: Loop) -> None:
-        """Begin, or go on after a pause: wait beside `loop`, answer by way of `replies`."""
+    def start(self, me: int, replies: Replies, loop: Loop) -> None:
+        """Begin, or go on after a pause, as VMID `me`: wait beside `loop`, answer by `replies`."""
+        self._me = me
         self._replies = replies
         self._loop = loop
         self._stopping = False
@@ -251,7 +253,7 @@ class Dispatcher:
 
     def _admitted(self, message: Message) -> Handler:
         """The handler of a message, if policy lets it through."""
-        if self.policy is not None:
+        if self.policy is not None and message.src != self._me:
             self.policy(message.src, message.code, message.payload)
         handler = self.handlers.get(message.code)
         if handler is None:

@@ -122,8 +122,8 @@ class Node:
         self._go({session.member.leader_vmid, me.parent_vmid} - {0, me.vmid})
 
     def _go(self, greet: Iterable[int] = ()) -> None:
-        session, dispatcher = self.session, self.dispatcher
-        session.start(greet, lambda: dispatcher.start(session, session.loop))
+        session, dispatcher, me = self.session, self.dispatcher, self.identity.vmid
+        session.start(greet, lambda: dispatcher.start(me, session, session.loop))
 
     def leave(self) -> None:
         """Leave the group: what was sent arrives first, as far as that can be waited for."""

@@ -16,7 +16,7 @@ from libos_ipc import Group
 from libos_ipc.cli.demo import files
 from libos_ipc.cli.demo.crew import Crew, End
 from libos_ipc.cli.demo.job import Job
-from libos_ipc.cli.demo.report import Report, Running
+from libos_ipc.cli.demo.report import Report, Running, files_of
 from libos_ipc.cli.interrupts import interrupts_deferred
 from libos_ipc.cli.options import json_option, runtime_dir_option
 from libos_ipc.cli.output import console, print_json, print_table, printable
@@ -39,21 +39,20 @@ STRIDE = 50
 @runtime_dir_option
 @json_option
 def command(path: Path | None, workers: int, runtime_dir: Path | None, as_json: bool) -> int:
-    """Count the words of all files under PATH with a group of processes.
+    """Count words with a group, and kill a member.
 
-    Forked workers ask for shares of the files and report each count. In the middle of its
+    The words are those of all files under PATH, or else of the standard library. Forked workers ask for shares of the files and report each count. In the middle of its
     share one of them is killed, and another does what it left undone. Then a single process
     counts everything again: exit status 1 if there is any difference.
 
-    Without PATH it takes the Python sources of the standard library. A word is what stands
-    between ASCII whitespace.
+    A word is what stands between ASCII whitespace.
     """
     path, found = (path, files.find(path)) if path else files.standard_library()
     if not found:
         what = "has no files" if path.exists() else "no such file or directory"
         raise click.ClickException(f"{printable(str(path))}: {what}")
     running = Running(console(stderr=as_json), len(found), lines=not as_json)
-    running.say(f"Counting the words of {len(found):,} files in {printable(str(path))}")
+    running.say(f"Counting the words of {files_of(len(found))} in {printable(str(path))}")
     with interrupts_deferred() as check, running:
         crew = _count(found, workers, runtime_dir, check, running)
         alone, alone_s = _count_alone(found, check, running)
@@ -65,7 +64,7 @@ def command(path: Path | None, workers: int, runtime_dir: Path | None, as_json: 
     if report.differing:
         first = printable(str(found[report.differing[0]]))
         raise click.ClickException(
-            f"the counts of {len(report.differing)} files differ, {first} for one: "
+            f"the counts of {files_of(len(report.differing))} differ, first of {first}: "
             "did it change meanwhile?"
         )
     return 0

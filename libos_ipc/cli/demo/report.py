@@ -12,7 +12,7 @@ from libos_ipc.cli.demo.crew import Crew, End
 from libos_ipc.cli.demo.files import UNREADABLE
 from libos_ipc.cli.demo.job import Job
 
-__all__ = ["Report", "Running"]
+__all__ = ["Report", "Running", "files_of"]
 
 
 class Running:
@@ -120,6 +120,11 @@ class Report:
             rows.append(("killed", f"nobody: {alone}"))
         rows.append(("retried files", f"{told['retried_files']:,}"))
         return rows
+
+
+def files_of(number: int) -> str:
+    """`1 file`, `2,000 files`."""
+    return f"{number:,} file{'' if number == 1 else 's'}"
 
 
 def _sum(counts: list[int]) -> int:
