@@ -201,7 +201,7 @@ def test_members_are_seen_alike_by_all(group: libos_ipc.Group) -> None:
             (one.vmid, one.pid, one.os_pid, "running"),
             (other.vmid, other.pid, other.os_pid, "running"),
         ]
-        assert seen() == expected
+        poll(lambda: seen() == expected, what="all are running")
         remote = group.request(
             other.vmid, 70, timeout=DEADLINE_S, type=list[tuple[int, int, int, str]]
         )

@@ -123,6 +123,7 @@ def test_messages_are_held_until_a_process_is_ready(group: Group) -> None:
         group.flush(DEADLINE_S)  # they have arrived, though nobody handles them
         with pytest.raises(libos_ipc.Timeout):
             group.request(vmid, NOTE, 99, timeout=0.05)
+        group.flush(DEADLINE_S)  # the withdrawal, too
         child.send()
         group.send(vmid, NOTE, -1)
         child.recv()
@@ -346,31 +347,26 @@ def test_a_request_that_timed_out_is_withdrawn(group: Group) -> None:
 
 
 def test_a_late_answer_is_dropped(group: Group) -> None:
-    gate = threading.Event()
+    gates = [threading.Event() for _ in range(20)]
 
-    def slow(line: Line) -> None:
-        for number in range(20):
+    @group.on(HOLD, type=int)
+    def hold(number: int, message: Message) -> bytes:
+        gates[number].wait(DEADLINE_S)
+        return b"late"
+
+    def ask(line: Line) -> None:
+        for number in range(len(gates)):
             with pytest.raises(libos_ipc.Timeout):
-                group.request(group.parent_vmid, HOLD, timeout=0.005)
-            line.send()
-            line.recv()
+                group.request(group.parent_vmid, HOLD, number, timeout=0.01)
+            line.send(number)
             answer = group.request(group.parent_vmid, ECHO, number, type=int, timeout=DEADLINE_S)
             assert answer == number
 
-    @group.on(HOLD)
-    def hold(message: Message) -> bytes:
-        gate.wait(DEADLINE_S)
-        gate.clear()
-        return b"late"
-
     echo(group)
-    with Forked(slow) as child:
-        for _ in range(20):
-            child.recv()
-            gate.set()
-            child.send()
+    with Forked(ask) as child:
+        for _ in gates:
+            gates[child.recv()].set()
         child.result()
-    gate.set()
 
 
 def test_ctrl_c_ends_a_wait(group: Group) -> None:

@@ -11,6 +11,7 @@ stderr that says what is wrong; 2 for a usage error; 130 after Ctrl-C.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -47,6 +48,8 @@ def _libos_ipc() -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line of `args`, by default the process's own; its exit status."""
+    # What the library logs is for programs; commands say themselves what is wrong.
+    logging.getLogger("libos_ipc").addHandler(logging.NullHandler())
     try:
         status = _libos_ipc.main(args, prog_name="libos-ipc", standalone_mode=False)
         sys.stdout.flush()

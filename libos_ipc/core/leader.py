@@ -22,6 +22,7 @@ from libos_ipc.core.vocabulary import (
     Expect,
     Journal,
     Note,
+    Refuse,
     Say,
     State,
 )
@@ -83,6 +84,9 @@ class Leader(Roster):
         self, src: int, code: int, seq: int, fields: tuple[object, ...], now: float
     ) -> Effects:
         """A message of an identified process to the leader."""
+        if src not in self.processes and code != Code.LEAVE:
+            # Asked behind its own LEAVE: what is granted to it now would never return.
+            return [Refuse(src, seq, errno.ENOTCONN, f"VMID {src} has left")] if seq else []
         return self._on_code[code](src, seq, fields, now)  # type: ignore[arg-type]
 
     def on_join(self, applicant: Applicant, now: float, wall: float) -> tuple[Admission, Effects]:
@@ -105,9 +109,10 @@ class Leader(Roster):
             ppid, pgid, parent_vmid = parent.pid, parent.pgid, parent.vmid
         else:
             ppid, pgid, parent_vmid = 0, pid, 0
+        spares = [] if before is None else sorted(self.spares_of.get(before.vmid, ()))
         joined: Record = ("join", vmid, pid, ppid, parent_vmid, pgid, *applicant, wall, now)
         effects.append(self._record(joined))
-        effects.append(Expect(vmid))
+        effects += [Expect(each) for each in (vmid, *spares)]
         return Admission(vmid, pid, ppid, pgid, parent_vmid, start, end), effects
 
     def on_hello(
@@ -119,7 +124,7 @@ class Leader(Roster):
         """
         process = self.processes.get(vmid)
         if process is None:
-            if vmid not in self.granted:
+            if vmid not in self.spares or not self.spares[vmid].pid:
                 return None
         elif process.os_pid not in (0, os_pid):
             return None
@@ -139,33 +144,20 @@ class Leader(Roster):
         return [self._record(("detached", vmid))]
 
     def on_gone(self, vmid: int, now: float) -> Effects:
-        """The process behind `vmid` is dead: all that it held returns, once."""
+        """Nobody listens as `vmid`, and its process is dead if there was one: all that it held
+        returns, once."""
+        spare = self.spares.get(vmid)
+        if spare is not None and spare.asker not in self.processes:
+            return [self._record(("lost", vmid, now)), *self._ended()]
         if vmid not in self.processes:
             return []
-        effects: Effects = [
-            Note("member gone", {"vmid": vmid}),
-            self._record(("gone", vmid, False, now)),
-        ]
-        return effects + self._ended()
+        return [Note("member gone", {"vmid": vmid}), *self._gone(vmid, now), *self._ended()]
 
     def on_child_exit(self, told: ChildExit) -> None:
         """A child tells its own exit to us, since its parent is gone."""
         child = self.processes.get(told.src)
         if child is not None and child.pid == told.pid:
             self.orphan_exits.append(told)
-
-    def on_tick(self, now: float) -> Effects:
-        """End the doubts that are old enough."""
-        effects: Effects = []
-        while self.in_doubt and self.in_doubt[0][0] <= now:
-            _, vmid = self.in_doubt.popleft()
-            if vmid in self.granted:
-                effects.append(self._record(("undoubted", vmid, now)))
-        return effects + self._ended() if effects else effects
-
-    def needs_tick(self) -> bool:
-        """Whether time alone can change anything."""
-        return bool(self.in_doubt)
 
     # ---- requests
 
@@ -183,6 +175,8 @@ class Leader(Roster):
 
     def _release_id_range(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
         start, end = fields
+        if start <= self.processes[src].pid <= end:
+            return [Answer(src, seq, Code.RELEASE_ID_RANGE, (-errno.EINVAL,))]
         try:
             self.ids.release_range(start, end, src, now)
         except IpcError as error:
@@ -194,10 +188,12 @@ class Leader(Roster):
 
     def _change_id_owner(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
         id, owner = fields
-        if owner not in self.processes and owner not in self.granted:
+        if owner not in self.processes and owner not in self.spares:
             return [Answer(src, seq, Code.CHANGE_ID_OWNER, (-errno.ESRCH,))]
+        if id == self.processes[src].pid and owner != src:
+            return [Answer(src, seq, Code.CHANGE_ID_OWNER, (-errno.EINVAL,))]
         try:
-            self.ids.move(id, owner, by=src, now=now)
+            self.move(id, owner, now, by=src)
         except IpcError as error:
             return [Answer(src, seq, Code.CHANGE_ID_OWNER, (-(error.errno or errno.EINVAL),))]
         return [Journal(("move", id, owner, now)), Answer(src, seq, Code.CHANGE_ID_OWNER, (0,))]
@@ -206,11 +202,11 @@ class Leader(Roster):
         return [Answer(src, seq, Code.GET_ID_OWNER, (self.ids.owner_of(fields[0]),))]
 
     def _leave(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
-        effects: Effects = []
-        if src in self.processes:
-            effects.append(self._record(("gone", src, True, now)))
-        effects.append(Answer(src, seq, Code.LEAVE, (0,)))
-        return effects + self._ended()
+        answer = Answer(src, seq, Code.LEAVE, (0,))
+        if src not in self.processes:
+            return [answer]
+        gone, *rest = self._gone(src, now)
+        return [gone, answer, *rest, *self._ended()]
 
     def _get_members(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
         rows = tuple(process.public() for process in self.processes.values())
@@ -220,7 +216,8 @@ class Leader(Roster):
         vmid, pid = fields
         if vmid in self.processes:
             return []
-        if self.granted.get(vmid) != src or self.ids.owner_of(pid) != vmid:
+        spare = self.spares.get(vmid)
+        if spare is None or (spare.asker, spare.pid) != (src, pid):
             return [Note("child refused", {"parent": src, "vmid": vmid, "pid": pid})]
         return [self._record(("child", vmid)), Expect(vmid)]
 
@@ -230,10 +227,11 @@ class Leader(Roster):
         if process is not None:
             if process.parent != src or process.state is not State.STARTING:
                 return []
-            return [self._record(("gone", vmid, False, now)), *self._ended()]
-        if self.granted.get(vmid) != src:
+            return [*self._gone(vmid, now), *self._ended()]
+        spare = self.spares.get(vmid)
+        if spare is None or spare.asker != src:
             return []
-        return [self._record(("undoubted", vmid, now))]
+        return [self._record(("lost", vmid, now))]
 
     # ---- helpers
 
@@ -241,10 +239,11 @@ class Leader(Roster):
         self.apply(record)
         return Journal(record)
 
+    def _gone(self, vmid: int, now: float) -> Effects:
+        """A process is gone. Children of whom it had no time to tell are there or they are not."""
+        spares = sorted(self.spares_of.get(vmid, ()))
+        return [self._record(("gone", vmid, now)), *(Expect(spare) for spare in spares)]
+
     def _ended(self) -> Effects:
         """The group is over with its last member, and with the last that could become one."""
-        if not self.ever_joined or self.processes:
-            return []
-        if any(vmid in self.granted for _, vmid in self.in_doubt):
-            return []
-        return [Ended()]
+        return [Ended()] if self.ever_joined and not (self.processes or self.spares) else []

@@ -19,6 +19,11 @@ A second count bounds what a slow receiver costs: bytes are *owed* from sending 
 receiver says that it has consumed them (CREDIT, a running total; resending changes neither
 side's total). Acknowledged means arrived, consumed means taken up by a handler.
 
+A question (PROBE) has no number, so nobody keeps it. Two must not be lost all the same: the one
+that only makes us known, and the one of a caller that waits for room, without which the peer
+announces nothing until much has been consumed. They stay *open* and are asked again, like what
+is kept, until the answer or the credit shows that the peer has heard.
+
 Invariants: kept numbers are acked+1 … sent without a gap; delivered never shrinks; what is
 owed is never negative. An acknowledgement or a credit beyond what was sent is hostile or
 broken, and refused.
@@ -51,6 +56,7 @@ class Link:
         "consumed",
         "credited",
         "delivered",
+        "greeting",
         "kept",
         "peer",
         "probe_at",
@@ -60,6 +66,7 @@ class Link:
         "sent",
         "sent_bytes",
         "starving",
+        "wanting",
     )
 
     def __init__(self, peer: int) -> None:
@@ -75,6 +82,9 @@ class Link:
         self.probe_at = 0.0
         self.probe_interval = FIRST_PROBE_S
         self.probed_at_number = 0
+        # questions that the peer may not have heard: who we are, and how much it has consumed
+        self.greeting = False
+        self.wanting = False
         # what we receive
         self.delivered = 0
         self.announced_ack = 0
@@ -129,11 +139,18 @@ class Link:
         if consumed > self.sent_bytes:
             raise ValueError(f"consumed {consumed} bytes, but only {self.sent_bytes} were sent")
         self.credited = consumed
+        if not self.owed:
+            self.wanting = False
         return True
+
+    @property
+    def open(self) -> bool:
+        """Whether anything is to be sent or asked again until the peer shows that it came."""
+        return bool(self.kept) or self.greeting or (self.wanting and self.owed > 0)
 
     def probe_due(self, now: float) -> bool:
         """Whether to ask the peer what it has; each asking doubles the time to the next."""
-        if not self.kept or now < self.probe_at:
+        if not self.open or now < self.probe_at:
             return False
         self.probe_interval = min(self.probe_interval * 2, LAST_PROBE_S)
         self.probe_at = now + self.probe_interval

@@ -106,6 +106,7 @@ class Member:
         link = self.links.get(peer)
         if link is None:
             link = self.links[peer] = Link(peer)
+        link.greeting = True
         return self._unnumbered(link, Code.PROBE)
 
     def has_room(self, dst: int, size: int) -> bool:
@@ -116,7 +117,10 @@ class Member:
     def ask_progress(self, dst: int) -> Effects:
         """Ask `dst` to say at once what has arrived and what it has consumed."""
         link = self.links.get(dst)
-        return [] if link is None else self._unnumbered(link, Code.PROBE)
+        if link is None:
+            return []
+        link.wanting = True
+        return self._unnumbered(link, Code.PROBE)
 
     def unarrived(self) -> list[int]:
         """Peers that have not acknowledged everything."""
@@ -181,7 +185,13 @@ class Member:
         if link is None or not link.connected:
             return []
         link.connected = False
-        return self._connect(link, now) if link.kept else []
+        return self._connect(link, now) if link.open else []
+
+    def on_unconnected(self, peer: int) -> None:
+        """An Open could not be performed, though `peer` may be there: tried again by and by."""
+        link = self.links.get(peer)
+        if link is not None:
+            link.connected = False
 
     def on_rebuilt(self, now: float) -> Effects:
         """Our own transport was ended and made again: nothing is connected."""
@@ -189,7 +199,7 @@ class Member:
         effects: Effects = []
         for link in self.links.values():
             link.connected = False
-            if link.kept or link.ack_owed():
+            if link.open or link.ack_owed():
                 effects += self._connect(link, now)
         return effects
 
@@ -205,15 +215,12 @@ class Member:
         effects: Effects = []
         again = False
         for link in self.links.values():
-            if link.kept:
+            if link.open:
                 again = True
                 if link.probe_due(now):
                     effects += self._unnumbered(link, Code.PROBE)
             if link.ack_owed():
                 effects += self._unnumbered(link, Code.ACK)
-        if self.leader is not None:
-            effects += self._lead(self.leader.on_tick(now), now)
-            again = again or self.leader.needs_tick()
         return effects, again
 
     def lead(self, effects: Effects, now: float) -> Effects:
@@ -269,6 +276,8 @@ class Member:
         effects += [
             Transmit(link.peer, number, acked, message) for number, message in link.again(now)
         ]
+        if link.greeting or link.wanting:
+            effects += self._unnumbered(link, Code.PROBE)
         return effects
 
     # ---- receiving
@@ -309,6 +318,7 @@ class Member:
         return []
 
     def _on_ack(self, link: Link, seq: int, body: Body, now: float) -> Effects:
+        link.greeting = False
         if not link.on_probe_answered(link.acked):
             return []
         effects = self._connect(link, now)

@@ -10,14 +10,13 @@ A process's way through the table:
     exec:  RUNNING --end of the liveness socket--> DETACHED --death--> gone
                                                             --join--> STARTING again, same pid
 
-Hello and CHILD_STARTED of one child may come in either order. When a process dies, VMIDs
-granted to it may belong to children that are just starting: they stay *in doubt* for
-`doubt_s` seconds and may still say hello; then their IDs return.
+Hello and CHILD_STARTED of one child may come in either order, and a child may be there of which
+its parent had no time to tell. So the *spare* VMIDs of a process outlive it, until the kernel
+says that nobody listens as one of them, and never did.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeAlias
 
@@ -85,6 +84,26 @@ class Process:
         return (*known, int(self.state), self.joined_at)
 
 
+class Spare:
+    """A VMID that was given out and whose process has not been seen, if it ever will be.
+
+    `pid` is the ID that the asker has moved to it, 0 before that; `ppid` and `pgid` are what its
+    process inherits where the asker has gone before it.
+    """
+
+    __slots__ = ("asker", "pgid", "pid", "ppid")
+
+    def __init__(self, asker: int) -> None:
+        self.asker = asker
+        self.pid = 0
+        self.ppid = 0
+        self.pgid = 0
+
+    def row(self) -> tuple[int, ...]:
+        """All fields in a fixed order, for comparing."""
+        return self.asker, self.pid, self.ppid, self.pgid
+
+
 class Roster:
     """The table of processes, the VMIDs given out, and the space of IDs.
 
@@ -97,19 +116,15 @@ class Roster:
         id_max: int,
         range_size: int,
         quarantine_s: float,
-        doubt_s: float,
         first_vmid: int = LEADER_VMID + 1,
     ) -> None:
         self.ids = IdSpace(id_max=id_max, range_size=range_size, quarantine_s=quarantine_s)
         self.processes: dict[int, Process] = {}
-        #: VMIDs that were given out and have not been seen: VMID -> who asked for it
-        self.granted: dict[int, int] = {}
-        self.granted_by: dict[int, set[int]] = {}
-        #: children of the dead that may still say hello: (when the doubt ends, VMID)
-        self.in_doubt: deque[tuple[float, int]] = deque()
+        #: VMIDs that were given out and have not been seen
+        self.spares: dict[int, Spare] = {}
+        self.spares_of: dict[int, set[int]] = {}  # who asked for them -> VMIDs
         self.next_vmid = first_vmid
         self.ever_joined = False
-        self._doubt_s = doubt_s
         self._apply: dict[str, Callable[..., None]] = {
             "range": self._apply_range,
             "release": self._apply_release,
@@ -120,7 +135,7 @@ class Roster:
             "hello": self._apply_hello,
             "detached": self._apply_detached,
             "gone": self._apply_gone,
-            "undoubted": self._apply_undoubted,
+            "lost": self._apply_lost,
         }
 
     def find_detached(self, applicant: Applicant) -> Process | None:
@@ -152,12 +167,20 @@ class Roster:
         self.ids.release_range(start, end, owner, now)
 
     def _apply_move(self, id: int, owner: int, now: float) -> None:
-        self.ids.move(id, owner, now=now)
+        self.move(id, owner, now)
+
+    def move(self, id: int, owner: int, now: float, by: int | None = None) -> None:
+        """Give an ID to another VMID. The first that a spare gets from its asker is its pid."""
+        before = self.ids.owner_of(id)
+        self.ids.move(id, owner, by=by, now=now)
+        spare = self.spares.get(owner)
+        if spare is not None and not spare.pid and spare.asker == before:
+            spare.pid = id
 
     def _apply_vmid(self, vmid: int, asker: int) -> None:
         self.next_vmid = vmid + 1
-        self.granted[vmid] = asker
-        self.granted_by.setdefault(asker, set()).add(vmid)
+        self.spares[vmid] = Spare(asker)
+        self.spares_of.setdefault(asker, set()).add(vmid)
 
     def _apply_join(
         self,
@@ -177,7 +200,7 @@ class Roster:
         before = self.find_detached(Applicant(os_pid, start_time, uid, asked_parent, may_lead))
         if before is not None:
             self.ids.move(pid, vmid, now=now)
-            self._apply_gone(before.vmid, False, now)
+            self._apply_gone(before.vmid, now)
         self.next_vmid = vmid + 1
         process = Process(vmid, pid, ppid, parent, pgid)
         process.os_pid, process.start_time, process.uid = os_pid, start_time, uid
@@ -187,14 +210,16 @@ class Roster:
         self.ever_joined = True
 
     def _apply_child(self, vmid: int) -> None:
-        parent_vmid = self.granted.pop(vmid)
-        self.granted_by.get(parent_vmid, set()).discard(vmid)
-        parent = self.processes.get(parent_vmid)
-        ranges = self.ids.ranges_of(vmid)
-        pid = ranges[0][0] if ranges else 0
-        ppid, pgid = (parent.pid, parent.pgid) if parent else (0, pid)
-        self.processes[vmid] = Process(vmid, pid, ppid, parent_vmid, pgid)
+        spare = self._take_spare(vmid)
+        parent = self.processes.get(spare.asker)
+        ppid, pgid = (parent.pid, parent.pgid) if parent else (spare.ppid, spare.pgid)
+        self.processes[vmid] = Process(vmid, spare.pid, ppid, spare.asker, pgid)
         self.ever_joined = True
+
+    def _take_spare(self, vmid: int) -> Spare:
+        spare = self.spares.pop(vmid)
+        self.spares_of.get(spare.asker, set()).discard(vmid)
+        return spare
 
     def _apply_hello(self, vmid: int, os_pid: int, start_time: int, uid: int, wall: float) -> None:
         if vmid not in self.processes:
@@ -207,19 +232,15 @@ class Roster:
     def _apply_detached(self, vmid: int) -> None:
         self.processes[vmid].state = State.DETACHED
 
-    def _apply_gone(self, vmid: int, orderly: bool, now: float) -> None:
-        del self.processes[vmid]
+    def _apply_gone(self, vmid: int, now: float) -> None:
+        process = self.processes.pop(vmid)
         self.ids.release_owner(vmid, now)
-        for spare in sorted(self.granted_by.pop(vmid, ())):
-            if orderly:
-                del self.granted[spare]
-                self.ids.release_owner(spare, now)
-            else:
-                self.in_doubt.append((now + self._doubt_s, spare))
+        for orphan in self.spares_of.pop(vmid, ()):
+            self.spares[orphan].ppid = process.pid
+            self.spares[orphan].pgid = process.pgid
 
-    def _apply_undoubted(self, vmid: int, now: float) -> None:
-        asker = self.granted.pop(vmid)
-        self.granted_by.get(asker, set()).discard(vmid)
+    def _apply_lost(self, vmid: int, now: float) -> None:
+        self._take_spare(vmid)
         self.ids.release_owner(vmid, now)
 
     def state(self) -> tuple[object, ...]:
@@ -227,17 +248,19 @@ class Roster:
         return (
             self.next_vmid,
             sorted(process.row() for process in self.processes.values()),
-            sorted(self.granted.items()),
-            sorted(doubt for doubt in self.in_doubt if doubt[1] in self.granted),
+            sorted((vmid, *spare.row()) for vmid, spare in self.spares.items()),
             self.ids.snapshot(),
         )
 
     def check(self) -> None:
         """Assert the invariants."""
         self.ids.check()
-        assert not self.processes.keys() & self.granted.keys()
+        assert not self.processes.keys() & self.spares.keys()
         for vmid, process in self.processes.items():
             assert vmid < self.next_vmid
             assert process.state is State.DETACHED or self.ids.owner_of(process.pid) == vmid
-        for vmid in self.granted:
+        for vmid, spare in self.spares.items():
             assert vmid < self.next_vmid
+            assert not spare.pid or self.ids.owner_of(spare.pid) == vmid
+            assert spare.asker not in self.processes or vmid in self.spares_of[spare.asker]
+        assert sum(map(len, self.spares_of.values())) <= len(self.spares)

@@ -107,7 +107,7 @@ class Journal(NamedTuple):
 
 
 class Expect(NamedTuple):
-    """The leader is to watch the process behind `vmid`, which has not said hello yet."""
+    """The leader is to watch whoever listens as `vmid` and has not said hello yet, if anybody."""
 
     vmid: int
 

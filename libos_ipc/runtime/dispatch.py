@@ -139,9 +139,9 @@ class Dispatcher:
     def set_ready(self) -> None:
         """Handle what was held, and everything from now on."""
         with self._lock:
-            self._ready = True
             while self._held:
                 self._queue.put(self._held.popleft())
+            self._ready = True  # only now: nothing may overtake what was held
         if self._replies is not None:
             self._spawn()
 

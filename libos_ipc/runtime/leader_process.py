@@ -35,7 +35,6 @@ def _make_leader(config: GroupConfig, *, first_vmid: int = LEADER_VMID + 1) -> L
         id_max=config.id_max,
         range_size=config.id_range_size,
         quarantine_s=config.quarantine,
-        doubt_s=config.fork_timeout,
         first_vmid=first_vmid,
     )
 

@@ -48,7 +48,6 @@ class Loop:
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._callbacks: dict[int, Callable[[], None]] = {}
-        self._edges: set[int] = set()
         self._rounds = threading.Lock()
         self._timeout: float | None = 0
         self._stopping = False
@@ -56,7 +55,6 @@ class Loop:
         self._seat = threading.Lock()
         self._sitter = 0  # thread identity, 0 for none
         self._nudged = False
-        self._interrupted = False
         #: somebody who needs the seat more than a thread that only waits for messages
         self._seat_wanted = False
         self.register(self._wake_fd, self._on_wake)
@@ -68,13 +66,10 @@ class Loop:
         thread; one whose callback always empties it need not. Any thread.
         """
         self._callbacks[fd] = callback
-        if edge:
-            self._edges.add(fd)
         self._epoll.register(fd, select.EPOLLIN | (select.EPOLLET if edge else 0))
 
     def unregister(self, fd: int) -> None:
         """The reverse, before `fd` is closed. Any thread."""
-        self._edges.discard(fd)
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
@@ -138,7 +133,11 @@ class Loop:
 
         May return earlier, when another thread sits, the loop is being stopped, or a sitter
         that is not urgent is in the way of one that is: the caller then waits by other means.
+        So does the main thread, always: a signal handler that raises, as Ctrl-C's does, would
+        end a round in the middle, and what it had taken in would be lost.
         """
+        if threading.get_ident() == threading.main_thread().ident:
+            return
         if not self._seat.acquire(blocking=False):
             self._seat_wanted = self._seat_wanted or urgent
             return
@@ -152,11 +151,6 @@ class Loop:
                         return
                     timeout = left if timeout is None else min(left, timeout)
                 self._round(self._epoll.poll(timeout))
-        except BaseException:
-            # Ctrl-C, between an event and its round perhaps: nobody else will be told of it.
-            self._interrupted = True
-            self.wake()
-            raise
         finally:
             self._sitter = 0
             self._seat_wanted = False
@@ -177,10 +171,6 @@ class Loop:
                 callback = callbacks.get(fd)
                 if callback is not None:
                     callback()
-            if self._interrupted:
-                self._interrupted = False
-                for fd in list(self._edges):
-                    callbacks[fd]()
             self._timeout = self._on_round()
 
     def _on_wake(self) -> None:

@@ -222,15 +222,7 @@ class Node:
         with self._pause_lock:
             self._pauses -= 1
             if self._pauses == 0:
-                self._resume_at_once()
                 self._go()
-
-    def _resume_at_once(self) -> None:
-        """Make the transport in this thread: the worker would have to wait for its turn."""
-        try:
-            self.session.resume()
-        except OSError as error:
-            log.warning("after a fork: %s; the worker goes on trying", error)
 
     def forked_child(self, plan: ForkPlan | None) -> bool:
         """After a fork, in the child. False if it could not join."""

@@ -48,6 +48,8 @@ class Receiver:
         self._transport: Transport | None = None
         self._muted: set[Connection] = set()
         self._bound: dict[int, set[Connection]] = {}
+        #: connections that have ended, and may still have messages in the queue
+        self._ended: list[Connection] = []
         #: ends to be told: VMID -> (not later than, whether the process is dead for sure)
         self._ends: dict[int, tuple[float, bool]] = {}
         self._more = False
@@ -64,6 +66,7 @@ class Receiver:
         self._transport = transport
         self._bound.clear()
         self._muted.clear()
+        self._ended.clear()
         for name, fd in transport.descriptors().items():
             self._session.loop.register(fd, self._actions[name], edge=True)
         self._fresh = True
@@ -78,11 +81,11 @@ class Receiver:
 
     def hears(self, vmid: int) -> bool:
         """Whether there is a connection from this peer. Under the session's lock."""
-        return bool(self._bound.get(vmid))
+        return vmid in self._bound
 
     def expect_end(self, vmid: int, dead: bool = False) -> None:
         """A peer has ended: tell it as soon as all that it sent is delivered."""
-        wait = END_S if self._bound.get(vmid) else NO_CONNECTION_S
+        wait = END_S if vmid in self._bound else NO_CONNECTION_S
         before = self._ends.get(vmid)
         deadline = before[0] if before else time.monotonic() + wait
         self._ends[vmid] = (deadline, dead or bool(before and before[1]))
@@ -101,8 +104,8 @@ class Receiver:
             self._drain()
             now = time.monotonic()
             for vmid, (deadline, dead) in list(self._ends.items()):
-                known = self._bound.get(vmid, set())
-                if (known and not any(c.open for c in known)) or now >= deadline:
+                heard = vmid in self._bound and not any(c.open for c in self._bound[vmid])
+                if heard or now >= deadline:
                     del self._ends[vmid]
                     self._tell_end(vmid, dead, now)
         return self._more or bool(self._ends)
@@ -127,6 +130,13 @@ class Receiver:
             session.host.gone(vmid)
         session.stay_awake()
 
+    def _forget_ended(self) -> None:
+        """Connections whose end was told before the queue was found empty have no more in it."""
+        ended, self._ended = self._ended, []
+        for connection in ended:
+            self._bound.get(connection.peer, set()).discard(connection)
+            self._forget(connection)
+
     def _forget(self, connection: Connection) -> None:
         self._muted.discard(connection)
         if self._transport is not None:
@@ -147,6 +157,7 @@ class Receiver:
             arrival = transport.receive()
             if arrival is None:
                 self._more = False
+                self._forget_ended()
                 return
             self._on_arrival(arrival)
         self._more = True
@@ -291,9 +302,7 @@ class Receiver:
     def _on_inbound_monitor(self) -> None:
         if self._transport is None:
             return
-        for connection in self._transport.ended():
-            if not connection.peer:
-                self._forget(connection)
+        self._ended += self._transport.ended()
 
     def _on_outbound_monitor(self) -> None:
         session = self._session

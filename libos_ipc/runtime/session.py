@@ -203,7 +203,14 @@ class Session(Calling):
             self.loop.wake()
 
     def _open(self, effect: Open) -> None:
-        peer = effect.peer
+        try:
+            self._connect(effect.peer)
+        except OSError as error:
+            # Out of descriptors, for one: the link asks again until there is a connection.
+            self.member.on_unconnected(effect.peer)
+            self._note(Note("cannot connect", {"peer": effect.peer, "error": str(error)}))
+
+    def _connect(self, peer: int) -> None:
         if not self.watches.live(peer, self.directory.live_socket(peer)):
             if self.receiver.hears(peer):
                 # What it had sent before it ended is read first; then its end is told.
@@ -233,13 +240,13 @@ class Session(Calling):
         self.loop.nudge()
 
     def _expect(self, effect: Expect) -> None:
-        """The leader watches a process from before its first word."""
+        """The leader watches a process from before its first word, if there is one."""
         vmid = effect.vmid
         leader = self.member.leader
         assert leader is not None
-        os_pid = leader.processes[vmid].os_pid
-        if os_pid:
-            there = self.watches.process(vmid, os_pid)
+        process = leader.processes.get(vmid)
+        if process is not None and process.os_pid:
+            there = self.watches.process(vmid, process.os_pid)
         else:
             there = self.watches.live(vmid, self.directory.live_socket(vmid))
         if not there:

@@ -152,7 +152,10 @@ class Transport:
         route = self._route_number.to_bytes(8, "big") + peer.to_bytes(4, "big")
         self._outbound.set(zmq.CONNECT_ROUTING_ID, route)
         endpoint = f"ipc://{path}"
-        self._outbound.connect(endpoint)
+        try:
+            self._outbound.connect(endpoint)
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, f"connecting to {path}: {error}") from None
         self._routes[peer] = (route, endpoint)
         self._peers[endpoint] = peer
 

@@ -98,10 +98,10 @@ def _table_is_true(world: World, leader: Leader) -> None:
     for node in world.nodes.values():
         if node.identity.pid:
             _must(node.vmid in leader.processes, f"the leader does not know VMID {node.vmid}")
-    for vmid, asker in leader.granted.items():
-        _must(asker in leader.processes, f"VMID {vmid} is spare for {asker}, which is gone")
+    for vmid, spare in leader.spares.items():
+        _must(spare.asker in leader.processes, f"VMID {vmid} is spare for {spare.asker}, now gone")
     owners = {owner for _, _, owner in leader.ids.snapshot()[2]}
-    nobody = owners - leader.processes.keys() - leader.granted.keys()
+    nobody = owners - leader.processes.keys() - leader.spares.keys()
     _must(not nobody, f"IDs are owned by {nobody}, who are gone")
 
 
@@ -116,7 +116,7 @@ def _owns_what_it_knows(node: SimNode, leader: Leader) -> None:
     owned = set(leader.ids.ranges_of(node.vmid))
     _must(owned == known, f"VMID {node.vmid} owns {owned - known} unknown, lacks {known - owned}")
     for vmid, id in member.provision.pairs:
-        _must(leader.granted.get(vmid) == node.vmid, f"spare VMID {vmid} is not {node.vmid}'s")
+        _must(leader.spares[vmid].row()[:2] == (node.vmid, id), f"{vmid}, {id} is no spare pair")
         _must(leader.ids.owner_of(id) == vmid, f"spare ID {id} is not {vmid}'s")
 
 
@@ -135,5 +135,5 @@ def check_end(world: World) -> None:
         _must(not world.history.ended, "ended, but the founder is there")
     else:
         _must(world.history.ended == 1, f"ended {world.history.ended} times")
-        _must(not machine.granted, f"spare VMIDs {machine.granted} of nobody")
+        _must(not machine.spares, f"spare VMIDs {sorted(machine.spares)} of nobody")
         _must(not len(machine.ids), f"{len(machine.ids)} ranges of nobody")

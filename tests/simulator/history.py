@@ -60,6 +60,7 @@ class History:
         self.uses: dict[int, int] = {}  # ID in use -> VMID
         #: IDs moved from one program to another -> VMID, which may not know of it
         self.moved: dict[int, int] = {}
+        self.moving: set[tuple[int, int]] = set()
         self.ended = 0
         self._until_compared = COMPARE_EVERY
         # children
@@ -256,7 +257,7 @@ class History:
         self._must(self.uses.get(id, mover) in (mover, owner), f"{mover} moved ID {id}, not its own")
         self.uses[id] = owner
         self.moved.pop(id, None)
-        if owner in self._world.nodes and owner != mover:
+        if (id, owner) in self.moving and owner != mover:
             self.moved[id] = owner
 
     def _on_release(self, start: int, end: int, owner: int, now: float) -> None:
@@ -264,16 +265,13 @@ class History:
             self._must(id not in self.uses, f"{start}-{end} taken back: {self._use(id)} uses {id}")
             self.moved.pop(id, None)
 
-    def _on_gone(self, vmid: int, orderly: bool, now: float) -> None:
+    def _on_gone(self, vmid: int, now: float) -> None:
         node = self._world.nodes.get(vmid)
         self._must(node is None or node.leaving, f"VMID {vmid} is told gone, but lives")
         self._must(node or not self._is_listening(vmid), f"child {vmid} is told gone, but lives")
         self._drop_uses(vmid)
-        if orderly:
-            for spare in self.shadow.granted_by.get(vmid, ()):
-                self._drop_uses(spare)
 
-    def _on_undoubted(self, vmid: int, now: float) -> None:
+    def _on_lost(self, vmid: int, now: float) -> None:
         self._must(not self._is_listening(vmid), f"child {vmid} lives, and lost its ID")
         self._drop_uses(vmid)
 

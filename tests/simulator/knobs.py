@@ -37,7 +37,6 @@ class Knobs:
     quarantine_s: float
     send_buffer: int
     largest: int  #: payload
-    doubt_s: float
     w_talk: int
     w_ids: int
     w_life: int
@@ -71,7 +70,6 @@ class Knobs:
             quarantine_s=rng.choice((0.0, 0.2, 180.0)),
             send_buffer=rng.choice((120, 300, 1000, 100000)),
             largest=rng.choice((8, 60, 200)),
-            doubt_s=rng.choice((0.5, 5.0)),
             w_talk=rng.randint(2, 8),
             w_ids=rng.randint(1, 8),
             w_life=rng.randint(1, 6),

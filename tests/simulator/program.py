@@ -170,6 +170,7 @@ class Program:
             self.extra.remove((id, id))
         else:
             self.held.remove(id)
+        history.moving.add((id, owner))
         ticket = self._ask(Code.CHANGE_ID_OWNER, id, owner)
         yield Wait(ticket.settled, None, ticket)
         moved = ticket.error is None and ticket.payload == (0,)

@@ -255,7 +255,8 @@ class Scenario:
         if not node.out:
             return
         connection = self._rng.choice(list(node.out.values()))
-        number = self._rng.choice((0, 0, 1, 10**6))
+        link = node.member.links.get(connection.port.vmid) if connection.port else None
+        number = self._rng.choice((0, 0, 1 if link and link.acked else 0, 10**6))
         acked = self._rng.choice((0, 10**9))
         code, payload = self._rng.choice(
             ((Code.ACK, b""), (Code.PROBE, b""), (Code.ALLOC_ID_RANGE, b"?"), (Code.RESP, b"??"))

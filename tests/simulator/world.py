@@ -61,7 +61,6 @@ class World:
             id_max=knobs.id_max,
             range_size=knobs.range_size,
             quarantine_s=knobs.quarantine_s,
-            doubt_s=knobs.doubt_s,
             first_vmid=1 if knobs.embedded else 2,
         )
 

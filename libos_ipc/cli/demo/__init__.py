@@ -41,9 +41,10 @@ STRIDE = 50
 def command(path: Path | None, workers: int, runtime_dir: Path | None, as_json: bool) -> int:
     """Count words with a group, and kill a member.
 
-    The words are those of all files under PATH, or else of the standard library. Forked workers ask for shares of the files and report each count. In the middle of its
-    share one of them is killed, and another does what it left undone. Then a single process
-    counts everything again: exit status 1 if there is any difference.
+    The words are those of all files under PATH, or else of the standard library. Forked workers
+    ask for shares of the files and report each count. In the middle of its share one of them is
+    killed, and another does what it left undone. Then a single process counts everything again:
+    exit status 1 if there is any difference.
 
     A word is what stands between ASCII whitespace.
     """

@@ -93,17 +93,18 @@ class Crew:
             self._children[child.vmid] = child
 
     def _listen(self) -> None:
-        @self._group.on(TAKE, threads=self.workers)
-        def take(message: Message) -> Share:
-            self._count_request()
-            share = self.job.take(message.src)
-            return Share(share.start, share.stop)
-
-        @self._group.on(COUNTED, type=Counted)
+        # The first handler lets all messages in: it is the one that needs no other before it.
+        @self._group.on(COUNTED, type=Counted, threads=self.workers)
         def counted(result: Counted, message: Message) -> None:
             self._count_request()
             if self.job.counted(message.src, result.file, result.words):
                 self._strike(message.src)
+
+        @self._group.on(TAKE)
+        def take(message: Message) -> Share:
+            self._count_request()
+            share = self.job.take(message.src)
+            return Share(share.start, share.stop)
 
     def _count_request(self) -> None:
         with self._lock:

@@ -46,9 +46,8 @@ class Running:
         self._bar.update(self._together, completed=len(job.counts) - job.left)
         for end in ends[self._told :]:
             self._told += 1
-            self.say(
-                f"{_who(end)} ended: {_how(end)}. {end.retried} files of its share go to others"
-            )
+            left = files_of(end.retried)
+            self.say(f"{_who(end)} ended: {_how(end)}. Others get {left} of its share")
 
     def on_alone(self, done: int) -> None:
         """So much has been counted again, by one process."""
