@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -67,11 +68,10 @@ def fork(group: Group) -> tuple[int, int, int]:
     (it runs nevertheless, un-joined, as after `os.fork`).
     """
     node = group._node
-    node.last_child = None
     os_pid = os.fork()
     if not os_pid:
         return 0, 0, 0
-    plan = node.last_child
+    plan = node.forked.pop(threading.get_ident(), None)
     if plan is None:
         raise IpcError(
             11, f"OS process {os_pid} was forked but has not joined: the leader gave no identity"

@@ -255,6 +255,21 @@ def descriptors() -> dict[int, str]:
     return found
 
 
+def poll_descriptors(before: dict[int, str]) -> None:
+    """Wait until nothing is open but what was open before."""
+    more: dict[int, str] = {}
+
+    def none_more() -> bool:
+        more.clear()
+        more.update(item for item in descriptors().items() if item not in before.items())
+        return not more
+
+    try:
+        poll(none_more, timeout=10)
+    except AssertionError:
+        raise AssertionError(f"still open: {more}") from None
+
+
 def unread_by_others() -> int:
     """Bytes that we have written into Unix sockets and that nobody has read yet."""
     total = 0

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import DEADLINE_S, Forked, Line, Peer, at_fork, descriptors, leaders, poll, state_of
+from processes import (
+    DEADLINE_S,
+    Forked,
+    Line,
+    Peer,
+    at_fork,
+    descriptors,
+    leaders,
+    poll,
+    poll_descriptors,
+    state_of,
+)
 
 import libos_ipc
 from libos_ipc import Group, Message
@@ -201,23 +213,20 @@ def test_a_child_starts_afresh(group: Group) -> None:
 @BOTH
 def test_a_child_that_only_exits_or_execs_leaves_nothing(group: Group) -> None:
     before = descriptors()
-    for _ in range(3):
-        pid = os.fork()
-        if not pid:
-            os._exit(7)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
-        pid = os.fork()
-        if not pid:
-            os.execv("/bin/true", ["true"])
-        assert os.waitpid(pid, 0)[1] == 0
-        # With a preexec_fn it is Python that forks, and calls the hooks.
-        done = subprocess.run(["/bin/true"], preexec_fn=os.getpid, check=True)
-        assert done.returncode == 0
-    # Their statuses can be asked for, which also forgets them here.
-    codes = sorted(str(group.wait(timeout=DEADLINE_S).code) for _ in range(9))
-    assert codes.count("7") == 3
+    for fork in (group.fork, os.fork):
+        for end in (lambda: os._exit(7), lambda: os.execv("/bin/true", ["true"])):
+            if not (pid := fork()):
+                end()
+            if fork == group.fork:
+                assert group.wait(pid, DEADLINE_S).code in {0, 7}
+            else:
+                assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in {0, 7}
+    # With a preexec_fn it is Python that forks, and calls the hooks.
+    subprocess.run(["/bin/true"], preexec_fn=os.getpid, check=True)
     poll(lambda: len(group.members()) == 1, what="no row is left")
-    poll(lambda: descriptors() == before, what="no descriptor is left")
+    with pytest.raises(ChildProcessError):
+        poll(lambda: not group.wait(timeout=DEADLINE_S))  # those that had said hello
+    poll_descriptors(before)
 
 
 def test_a_fork_keeps_what_is_in_flight(group: Group) -> None:
@@ -332,34 +341,38 @@ def test_threads_that_fork_at_once(group: Group) -> None:
 # ---- what can go wrong
 
 
-@BOTH
-def test_a_fork_that_fails(group: Group) -> None:
-    """The hooks run around it all the same: the parent stays what it was, nobody waits for a
-    child that never came to be."""
+def test_a_fork_that_fails(runtime_dir: Path) -> None:
+    """The hooks run around it all the same: the parent stays what it was, and nobody waits for
+    a child that never came to be."""
 
     def parent(line: Line) -> None:
-        told_to(group)
-        if os.getuid() == 0:
+        if os.getuid() == 0:  # root may always fork
+            os.chown(runtime_dir, NOBODY, NOBODY)
             os.setresgid(NOBODY, NOBODY, NOBODY)
             os.setresuid(NOBODY, NOBODY, NOBODY)
         soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-        at_fork.before = lambda: resource.setrlimit(resource.RLIMIT_NPROC, (0, hard))
-        at_fork.parent = lambda: resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
-        before = descriptors()
-        for fork in (os.fork, group.fork, lambda: group.spawn(print), os.fork, os.fork, os.fork):
-            with pytest.raises(BlockingIOError):
-                fork()
-            assert group.request(group.vmid, ECHO, b"me", timeout=DEADLINE_S) == b"me"
-            assert group.request(group.parent_vmid, ECHO, b"you", timeout=DEADLINE_S) == b"you"
-        at_fork.before = at_fork.parent = None
-        poll(lambda: len(group.members()) == 2, what="no child is listed")
-        poll(lambda: set(descriptors()) <= set(before), what="no descriptor is left")
-        with pytest.raises(ChildProcessError):
-            group.wait(timeout=DEADLINE_S)
-        with Peer(group, told_to) as peer:
-            assert group.request(peer.vmid, ECHO, b"child", timeout=DEADLINE_S) == b"child"
+        with Group.create("g", runtime_dir=runtime_dir, leader="embedded") as group:
+            told_to(group)
+            with Peer(group, told_to) as peer:
+                before = descriptors()
+                at_fork.before = lambda: resource.setrlimit(resource.RLIMIT_NPROC, (0, hard))
+                at_fork.parent = lambda: resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
+                for fork in (os.fork, group.fork, lambda: group.spawn(print)) * 3:
+                    with pytest.raises(BlockingIOError):
+                        fork()
+                    for vmid in (group.vmid, peer.vmid):
+                        assert group.request(vmid, ECHO, b"on", timeout=DEADLINE_S) == b"on"
+                at_fork.before = at_fork.parent = None
+                poll(lambda: len(group.members()) == 2, what="no child is listed")
+                poll_descriptors(before)
+                with Peer(group, told_to) as child:
+                    assert group.request(child.vmid, ECHO, b"on", timeout=DEADLINE_S) == b"on"
+                peer.kill()
+                assert group.wait(peer.pid, DEADLINE_S).signal == signal.SIGKILL
+            group.wait(child.pid, DEADLINE_S)
+            with pytest.raises(ChildProcessError):
+                group.wait(timeout=DEADLINE_S)
 
-    told_to(group)
     with Forked(parent) as child:
         child.result()
 
@@ -377,7 +390,7 @@ def test_a_fork_while_the_leader_is_silent(group: Group, runtime_dir: Path) -> N
             return 0
 
     with Peer(group, told_to) as peer:
-        os.kill(leader, 19)
+        os.kill(leader, signal.SIGSTOP)
         try:
             poll(lambda: state_of(leader) == "T")
             vmids = []
@@ -391,15 +404,47 @@ def test_a_fork_while_the_leader_is_silent(group: Group, runtime_dir: Path) -> N
             # A member that needs no leader goes on talking.
             assert group.request(peer.vmid, ECHO, b"on", timeout=DEADLINE_S) == b"on"
             with pytest.raises(libos_ipc.IpcError, match="leader gave no identity") as caught:
-                if not group.fork():
-                    os._exit(0)
+                group.fork() or os._exit(0)
             os_pid = int(re.search(r"OS process (\d+)", str(caught.value))[1])  # type: ignore[index]
             assert os.waitpid(os_pid, 0)[1] == 0
         finally:
-            os.kill(leader, 18)
+            os.kill(leader, signal.SIGCONT)
         with Forked(who) as child:
             assert child.result() not in {0, *vmids}
     poll(lambda: len(group.members()) == 1)
+
+
+def test_a_parent_out_of_descriptors(group: Group) -> None:
+    """It cannot make a child a member then; but it stays one itself, and forks again later."""
+    told = told_to(group)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def joined(line: Line) -> bool:
+        return not group.closed
+
+    with Peer(group, told_to) as peer:
+        held: list[int] = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(descriptors()) + 8, hard))
+        try:
+            try:
+                while True:
+                    held.append(os.open("/dev/null", os.O_RDONLY))
+            except OSError:
+                pass
+            for _ in range(3):
+                pid = os.fork()
+                if not pid:
+                    os._exit(0)
+                assert os.waitpid(pid, 0)[1] == 0
+                assert group.request(peer.vmid, ECHO, b"on", timeout=DEADLINE_S) == b"on"
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for fd in held:
+                os.close(fd)
+        with Forked(joined) as child:
+            assert child.result() is True
+        assert group.request(peer.vmid, ECHO, b"on", timeout=DEADLINE_S) == b"on"
+    assert told == []
 
 
 def test_a_parent_that_dies_while_its_child_starts(group: Group) -> None:

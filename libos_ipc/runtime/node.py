@@ -70,7 +70,8 @@ class Node:
         self.identity = identity
         self.dispatcher = Dispatcher(HEADER_WEIGHT)
         self.leading = leader is not None
-        self.last_child: ForkPlan | None = None
+        #: what each thread's latest fork had prepared; two may fork at once
+        self.forked: dict[int, ForkPlan | None] = {}
         #: what the leader does when the group's last member has gone
         self.on_ended: Callable[[], None] = lambda: None
         self._journal = JournalFile(f"{directory.path}/journal") if leader else None
@@ -205,7 +206,7 @@ class Node:
     def forked_parent(self, plan: ForkPlan | None) -> None:
         """After a fork, or a failed one, in the parent."""
         session = self.session
-        self.last_child = plan
+        self.forked[threading.get_ident()] = plan
         if plan is not None:
             with session.lock:
                 self.children.add(plan.pid, plan.vmid)

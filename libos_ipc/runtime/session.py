@@ -42,6 +42,7 @@ from libos_ipc.runtime.calling import Calling
 from libos_ipc.runtime.codec import pack
 from libos_ipc.runtime.loop import Loop
 from libos_ipc.runtime.receiver import Receiver
+from libos_ipc.runtime.reserve import Reserve
 from libos_ipc.runtime.rundir import GroupDir, GroupFile
 from libos_ipc.runtime.sockets import Sockets
 from libos_ipc.runtime.ticket import Settled
@@ -89,6 +90,7 @@ class Session(Calling):
         self.listeners: list[Callable[[], None]] = []
         self.closed = False
         self._group_id = file.id.encode()
+        self._reserve = Reserve()
         self._transport: Transport | None = None
         self._idle = True
         self._next_tick = 0.0
@@ -121,6 +123,7 @@ class Session(Calling):
     def resume(self) -> None:
         """Make the transport, for the first time or after `pause`. OSError if it cannot be."""
         with self.lock:
+            self._reserve.release()
             transport = Transport(
                 self.sockets.messages.fileno(),
                 self.directory.message_socket(self.member.vmid),
@@ -169,6 +172,7 @@ class Session(Calling):
             self.watches.close()
             self.loop.close()
             self.sockets.close()
+            self._reserve.release()
         self.directory.forget(self.member.vmid)
 
     def abandon(self) -> None:
@@ -182,6 +186,7 @@ class Session(Calling):
         self.watches.abandon()
         self.loop.close()
         self.sockets.close()
+        self._reserve.release()
 
     # ---- performing, under the lock
 
@@ -264,6 +269,7 @@ class Session(Calling):
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + TICK_S
+            self._reserve.refill()
             with self.lock:
                 effects, again = self.member.on_tick(now)
                 self.perform(effects)

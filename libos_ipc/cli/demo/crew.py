@@ -1,15 +1,15 @@
 """The processes of the demonstration: a founder that hands out work, and forked workers.
 
-    worker                                     founder
-      |---- TAKE ------------------------------> |  a share of the files, once there is one
-      |  <----------------------------------Share |  or an empty one: there are no more
-      |---- COUNTED file, words ----------------> |  into the books; only then the next file
-      |  <-------------------------------------- |
-      |---- COUNTED file, words ----------------> |  the middle of a share: kill -9
-      x                                           |  wait() tells of its end: the rest waits again
+    worker                                founder
+      |---- Idle -------------------------> |  a share of the files, once there is one
+      |  <--------------------------- Share |  or an empty one: there are no more
+      |---- Counted file, words ----------> |  into the books; only then the next file
+      |  <--------------------------- Share |  (empty)
+      |---- Counted file, words ----------> |  the middle of a share: kill -9
+      x                                     |  wait() tells of its end: the rest waits again
 
-Both are requests to the founder. Its handlers run on a thread for each worker, since one that
-asks for a share may have to wait for another worker's end.
+All of these are requests of one code, so that one handler lets them all in. It runs on a thread
+for each worker, since one that asks for a share may have to wait for another worker's end.
 """
 
 from __future__ import annotations
@@ -29,24 +29,29 @@ from libos_ipc.cli.demo.job import Job
 
 __all__ = ["Crew", "End"]
 
-TAKE, COUNTED = 64, 65
+#: The code of the requests.
+WORK = 64
 
 #: Seconds between two looks at how far the work is, while no worker ends.
 LOOK_S = 0.05
 
 
-class Share(msgspec.Struct, array_like=True, frozen=True):
-    """Files to count, by their place in the list that all workers have inherited. Empty: none."""
-
-    first: int
-    stop: int
+class Idle(msgspec.Struct, array_like=True, frozen=True, tag="idle"):
+    """A worker has nothing to do."""
 
 
-class Counted(msgspec.Struct, array_like=True, frozen=True):
-    """The words of one file."""
+class Counted(msgspec.Struct, array_like=True, frozen=True, tag="counted"):
+    """A worker has counted the words of one file."""
 
     file: int
     words: int
+
+
+class Share(msgspec.Struct, array_like=True, frozen=True):
+    """Files to count, by their place in the list that all workers have inherited."""
+
+    first: int = 0
+    stop: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,22 +98,16 @@ class Crew:
             self._children[child.vmid] = child
 
     def _listen(self) -> None:
-        # The first handler lets all messages in: it is the one that needs no other before it.
-        @self._group.on(COUNTED, type=Counted, threads=self.workers)
-        def counted(result: Counted, message: Message) -> None:
-            self._count_request()
-            if self.job.counted(message.src, result.file, result.words):
+        @self._group.on(WORK, type=Idle | Counted, threads=self.workers)
+        def work(said: Idle | Counted, message: Message) -> Share:
+            with self._lock:
+                self.requests += 1
+            if isinstance(said, Idle):
+                share = self.job.take(message.src)
+                return Share(share.start, share.stop)
+            if self.job.counted(message.src, said.file, said.words):
                 self._strike(message.src)
-
-        @self._group.on(TAKE)
-        def take(message: Message) -> Share:
-            self._count_request()
-            share = self.job.take(message.src)
-            return Share(share.start, share.stop)
-
-    def _count_request(self) -> None:
-        with self._lock:
-            self.requests += 1
+            return Share()
 
     def _strike(self, vmid: int) -> None:
         """Kill one worker, once: in the middle of a share, after a third of the work."""
@@ -143,17 +142,16 @@ class Crew:
                 continue  # it has ended, and was waited for
 
 
-def _take(group: Group) -> range:
-    share = group.request(group.parent_vmid, TAKE, type=Share)
-    return range(share.first, share.stop)
-
-
 def work(group: Group, files: list[Path]) -> None:
     """A worker: take shares from the founder and count them until there are none left."""
-    founder = group.parent_vmid
+
+    def tell(said: Idle | Counted) -> range:
+        share = group.request(group.parent_vmid, WORK, said, type=Share)
+        return range(share.first, share.stop)
+
     try:
-        while numbers := _take(group):
-            for file in numbers:
-                group.request(founder, COUNTED, Counted(file, count(files[file])))
+        while share := tell(Idle()):
+            for file in share:
+                tell(Counted(file, count(files[file])))
     except PeerDied:
         sys.exit(1)  # the founder has ended: nobody wants to know
