@@ -68,7 +68,8 @@ class Provision:
     def top_up(self, now: float, want: int = SPARE_PAIRS) -> Effects:
         """Start making what is missing to `want` pairs."""
         effects: Effects = []
-        while len(self.pairs) + self.coming < want:
+        # Counted beforehand: a leader that is ourselves answers at once, perhaps with nothing.
+        for _ in range(want - len(self.pairs) - self.coming):
             self.coming += 1
             effects += self._ask(Code.GET_NEW_VMID, (), self._on_vmid, now)
         return effects
