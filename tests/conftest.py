@@ -78,13 +78,14 @@ def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
         def clean() -> bool:
             left[:] = processes.leaders(path)
-            left.extend(entry for entry in path.rglob("*") if entry.name != "libos_ipc")
+            for _, directories, files in os.walk(path):
+                left.extend({*directories, *files} - {"libos_ipc"})
             return not left
 
         try:
             processes.poll(clean, timeout=15)
         except AssertionError:
-            pytest.fail(f"left behind, as leader process or in the runtime directory: {left}")
+            pytest.fail(f"left behind: leader processes, or files in the runtime directory: {left}")
     finally:
         for pid in processes.leaders(path):
             os.kill(pid, 9)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import struct
 import termios
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from multiprocessing import connection
 from types import SimpleNamespace, TracebackType
@@ -228,20 +230,30 @@ def leaders(runtime_dir: object) -> list[int]:
     return found
 
 
-def wait_until_idle(os_pid: int, seconds: float = 0.3) -> None:
-    """Wait until the main thread of a process has slept for so long without a break."""
-    seen: list[str] = []
+def steady(look: Callable[[], Any], seconds: float = 0.3) -> Any:
+    """What `look` finds once it has found the same for so long."""
+    seen = look()
     since = time.monotonic()
 
     def unchanged() -> bool:
         nonlocal seen, since
-        with open(f"/proc/{os_pid}/status") as file:
-            switches = [line for line in file if "ctxt_switches" in line]
-        if switches != seen:
-            seen, since = switches, time.monotonic()
+        now = look()
+        if now != seen:
+            seen, since = now, time.monotonic()
         return time.monotonic() - since >= seconds
 
-    poll(unchanged, what=f"process {os_pid} idle")
+    poll(unchanged, what="no more changes")
+    return seen
+
+
+def wait_until_idle(os_pid: int) -> None:
+    """Wait until the main thread of a process has slept for a while without a break."""
+
+    def switches() -> list[str]:
+        with open(f"/proc/{os_pid}/status") as file:
+            return [line for line in file if "ctxt_switches" in line]
+
+    steady(switches)
 
 
 def descriptors() -> dict[int, str]:
@@ -255,19 +267,17 @@ def descriptors() -> dict[int, str]:
     return found
 
 
-def poll_descriptors(before: dict[int, str]) -> None:
-    """Wait until nothing is open but what was open before."""
-    more: dict[int, str] = {}
+def kinds_of_descriptors() -> Counter[str]:
+    """How many descriptors of each kind are open: for what is made again under other numbers."""
+    return Counter(re.sub(r"\d+", "N", target) for target in descriptors().values())
 
-    def none_more() -> bool:
-        more.clear()
-        more.update(item for item in descriptors().items() if item not in before.items())
-        return not more
 
+def poll_kinds(before: Counter[str]) -> None:
+    """Wait until no more descriptors of any kind are open than before."""
     try:
-        poll(none_more, timeout=10)
+        poll(lambda: kinds_of_descriptors() <= before, timeout=10)
     except AssertionError:
-        raise AssertionError(f"still open: {more}") from None
+        raise AssertionError(f"more are open: {kinds_of_descriptors() - before}") from None
 
 
 def unread_by_others() -> int:

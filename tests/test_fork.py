@@ -25,10 +25,12 @@ from processes import (
     Peer,
     at_fork,
     descriptors,
+    kinds_of_descriptors,
     leaders,
     poll,
-    poll_descriptors,
+    poll_kinds,
     state_of,
+    steady,
 )
 
 import libos_ipc
@@ -212,21 +214,26 @@ def test_a_child_starts_afresh(group: Group) -> None:
 
 @BOTH
 def test_a_child_that_only_exits_or_execs_leaves_nothing(group: Group) -> None:
-    before = descriptors()
-    for fork in (group.fork, os.fork):
-        for end in (lambda: os._exit(7), lambda: os.execv("/bin/true", ["true"])):
-            if not (pid := fork()):
-                end()
-            if fork == group.fork:
-                assert group.wait(pid, DEADLINE_S).code in {0, 7}
-            else:
-                assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in {0, 7}
-    # With a preexec_fn it is Python that forks, and calls the hooks.
-    subprocess.run(["/bin/true"], preexec_fn=os.getpid, check=True)
-    poll(lambda: len(group.members()) == 1, what="no row is left")
-    with pytest.raises(ChildProcessError):
-        poll(lambda: not group.wait(timeout=DEADLINE_S))  # those that had said hello
-    poll_descriptors(before)
+    def round() -> None:
+        for fork in (group.fork, os.fork):
+            for end in (lambda: os._exit(7), lambda: os.execv("/bin/true", ["true"])):
+                if not (pid := fork()):
+                    end()
+                if fork == group.fork:
+                    assert group.wait(pid, DEADLINE_S).code in {0, 7}
+                else:
+                    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in {0, 7}
+        # With a preexec_fn it is Python that forks, and calls the hooks.
+        subprocess.run(["/bin/true"], preexec_fn=os.getpid, check=True)
+        poll(lambda: len(group.members()) == 1, what="no row is left")
+        with pytest.raises(ChildProcessError):
+            poll(lambda: not group.wait(timeout=DEADLINE_S))  # those that had said hello
+
+    round()
+    before = steady(kinds_of_descriptors)
+    for _ in range(3):
+        round()
+    poll_kinds(before)
 
 
 def test_a_fork_keeps_what_is_in_flight(group: Group) -> None:
@@ -354,7 +361,8 @@ def test_a_fork_that_fails(runtime_dir: Path) -> None:
         with Group.create("g", runtime_dir=runtime_dir, leader="embedded") as group:
             told_to(group)
             with Peer(group, told_to) as peer:
-                before = descriptors()
+                assert group.request(peer.vmid, ECHO, b"on", timeout=DEADLINE_S) == b"on"
+                before = steady(kinds_of_descriptors)
                 at_fork.before = lambda: resource.setrlimit(resource.RLIMIT_NPROC, (0, hard))
                 at_fork.parent = lambda: resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
                 for fork in (os.fork, group.fork, lambda: group.spawn(print)) * 3:
@@ -364,7 +372,7 @@ def test_a_fork_that_fails(runtime_dir: Path) -> None:
                         assert group.request(vmid, ECHO, b"on", timeout=DEADLINE_S) == b"on"
                 at_fork.before = at_fork.parent = None
                 poll(lambda: len(group.members()) == 2, what="no child is listed")
-                poll_descriptors(before)
+                poll_kinds(before)
                 with Peer(group, told_to) as child:
                     assert group.request(child.vmid, ECHO, b"on", timeout=DEADLINE_S) == b"on"
                 peer.kill()

@@ -17,9 +17,9 @@ __all__ = ["interrupts_deferred"]
 def interrupts_deferred() -> Iterator[Callable[[], None]]:
     """Within the `with`, Ctrl-C raises KeyboardInterrupt where the given function is called.
 
-    A second Ctrl-C raises at once, for when that takes too long. Forked children inherit this:
-    Ctrl-C, which the terminal sends to them too, does nothing to them unless they ask. Only in
-    the main thread.
+    A second Ctrl-C raises at once, for when that takes too long. Any error after the first is
+    taken for a consequence: the terminal sends Ctrl-C to processes that we start, too. Forked
+    children inherit this, and nothing happens to them unless they ask. Only in the main thread.
     """
     came = 0
 
@@ -40,5 +40,8 @@ def interrupts_deferred() -> Iterator[Callable[[], None]]:
     signal.signal(signal.SIGINT, on_signal)
     try:
         yield check
+    except Exception:
+        check()
+        raise
     finally:
         signal.signal(signal.SIGINT, former)

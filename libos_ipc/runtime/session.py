@@ -256,6 +256,7 @@ class Session(Calling):
             there = self.watches.live(vmid, self.directory.live_socket(vmid))
         if not there:
             self.perform(leader.on_gone(vmid, time.monotonic()))
+            self.directory.forget(vmid)
 
     def _note(self, effect: Note) -> None:
         fields = {"group": self.file.name, "epoch": self.member.epoch, **effect.fields}

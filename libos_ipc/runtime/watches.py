@@ -48,13 +48,15 @@ class Watches:
 
     def confirm(self, vmid: int, path: str, os_pid: int) -> bool:
         """Whether the listener at `path` is process `os_pid`; watches it from then on."""
-        for _ in range(2):
-            if not self.live(vmid, path):
-                return False
-            if self.os_pid(vmid) == os_pid:
-                return True
-            # Connected before a forked child took its socket over: look again, once.
-            self.drop_live(vmid)
+        watched = vmid in self._live
+        if self.live(vmid, path) and self.os_pid(vmid) == os_pid:
+            return True
+        # Connected before a forked child took its socket over: look again.
+        self.drop_live(vmid)
+        if self.live(vmid, path):
+            return self.os_pid(vmid) == os_pid
+        if watched:
+            self._on_end(vmid)  # it has ended in between; the watch dropped would have told
         return False
 
     def os_pid(self, vmid: int) -> int:
