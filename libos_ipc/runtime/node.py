@@ -17,6 +17,7 @@ from typing import NamedTuple
 from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Admission, Leader
 from libos_ipc.core.member import Member
+from libos_ipc.core.provision import SPARE_PAIRS
 from libos_ipc.core.vocabulary import HEADER_WEIGHT, ChildExit, Deliver
 from libos_ipc.errors import IpcError, LeaderLost, Timeout
 from libos_ipc.runtime.children import Children, ChildRow
@@ -78,6 +79,9 @@ class Node:
         #: forks in progress; the first ends our threads, the last makes them again
         self._pauses = 0
         self._pause_lock = threading.Lock()
+        #: held while a fork waits for an identity: forks behind it must not end the transport
+        #: again and again before one can come
+        self._gate = threading.Lock()
         self._become(sockets, leader)
 
     @classmethod
@@ -172,7 +176,8 @@ class Node:
     def prepare_fork(self) -> ForkPlan | None:
         """Before a fork: an identity for the child, and no thread of ours. None if no identity."""
         plan = None
-        pair = self._take_pair()
+        with self._gate:
+            pair = self._take_pair()
         if pair is not None:
             try:
                 plan = ForkPlan(*pair, Sockets.make(self.directory, pair[0]))
@@ -194,7 +199,7 @@ class Node:
         try:
             with session.lock:
                 if not provision.pairs:
-                    session.perform(provision.top_up(time.monotonic()))
+                    session.perform(provision.top_up(time.monotonic(), 2 * SPARE_PAIRS))
                     session.wait_for(
                         lambda: bool(provision.pairs) or not provision.coming,
                         self.file.config.fork_timeout,
@@ -237,6 +242,7 @@ class Node:
         self.leading = False
         self._pauses = 0
         self._pause_lock = threading.Lock()
+        self._gate = threading.Lock()
         if plan is None:
             self.session.closed = True
             return False

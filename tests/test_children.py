@@ -1,0 +1,203 @@
+"""How children ended: the true status, whoever started them and whoever waited first."""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing import resource_tracker
+
+import pytest
+from processes import DEADLINE_S, Forked, Line, poll
+
+import libos_ipc
+from libos_ipc import Child, Group
+
+
+def ends_by(sig: int) -> None:
+    faulthandler.disable()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.kill(os.getpid(), sig)
+    time.sleep(DEADLINE_S)
+
+
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [
+        (lambda: None, 0),
+        (sys.exit, 0),
+        (lambda: sys.exit(7), 7),
+        (lambda: sys.exit(263), 7),
+        (lambda: sys.exit("what is wrong"), 1),
+        (lambda: 1 / 0, 1),
+        (lambda: os._exit(9), 9),
+    ],
+)
+def test_an_exit_code(group: Group, target: object, code: int) -> None:
+    child = group.spawn(target)  # type: ignore[arg-type]
+    assert isinstance(child, Child)
+    assert child.pid not in (0, group.pid)
+    status = child.wait(DEADLINE_S)
+    assert (status.pid, status.code, status.signal) == (child.pid, code, None)
+    assert (status.core_dumped, status.unknown, status.uid) == (False, False, os.getuid())
+    assert child.wait() is status
+    with pytest.raises(ChildProcessError):
+        os.waitpid(child.os_pid, os.WNOHANG)
+
+
+@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGABRT])
+def test_a_signal(group: Group, sig: int) -> None:
+    child = group.spawn(ends_by, sig)
+    status = child.wait(DEADLINE_S)
+    assert (status.code, status.signal) == (None, sig)
+    poll(lambda: child.vmid not in {m.vmid for m in group.members()}, what="it is gone")
+
+
+def test_a_core_dump_is_told(group: Group) -> None:
+    """Whether there is one depends on the machine; the kernel's word and ours are the same."""
+    child = group.spawn(ends_by, signal.SIGABRT)
+    poll(lambda: os.waitid(os.P_PID, child.os_pid, os.WEXITED | os.WNOWAIT | os.WNOHANG))
+    seen = os.waitid(os.P_PID, child.os_pid, os.WEXITED | os.WNOWAIT)
+    assert seen is not None
+    status = child.wait(DEADLINE_S)
+    assert status.signal == signal.SIGABRT
+    assert status.core_dumped == (seen.si_code == os.CLD_DUMPED)
+
+
+def test_kill_goes_by_way_of_the_kernel(group: Group) -> None:
+    child = group.spawn(time.sleep, DEADLINE_S)
+    child.kill(signal.SIGSTOP)
+    child.kill()  # SIGTERM waits while it is stopped
+    child.kill(signal.SIGCONT)
+    assert child.wait(DEADLINE_S).signal == signal.SIGTERM
+    with pytest.raises(libos_ipc.PeerDied):
+        child.kill()
+
+
+def test_waiting_has_a_time_limit(group: Group) -> None:
+    child = group.spawn(time.sleep, DEADLINE_S)
+    for timeout in (0, 0.02):
+        with pytest.raises(libos_ipc.Timeout):
+            child.wait(timeout)
+        with pytest.raises(libos_ipc.Timeout):
+            group.wait(timeout=timeout)
+    child.kill(signal.SIGKILL)
+    assert child.wait(DEADLINE_S).signal == signal.SIGKILL
+
+
+def test_any_child(group: Group) -> None:
+    pids = {group.spawn(sys.exit, n).pid: n for n in range(5)}
+    while pids:
+        status = group.wait(timeout=DEADLINE_S)
+        assert pids.pop(status.pid) == status.code
+    with pytest.raises(ChildProcessError, match="no child"):
+        group.wait(timeout=0)
+
+
+def test_who_is_no_child(group: Group) -> None:
+    for pid in (group.pid, 4_000_000, 0, -5):
+        with pytest.raises(ChildProcessError, match="no child"):
+            group.wait(pid, timeout=0)
+
+
+def test_threads_wait_for_their_own_children(group: Group) -> None:
+    wrong: list[object] = []
+
+    def spawn_and_wait(code: int) -> None:
+        status = group.spawn(sys.exit, code).wait(DEADLINE_S)
+        if status.code != code:
+            wrong.append(status)
+
+    threads = [threading.Thread(target=spawn_and_wait, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(2 * DEADLINE_S)
+    assert wrong == []
+
+
+def test_what_the_program_forked_stays_the_programs_to_wait_for(group: Group) -> None:
+    """We only look: `os.waitpid` gets its child, and the status is ours all the same, after it."""
+    before = {m.pid for m in group.members()}
+    ready, go = os.pipe()
+    os_pid = os.fork()
+    if not os_pid:
+        os.read(ready, 1)
+        os._exit(5)
+    pid = poll(lambda: {m.pid for m in group.members() if m.os_pid == os_pid} - before).pop()
+    os.write(go, b"x")
+    assert group.wait(pid, DEADLINE_S).code == 5  # we looked first …
+    assert os.waitpid(os_pid, 0) == (os_pid, 5 << 8)  # … and the program got it still
+    os.close(ready)
+    os.close(go)
+
+
+def test_what_the_program_waited_for_first(group: Group) -> None:
+    ready, go = os.pipe()
+    os_pid = os.fork()
+    if not os_pid:
+        os.read(ready, 1)
+        os._exit(6)
+    pid = poll(lambda: [m.pid for m in group.members() if m.os_pid == os_pid])[0]
+    os.write(go, b"x")
+    assert os.waitpid(os_pid, 0) == (os_pid, 6 << 8)
+    status = group.wait(pid, DEADLINE_S)
+    assert status.unknown or status.code == 6
+    os.close(ready)
+    os.close(go)
+
+
+def test_popen_keeps_its_children(group: Group) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.exit(3)"], env=group.environ()
+    )
+    assert process.wait() == 3
+
+
+def crew(group: Group, code: int) -> None:
+    group.send(group.parent_vmid, 70, [group.pid])
+    sys.exit(code)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_multiprocessing(group: Group, method: str) -> None:
+    pids: list[int] = []
+    group.on(70, type=list[int])(lambda value, message: pids.extend(value))
+    process = multiprocessing.get_context(method).Process(target=crew, args=(group, 4))
+    process.start()
+    process.join(DEADLINE_S)
+    assert process.exitcode == 4
+    poll(lambda: pids)
+    status = group.wait(pids[0], DEADLINE_S)
+    assert status.unknown or status.code == 4
+    process.close()
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
+
+
+def test_an_orphans_end_is_known_to_the_leader(group: Group) -> None:
+    """Its parent is gone when it ends: it leaves the list, and its pid returns."""
+
+    def parent(line: Line) -> None:
+        reading, writing = os.pipe()
+        pid = group.fork()
+        if not pid:
+            os.close(writing)
+            os.read(reading, 1)  # ends with the parent
+            os._exit(0)
+        line.send(pid)
+        line.recv()
+        os._exit(0)
+
+    with Forked(parent) as child:
+        pid = child.recv()
+        assert group.ids.owner(pid) is not None
+        child.send()
+        child.wait()
+        poll(lambda: group.ids.owner(pid) is None, what="the orphan's pid has returned")
+        poll(lambda: len(group.members()) == 1)
