@@ -35,6 +35,8 @@ class Calling:
     progress: threading.Condition
     listeners: list[Callable[[], None]]
     closed: bool
+    #: the leader has been told that this process goes: what it gives out now belongs to nobody
+    leaving: bool
     _waiting: int
 
     def perform(self, effects: Effects) -> None:
@@ -103,6 +105,20 @@ class Calling:
         assert isinstance(answer, tuple)
         return answer
 
+    def say_goodbye(self, timeout: float) -> None:
+        """Tell the leader that this process leaves, and wait for its word; ask for nothing more."""
+        ticket = Ticket()
+        with self.lock:
+            self.check_open()
+            leader = self.member.leader_vmid
+            effects = self.member.request(leader, Code.LEAVE, (), ticket, time.monotonic())[1]
+            self.leaving = True
+            self.perform(effects)
+        if ticket.wait(timeout):
+            ticket.result()
+        else:
+            raise Timeout(f"the leader did not answer to our leaving within {timeout} s")
+
     def withdraw(self, seq: int) -> None:
         """Nobody waits for this request any more."""
         with self.lock:
@@ -161,6 +177,6 @@ class Calling:
                 wake()
 
     def check_open(self) -> None:
-        """Raise NotJoined if the session is closed."""
-        if self.closed:
+        """Raise NotJoined if the session is closed, or about to be."""
+        if self.closed or self.leaving:
             raise NotJoined(f"the group {self.file.name!r} was closed in this process")

@@ -137,7 +137,7 @@ class Node:
         try:
             self.flush(config.linger)
             if not self.leading:
-                session.ask_leader(Code.LEAVE, timeout=LEAVE_S)
+                session.say_goodbye(LEAVE_S)
         except IpcError as error:
             if not isinstance(error, LeaderLost):
                 log.warning("leaving %s: %s", self.file.name, error)

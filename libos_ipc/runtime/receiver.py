@@ -101,10 +101,17 @@ class Receiver:
             self._on_inbound()
         if self._ends:
             self._on_inbound_monitor()
+            closed = {
+                vmid: set(connections)
+                for vmid in self._ends
+                if (connections := self._bound.get(vmid)) is not None
+                and not any(c.open for c in connections)
+            }
             self._drain()
             now = time.monotonic()
             for vmid, (deadline, dead) in list(self._ends.items()):
-                heard = vmid in self._bound and not any(c.open for c in self._bound[vmid])
+                # Closed before the queue was emptied, and no other has appeared in it.
+                heard = vmid in closed and self._bound.get(vmid, set()) <= closed[vmid]
                 if heard or now >= deadline:
                     del self._ends[vmid]
                     self._tell_end(vmid, dead, now)

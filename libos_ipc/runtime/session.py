@@ -89,6 +89,7 @@ class Session(Calling):
         #: called once, at the next of these
         self.listeners: list[Callable[[], None]] = []
         self.closed = False
+        self.leaving = False
         self._group_id = file.id.encode()
         self._reserve = Reserve()
         self._transport: Transport | None = None

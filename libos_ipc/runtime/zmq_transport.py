@@ -21,6 +21,7 @@ Byte bounds are kept by the links, so ZeroMQ's own bounds, which count messages,
 from __future__ import annotations
 
 import os
+import socket as sockets
 import struct
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -28,6 +29,8 @@ from typing import NamedTuple
 import zmq
 from zmq.backend import Socket as RawSocket
 from zmq.backend import zmq_poll
+
+from libos_ipc.runtime.liveness import process_behind
 
 __all__ = ["Arrival", "Connection", "Transport", "ask_once"]
 
@@ -41,7 +44,6 @@ _NEVER_MS = 3_600_000
 # On the hot path pyzmq's own layer costs more than ZeroMQ: its flags are enumerations, its
 # sockets wrap each call. These are the calls beneath it, with plain numbers.
 _POLLIN = int(zmq.POLLIN)
-_ACCEPTED = int(zmq.EVENT_ACCEPTED)
 _NOBLOCK = int(zmq.NOBLOCK)
 _NOBLOCK_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
 _SEND = RawSocket.send
@@ -49,9 +51,13 @@ _RECV = RawSocket.recv
 
 
 class Connection:
-    """One accepted connection; `peer` is its VMID once it has said hello."""
+    """One accepted connection; `peer` is its VMID once it has said hello.
 
-    __slots__ = ("fd", "open", "os_pid", "peer", "routing_id", "uid")
+    ZeroMQ names the descriptor, but its number is used again as soon as it is closed. The inode
+    of the socket tells this connection from all others.
+    """
+
+    __slots__ = ("_inode", "fd", "os_pid", "peer", "routing_id", "uid")
 
     def __init__(self, routing_id: bytes, uid: int, os_pid: int, fd: int) -> None:
         self.routing_id = routing_id
@@ -59,7 +65,12 @@ class Connection:
         self.os_pid = os_pid
         self.fd = fd
         self.peer = 0
-        self.open = True
+        self._inode = _inode(fd) if _process_at(fd) == os_pid else -1
+
+    @property
+    def open(self) -> bool:
+        """False once its socket is closed. What came over it has been queued before that."""
+        return _inode(self.fd) == self._inode
 
 
 class Arrival(NamedTuple):
@@ -77,8 +88,8 @@ class Transport:
     ) -> None:
         self._admits = admits
         self._connections: dict[bytes, Connection] = {}
-        #: descriptors of connections that ended before their first message was read
-        self._ended_unseen: set[int] = set()
+        #: descriptors of connections that have ended, or are just about to be closed
+        self._closing: set[int] = set()
         self._routes: dict[int, tuple[bytes, str]] = {}
         self._peers: dict[str, int] = {}
         self._route_number = 0
@@ -105,9 +116,7 @@ class Transport:
         self._inbound.set(zmq.MAXMSGSIZE, max_frame)
         self._inbound.set(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
         self._inbound.set_string(zmq.ZAP_DOMAIN, "libos_ipc")
-        self._inbound_monitor = self._inbound.get_monitor_socket(
-            zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
-        )
+        self._inbound_monitor = self._inbound.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._inbound.bind(f"ipc://{path}")
         self._outbound = self._socket()
         self._outbound.set(zmq.ROUTER_MANDATORY, 1)
@@ -225,7 +234,8 @@ class Transport:
         uid, os_pid = _credentials(str(frame.get("User-Id")))
         fd = int(frame.get(zmq.SRCFD))
         connection = Connection(routing_id, uid, os_pid, fd)
-        connection.open = fd not in self._ended_unseen
+        if not connection.open:
+            self._closing.add(fd)
         self._connections[routing_id] = connection
         return connection
 
@@ -238,18 +248,15 @@ class Transport:
 
     def ended(self) -> list[Connection]:
         """Connections to us that have ended; what came over them is queued already."""
-        gone = []
+        closing = self._closing
         while _readable(self._inbound_monitor):
-            event, fd = _EVENT.unpack(self._inbound_monitor.recv_multipart()[0])
-            if event == _ACCEPTED:
-                self._ended_unseen.discard(fd)
-                continue
-            known = [c for c in self._connections.values() if c.open and c.fd == fd]
-            for connection in known:
-                connection.open = False
-            if not known:
-                self._ended_unseen.add(fd)
-            gone += known
+            closing.add(_EVENT.unpack(self._inbound_monitor.recv_multipart()[0])[1])
+        if not closing:
+            return []
+        concerned = [c for c in self._connections.values() if c.fd in closing]
+        gone = [c for c in concerned if not c.open]
+        # ZeroMQ closes a little after it has said so; or the number is another's already.
+        self._closing = {c.fd for c in concerned if c not in gone}
         return gone
 
     def forget(self, connection: Connection) -> None:
@@ -305,6 +312,28 @@ def ask_once(
     finally:
         socket.close(0)
         context.term()
+
+
+def _inode(fd: int) -> int:
+    """The inode behind a descriptor, 0 if it is closed."""
+    try:
+        return os.fstat(fd).st_ino
+    except OSError:
+        return 0
+
+
+def _process_at(fd: int) -> int:
+    """OS pid of the process at the other end of a Unix socket, 0 if this is none (any more)."""
+    try:
+        there = sockets.socket(fileno=fd)
+    except OSError:
+        return 0
+    try:
+        return process_behind(there)[0]
+    except OSError:
+        return 0
+    finally:
+        there.detach()
 
 
 def _credentials(address: str) -> tuple[int, int]:

@@ -61,7 +61,9 @@ def main() -> int:
             for text in texts:
                 print(text, end="\n\n", flush=True)
     took = time.monotonic() - begun
-    print(f"{given.seeds} seeds, {failed} failed, {took:.1f} s, {given.seeds / took:.0f} per second")
+    print(
+        f"{given.seeds} seeds, {failed} failed, {took:.1f} s, {given.seeds / took:.0f} per second"
+    )
     return 1 if failed else 0
 
 

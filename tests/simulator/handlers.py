@@ -11,8 +11,7 @@ import errno
 from collections import deque
 from typing import TYPE_CHECKING
 
-from libos_ipc.core.vocabulary import HEADER_WEIGHT
-from libos_ipc.core.vocabulary import Deliver
+from libos_ipc.core.vocabulary import HEADER_WEIGHT, Deliver
 
 if TYPE_CHECKING:
     from .node import SimNode

@@ -254,7 +254,9 @@ class History:
 
     def _on_move(self, id: int, owner: int, now: float) -> None:
         mover = self.shadow.ids.owner_of(id)
-        self._must(self.uses.get(id, mover) in (mover, owner), f"{mover} moved ID {id}, not its own")
+        self._must(
+            self.uses.get(id, mover) in (mover, owner), f"{mover} moved ID {id}, not its own"
+        )
         self.uses[id] = owner
         self.moved.pop(id, None)
         if (id, owner) in self.moving and owner != mover:

@@ -141,6 +141,4 @@ class Kernel:
 
     def _tell(self, watcher: SimNode, vmid: int, dead: bool) -> None:
         world = self._world
-        world.soon(
-            world.knobs.notice_s, lambda: watcher.hear_of_end(vmid, dead), watcher.process
-        )
+        world.soon(world.knobs.notice_s, lambda: watcher.hear_of_end(vmid, dead), watcher.process)

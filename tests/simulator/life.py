@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .kernel import OsProcess, Port
     from .world import World
 
-__all__ = ["exec_image", "found", "fork", "join", "kill"]
+__all__ = ["exec_image", "fork", "found", "join", "kill"]
 
 #: Longest time between two steps of a fork.
 STEP_S = 0.003

@@ -23,7 +23,6 @@ from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.leader import Leader
 from libos_ipc.core.member import Member
 from libos_ipc.core.roster import Applicant
-from libos_ipc.core.roster import Applicant
 from libos_ipc.core.vocabulary import (
     Body,
     ChildExit,

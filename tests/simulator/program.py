@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from libos_ipc.core.codes import Code
-from libos_ipc.core.vocabulary import HEADER_WEIGHT
-from libos_ipc.core.vocabulary import Body, Deliver, Progress
+from libos_ipc.core.vocabulary import HEADER_WEIGHT, Deliver, Progress
 from libos_ipc.errors import IpcError
 
 from .handlers import ONE_WAY, Handlers

@@ -74,9 +74,7 @@ class Scenario:
         ]
         self._choices = [action for action, _ in choices]
         self._weights = [weight for _, weight in choices]
-        self._leader_dies_at = (
-            self._rng.randint(0, self._left) if world.knobs.leader_dies else -1
-        )
+        self._leader_dies_at = self._rng.randint(0, self._left) if world.knobs.leader_dies else -1
 
     def play(self) -> None:
         """The whole story."""
@@ -88,6 +86,8 @@ class Scenario:
         world.at(world.knobs.gap_s, self._act)
         world.run_until(lambda: self._left <= 0)
         self._heal()
+        world.come_to_rest()
+        self._all_ready()  # the last born, too
         world.come_to_rest()
         final.check_rest(world)
         self._end()
@@ -113,7 +113,9 @@ class Scenario:
         return [
             node
             for node in self._world.nodes.values()
-            if not node.leaving and node.identity.pid and node.process.stopped_until <= self._world.now
+            if not node.leaving
+            and node.identity.pid
+            and node.process.stopped_until <= self._world.now
         ]
 
     def _somebody(self) -> SimNode | None:

@@ -1,0 +1,82 @@
+"""The simulator over many seeds, the same in every run; and proof that it can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from simulator.__main__ import failures
+from simulator.scenario import run
+
+from libos_ipc.core.calls import Calls
+from libos_ipc.core.leader import Leader
+from libos_ipc.core.links import Link
+from libos_ipc.core.member import Member
+
+#: Seeds of a normal run, in as many tests as make a good load for two processes.
+SEEDS = 2000
+CHUNK = 50
+#: Seeds within which a broken machine must be found out.
+PATIENCE = 150
+
+
+@pytest.mark.parametrize("start", range(0, SEEDS, CHUNK))
+def test_groups_live_and_die_as_they_should(start: int) -> None:
+    """Whatever fails says how it is run again, event by event."""
+    texts = failures(range(start, start + CHUNK))
+    assert not texts, "\n\n".join(texts)
+
+
+def test_a_seed_decides_everything() -> None:
+    for seed in (0, 7, 1234):
+        assert run(seed).trace_hash() == run(seed).trace_hash()
+    assert run(1).trace_hash() != run(2).trace_hash()
+
+
+def _accepts_repeats(self: Link, number: int, size: int) -> bool:
+    self.delivered = max(self.delivered, number)
+    self.received_bytes += size
+    return True
+
+
+def _forgets_what_is_unacknowledged(self: Link, now: float) -> Iterator[tuple[int, Any]]:
+    return iter(())
+
+
+def _gives_nothing_back(self: Leader, vmid: int, orderly: bool, now: float) -> None:
+    self.processes.pop(vmid, None)
+
+
+def _tells_nobody(self: Calls, peer: int, error: Exception, now: float) -> list[Any]:
+    return []
+
+
+def _takes_any_answer(self: Link, acked: int, now: float) -> bool:
+    news = acked > self.acked
+    self.acked = max(acked, self.acked)
+    self.kept.clear()
+    return news
+
+
+def _reconnects_nothing(self: Member, now: float) -> list[Any]:
+    self.incarnation += 1
+    return []
+
+
+@pytest.mark.parametrize(
+    ("machine", "method", "broken"),
+    [
+        (Link, "accept", _accepts_repeats),
+        (Link, "again", _forgets_what_is_unacknowledged),
+        (Link, "on_acked", _takes_any_answer),
+        (Leader, "_apply_gone", _gives_nothing_back),
+        (Calls, "fail_peer", _tells_nobody),
+        (Member, "on_rebuilt", _reconnects_nothing),
+    ],
+)
+def test_a_broken_machine_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, machine: type, method: str, broken: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(machine, method, broken)
+    assert any(failures(range(seed, seed + 1)) for seed in range(PATIENCE))
