@@ -5,7 +5,8 @@ so that a machine that slows down or speeds up does so for all of them. While on
 others sleep in a read. The first rounds warm up and are dropped.
 
 A contender that is not installed, fails or goes silent is reported with the reason; the others go
-on without it. Each runs in a session of its own, and all of that session is killed at the end.
+on without it. Each runs in a session of its own, with a directory of its own for what is
+temporary; at the end all of that session is killed and the directory removed.
 """
 
 from __future__ import annotations
@@ -89,9 +90,11 @@ class Contender:
 
     def __enter__(self) -> Contender:
         self._errors = tempfile.TemporaryFile()
+        self._directory = tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
             self.entry.command,
             cwd=ROOT,
+            env=os.environ | {"TMPDIR": self._directory.name},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -114,6 +117,7 @@ class Contender:
         self._process.wait()
         self._process.stdout.close()
         self._errors.close()
+        self._directory.cleanup()
 
     def await_ready(self) -> None:
         self._answer()

@@ -93,8 +93,13 @@ async def _get_room(session: Session, dst: int, size: int, timeout: float | None
         session.check_open()
         if session.member.has_room(dst, size):
             return
-        session.perform(session.member.ask_progress(dst))
-    if not await wait_until(session, lambda: session.member.has_room(dst, size), timeout):
+        session.perform(session.member.await_room(dst))
+    try:
+        found = await wait_until(session, lambda: session.member.has_room(dst, size), timeout)
+    finally:
+        with session.lock:
+            session.member.stop_awaiting_room(dst)
+    if not found:
         raise Timeout(f"VMID {dst} still had no room for {size} bytes after {timeout} s")
 
 

@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 from libos_ipc.core.codes import Code
-from libos_ipc.errors import IdsExhausted, InvalidRange, error_for
+from libos_ipc.errors import IdsExhausted, InvalidRange, PeerDied, error_for
+from libos_ipc.runtime.ticket import Ticket
 
 if TYPE_CHECKING:
     from libos_ipc.group import Group
@@ -47,7 +48,11 @@ class Ids:
                     break
             self._get_range()
         if owner is not None and owner != self._group.vmid:
-            self.move(id, owner)
+            try:
+                self.move(id, owner)
+            except PeerDied:
+                self.release(id)
+                raise
         return id
 
     def _get_range(self) -> None:
@@ -93,17 +98,26 @@ class Ids:
         """Hand an ID of ours over to the process `vmid`; done when this returns.
 
         InvalidRange if nobody owns it, PermissionDenied if somebody else does, PeerDied if
-        there is no such process.
+        there is no such process. Where a signal handler's exception ends the wait, the ID moves
+        all the same.
         """
         session = self._group._session
         if id == self._group.pid:
             raise InvalidRange(f"ID {id} is this process's own pid and stays with it")
-        (result,) = session.ask_leader(Code.CHANGE_ID_OWNER, _checked(id), vmid)
+        ticket = Ticket()
+        with session.lock:
+            session.check_open()
+            member = session.member
+            if member.ids.owns(_checked(id)) and not member.ids.in_use(id):
+                raise InvalidRange(f"ID {id} is not in use: `new` gives it out when its turn comes")
+            session.perform(member.move_id(id, vmid, ticket, time.monotonic()))
+        ticket.wait(None)
+        answer = ticket.result()
+        assert isinstance(answer, tuple)
+        result = answer[0]
+        assert isinstance(result, int)
         if result:
             raise error_for(-result, f"moving ID {id} to VMID {vmid} was refused")
-        with session.lock:
-            if vmid != session.member.vmid and session.member.ids.owns(id):
-                session.member.ids.moved_away(id)
 
     def alloc_range(self) -> range:
         """The leader's own operation: a range of up to `id_range_size` IDs, ours to give back."""
@@ -121,6 +135,12 @@ class Ids:
         if ids.step != 1 or not ids:
             raise InvalidRange(f"{ids} is no range of IDs: give range(first, last + 1)")
         start, end = _checked(ids[0]), _checked(ids[-1])
+        with self._group._session.lock:
+            own = self._group._session.member.ids
+            if own.owns(start) or own.owns(end):
+                raise InvalidRange(
+                    f"IDs {start} … {end}: `new` gives out some of them; `release` them singly"
+                )
         (result,) = self._group._session.ask_leader(Code.RELEASE_ID_RANGE, start, end)
         if result:
             raise InvalidRange(

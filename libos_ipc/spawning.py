@@ -162,5 +162,6 @@ def wait_for_child(group: Group, pid: int, timeout: float | None) -> ExitStatus:
             assert row.status is not None
             return row.status
         if not candidates():
-            raise ChildProcessError(10, f"child {pid} never came to be: its fork failed")
+            which = "the last child" if pid == -1 else f"child {pid}"
+            raise ChildProcessError(10, f"{which} never came to be: its fork failed")
     raise Timeout(f"no child ended within {timeout} s")

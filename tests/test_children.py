@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from multiprocessing import resource_tracker
+from pathlib import Path
 
 import pytest
 from processes import DEADLINE_S, Forked, Line, poll
@@ -68,6 +69,21 @@ def test_a_core_dump_is_told(group: Group) -> None:
     status = child.wait(DEADLINE_S)
     assert status.signal == signal.SIGABRT
     assert status.core_dumped == (seen.si_code == os.CLD_DUMPED)
+
+
+def test_a_core_that_was_dumped(group: Group, tmp_path: Path) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    if most == 0:
+        pytest.skip("no core dumps here")
+
+    def aborts() -> None:
+        faulthandler.disable()
+        os.chdir(tmp_path)
+        resource.setrlimit(resource.RLIMIT_CORE, (1 << 16, most))
+        os.abort()
+
+    status = group.spawn(aborts).wait(DEADLINE_S)
+    assert (status.code, status.signal, status.core_dumped) == (None, signal.SIGABRT, True)
 
 
 def test_kill_goes_by_way_of_the_kernel(group: Group) -> None:
@@ -151,6 +167,22 @@ def test_what_the_program_waited_for_first(group: Group) -> None:
     assert status.unknown or status.code == 6
     os.close(ready)
     os.close(go)
+
+
+@pytest.mark.parametrize("first", ["we", "the program"])
+def test_a_child_that_ends_before_it_has_said_hello(group: Group, first: str) -> None:
+    """It was there, and the parent knows: it wrote its OS pid down before anything else."""
+    for code in range(1, 6):
+        os_pid = os.fork()
+        if not os_pid:
+            os._exit(code)
+        if first == "we":
+            assert group.wait(timeout=DEADLINE_S).code == code
+        assert os.waitpid(os_pid, 0) == (os_pid, code << 8)
+        if first != "we":
+            status = group.wait(timeout=DEADLINE_S)
+            assert status.unknown or status.code == code
+    poll(lambda: len(group.members()) == 1)
 
 
 def test_popen_keeps_its_children(group: Group) -> None:

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import processes
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import libos_ipc
@@ -32,21 +33,24 @@ LIBOS_IPC = (sys.executable, "-m", "libos_ipc")
 pytestmark = pytest.mark.usefixtures("runtime_dir")
 
 
-def cli(*words: object, **more: object) -> subprocess.CompletedProcess[str]:
+def cli(
+    *words: object, env: dict[str, str] | None = None, typed: str = ""
+) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end."""
     return subprocess.run(
         [*LIBOS_IPC, *map(str, words)],
+        input=typed,
+        env=env,
         capture_output=True,
         text=True,
         timeout=processes.DEADLINE_S,
         check=False,
-        **more,  # type: ignore[call-overload]
     )
 
 
-def answer_of(*words: object, **more: object) -> object:
+def answer_of(*words: object) -> Any:
     """The JSON that a command prints."""
-    done = cli(*words, "--json", **more)
+    done = cli(*words, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
 
@@ -260,6 +264,7 @@ def test_demo_ends_at_ctrl_c_on_a_terminal() -> None:
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")  # the cursor is there again
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=60), block=st.integers(1, 8))
 def test_words_are_counted_across_blocks(
     data: bytes, block: int, tmp_path_factory: pytest.TempPathFactory
@@ -345,7 +350,7 @@ def test_run_ends_as_its_command_does(script: str, status: int) -> None:
 
 
 def test_run_passes_words_input_and_output_through() -> None:
-    done = cli("run", "cat", "-A", "-", input="in\tput\n")
+    done = cli("run", "cat", "-A", "-", typed="in\tput\n")
     assert done.stdout == "in^Iput$\n"
     assert cli("run", "--", "printf", "%s.", "--help", "-x", "").stdout == "--help.-x.."
 
@@ -401,9 +406,9 @@ def test_ps_shows_every_member_but_itself(
 ) -> None:
     group = found("first")
     other = found("other", leader="embedded")
-    with processes.Peer(group) as peer:
+    peer = processes.Peer(group)
+    with peer:
         rows = answer_of("ps", "--runtime-dir", runtime_dir)
-        assert isinstance(rows, list)
         mine = [row for row in rows if row["group"] == "first"]
         expected = [member._asdict() for member in group.members()]
         for row in expected:
@@ -425,7 +430,8 @@ def test_ps_shows_every_member_but_itself(
 
 
 def test_ps_inside_a_group_shows_that_group(group: libos_ipc.Group) -> None:
-    with processes.Peer(group) as peer:
+    peer = processes.Peer(group)
+    with peer:
         done = cli("ps", "--json", env=group.environ())
         assert [row["vmid"] for row in json.loads(done.stdout)] == [group.vmid, peer.vmid]
         # It came by our token, but it was not our child.
@@ -578,6 +584,7 @@ def test_a_command_loads_no_other_command() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
 
 
+@settings(deadline=None)
 @given(text=st.text())
 def test_what_is_printed_is_printable(text: str) -> None:
     shown = printable(text)

@@ -153,6 +153,12 @@ def test_current_is_the_group_joined_last(found: Callable[..., libos_ipc.Group])
         libos_ipc.current()
 
 
+def vmid_of(group: libos_ipc.Group, os_pid: int) -> int:
+    """The VMID of a process, as soon as it has said hello."""
+    found = poll(lambda: [m.vmid for m in group.members() if m.os_pid == os_pid])
+    return int(found[0])
+
+
 def test_two_groups_in_one_process(found: Callable[..., libos_ipc.Group]) -> None:
     one, other = found("one"), found("other", leader="embedded")
 
@@ -162,7 +168,7 @@ def test_two_groups_in_one_process(found: Callable[..., libos_ipc.Group]) -> Non
 
     with Peer(one, serve) as child:
         for group in (one, other):
-            vmid = next(m.vmid for m in group.members() if m.os_pid == child.os_pid)
+            vmid = vmid_of(group, child.os_pid)
             assert group.request(vmid, 70, timeout=DEADLINE_S) == group.name.encode()
         other.close()
         assert one.request(child.vmid, 70, timeout=DEADLINE_S) == b"one"

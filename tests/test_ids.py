@@ -97,8 +97,14 @@ def test_an_id_moves_and_its_new_owner_releases_it(group: Group) -> None:
             child.send(id)
             child.recv()
             assert group.ids.owner(id) is None
+        id = group.ids.new()
         with pytest.raises(libos_ipc.PeerDied):
-            group.ids.move(group.ids.new(), 10_000)
+            group.ids.move(id, 10_000)
+        with pytest.raises(libos_ipc.PeerDied):
+            group.ids.new(owner=10_000)
+        group.ids.release(id)
+        with pytest.raises(InvalidRange, match="not in use"):
+            group.ids.move(id, vmid)
 
 
 def test_ranges_are_released_as_they_stand(group: Group) -> None:
@@ -112,6 +118,9 @@ def test_ranges_are_released_as_they_stand(group: Group) -> None:
     group.ids.release_range(ids)
     assert group.ids.owner(ids[0]) is None
     group.ids.release_range(ids)  # the same again is no error, while it rests
+    first = group.ids.new()
+    with pytest.raises(InvalidRange, match="singly"):
+        group.ids.release_range(range(first, first + 1))
 
 
 @pytest.mark.parametrize("end", ["close", "kill", "_exit"])

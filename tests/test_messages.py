@@ -454,6 +454,43 @@ def test_asyncio_cancellation_and_timeout_withdraw(group: Group) -> None:
         assert noted_by(group, peer.vmid) == [(group.vmid, 3)]
 
 
+@pytest.mark.config(send_buffer=4096)
+def test_closing_ends_every_wait_with_not_joined(group: Group) -> None:
+    """Calls that wait in other threads: for an answer, for room, for a child, for messages."""
+    caught: list[str] = []
+    waiting = threading.Barrier(5)
+
+    def wait(call: Callable[[], object]) -> None:
+        waiting.wait(DEADLINE_S)
+        try:
+            call()
+        except libos_ipc.NotJoined:
+            caught.append("NotJoined")
+
+    with Busy(group) as peer:
+        child = group.spawn(time.sleep, 2 * DEADLINE_S)
+        group.send(peer.vmid, NOTE, bytes(4000))
+        calls: list[Callable[[], object]] = [
+            lambda: group.request(peer.vmid, HOLD),
+            lambda: group.send(peer.vmid, NOTE, bytes(4000)),
+            lambda: group.wait(child.pid),
+            lambda: caught.append(f"served {group.serve()}"),
+        ]
+        threads = [threading.Thread(target=wait, args=(call,)) for call in calls]
+        for thread in threads:
+            thread.start()
+        waiting.wait(DEADLINE_S)
+        for thread in threads:
+            thread.join(0.05)
+        assert all(thread.is_alive() for thread in threads)
+        group.close()
+        for thread in threads:
+            thread.join(DEADLINE_S)
+        assert sorted(caught) == ["NotJoined"] * 3 + ["served None"]
+        child.kill(signal.SIGKILL)
+        os.waitpid(child.os_pid, 0)
+
+
 # ---- death
 
 

@@ -47,7 +47,7 @@ def founded(setup: Setup) -> Iterator[libos_ipc.Group]:
 
     config: dict[str, Any] = setup.get("config") or {}
     with (
-        tempfile.TemporaryDirectory(prefix="bench-") as directory,
+        tempfile.TemporaryDirectory(prefix="g") as directory,
         libos_ipc.Group.create(
             runtime_dir=directory, config=libos_ipc.GroupConfig(**config)
         ) as group,

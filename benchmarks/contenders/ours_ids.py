@@ -1,10 +1,10 @@
 """Ours: new IDs and their release, in a member that is not the leader; nanoseconds for a pair.
 
-Two habits of using IDs. *At once*: an ID is released before the next is asked for, which a member
-can serve from its own reserve for ever. *Held*: a thousand are taken and then a thousand given
-back, so that the ranges come from the leader and return to it, and the price of these messages is
-spread over all. What both leave out: several threads at once, and an `owner` other than oneself,
-which is a message each.
+Two habits of using IDs. *At once*: an ID is released before the next is asked for. *Held*: a
+thousand are taken and then a thousand given back. In both the price of ranges that come from the
+leader and return to it is spread over all IDs: one released is not given out again soon, so that
+even the first habit uses ranges up. What both leave out: several threads at once, and an `owner`
+other than oneself, which is a message each.
 """
 
 from __future__ import annotations

@@ -78,8 +78,11 @@ class Calls:
         return effects
 
     def fail_all(self, error: IpcError) -> Effects:
-        """This process has left: callers are told, continuations are dropped."""
-        return [Fail(ticket, error) for _, ticket in self._table.drain() if not callable(ticket)]
+        """This process has left, and asks for nothing more whatever it is told."""
+        effects: Effects = []
+        for _, ticket in self._table.drain():
+            effects += _failed(ticket, error, 0.0)
+        return effects
 
 
 def _failed(ticket: object, error: IpcError, now: float) -> Effects:

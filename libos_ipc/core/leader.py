@@ -188,7 +188,7 @@ class Leader(Roster):
 
     def _change_id_owner(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
         id, owner = fields
-        if owner not in self.processes and owner not in self.spares:
+        if owner not in self.processes and not self._may_furnish(src, owner, id):
             return [Answer(src, seq, Code.CHANGE_ID_OWNER, (-errno.ESRCH,))]
         if id == self.processes[src].pid and owner != src:
             return [Answer(src, seq, Code.CHANGE_ID_OWNER, (-errno.EINVAL,))]
@@ -197,6 +197,14 @@ class Leader(Roster):
         except IpcError as error:
             return [Answer(src, seq, Code.CHANGE_ID_OWNER, (-(error.errno or errno.EINVAL),))]
         return [Journal(("move", id, owner, now)), Answer(src, seq, Code.CHANGE_ID_OWNER, (0,))]
+
+    def _may_furnish(self, src: int, vmid: int, id: int) -> bool:
+        """A VMID without a process gets one ID from its asker, the pid to be. Others may know of
+        the process before we do, and give it more."""
+        spare = self.spares.get(vmid)
+        if spare is None:
+            return False
+        return spare.pid in (0, id) if src == spare.asker else spare.pid != 0
 
     def _get_id_owner(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
         return [Answer(src, seq, Code.GET_ID_OWNER, (self.ids.owner_of(fields[0]),))]

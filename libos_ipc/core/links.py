@@ -20,9 +20,9 @@ receiver says that it has consumed them (CREDIT, a running total; resending chan
 side's total). Acknowledged means arrived, consumed means taken up by a handler.
 
 A question (PROBE) has no number, so nobody keeps it. Two must not be lost all the same: the one
-that only makes us known, and the one of a caller that waits for room, without which the peer
+that only makes us known, and the one of callers that wait for room, without which the peer
 announces nothing until much has been consumed. They stay *open* and are asked again, like what
-is kept, until the answer or the credit shows that the peer has heard.
+is kept: until the peer has answered, and as long as it owes and a caller waits.
 
 Invariants: kept numbers are acked+1 … sent without a gap; delivered never shrinks; what is
 owed is never negative. An acknowledgement or a credit beyond what was sent is hostile or
@@ -84,7 +84,7 @@ class Link:
         self.probed_at_number = 0
         # questions that the peer may not have heard: who we are, and how much it has consumed
         self.greeting = False
-        self.wanting = False
+        self.wanting = 0  # callers that wait for room
         # what we receive
         self.delivered = 0
         self.announced_ack = 0
@@ -139,14 +139,17 @@ class Link:
         if consumed > self.sent_bytes:
             raise ValueError(f"consumed {consumed} bytes, but only {self.sent_bytes} were sent")
         self.credited = consumed
-        if not self.owed:
-            self.wanting = False
         return True
 
     @property
     def open(self) -> bool:
         """Whether anything is to be sent or asked again until the peer shows that it came."""
-        return bool(self.kept) or self.greeting or (self.wanting and self.owed > 0)
+        return bool(self.kept) or self.asking
+
+    @property
+    def asking(self) -> bool:
+        """Whether a question is open."""
+        return self.greeting or (self.wanting > 0 and self.owed > 0)
 
     def probe_due(self, now: float) -> bool:
         """Whether to ask the peer what it has; each asking doubles the time to the next."""
@@ -215,3 +218,4 @@ class Link:
         assert 0 <= self.credited <= self.sent_bytes
         assert 0 <= self.announced_credit <= self.consumed <= self.received_bytes
         assert 0 <= self.announced_ack <= self.delivered
+        assert self.wanting >= 0

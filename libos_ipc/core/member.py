@@ -24,12 +24,14 @@ from libos_ipc.core.vocabulary import (
     Close,
     Deliver,
     Effects,
+    Fail,
     Note,
     Open,
     Outgoing,
     Progress,
     Refuse,
     Reopen,
+    Resolve,
     Say,
     Then,
     Transmit,
@@ -101,6 +103,22 @@ class Member:
         peer = self.calls.withdraw(seq)
         return [] if peer is None else self.send(peer, Code.CANCEL, (seq,), now)
 
+    def move_id(self, id: int, owner: int, ticket: object, now: float) -> Effects:
+        """Hand an ID over to another process; `ticket` is settled with the leader's word.
+
+        What this process knows of its own IDs changes with that word, at once and also when the
+        caller has stopped waiting for it: so it is not withdrawn.
+        """
+
+        def then(answer: Body | IpcError, now: float) -> Effects:
+            if isinstance(answer, IpcError):
+                return [Fail(ticket, answer)]
+            if answer[0] == 0 and owner != self.vmid:
+                self.ids.moved_away(id)
+            return [Resolve(ticket, answer)]
+
+        return self._ask_leader(Code.CHANGE_ID_OWNER, (id, owner), then, now)
+
     def greet(self, peer: int, now: float) -> Effects:
         """Make ourselves known to `peer` without waiting for something to say."""
         link = self.links.get(peer)
@@ -117,10 +135,21 @@ class Member:
     def ask_progress(self, dst: int) -> Effects:
         """Ask `dst` to say at once what has arrived and what it has consumed."""
         link = self.links.get(dst)
+        return [] if link is None else self._unnumbered(link, Code.PROBE)
+
+    def await_room(self, dst: int) -> Effects:
+        """A caller begins to wait for room: ask, and ask again, until it stops."""
+        link = self.links.get(dst)
         if link is None:
             return []
-        link.wanting = True
+        link.wanting += 1
         return self._unnumbered(link, Code.PROBE)
+
+    def stop_awaiting_room(self, dst: int) -> None:
+        """It has its room, or has given up."""
+        link = self.links.get(dst)
+        if link is not None:
+            link.wanting -= 1
 
     def unarrived(self) -> list[int]:
         """Peers that have not acknowledged everything."""
@@ -276,7 +305,7 @@ class Member:
         effects += [
             Transmit(link.peer, number, acked, message) for number, message in link.again(now)
         ]
-        if link.greeting or link.wanting:
+        if link.asking:
             effects += self._unnumbered(link, Code.PROBE)
         return effects
 

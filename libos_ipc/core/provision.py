@@ -35,6 +35,7 @@ class Pool(Protocol):
     def new(self, now: float) -> int | None: ...
     def grant(self, start: int, end: int) -> None: ...
     def moved_away(self, id: int) -> None: ...
+    def release(self, id: int, now: float) -> list[tuple[int, int]] | None: ...
 
 
 class Provision:
@@ -96,7 +97,6 @@ class Provision:
             if id is None:
                 return effects + self.want_range(now)
             vmid = self._unpaired.popleft()
-            self._ids.moved_away(id)
             moved = partial(self._on_moved, vmid, id)
             effects += self._ask(Code.CHANGE_ID_OWNER, (id, vmid), moved, now)
         return effects
@@ -116,11 +116,21 @@ class Provision:
         return [*self._pair_up(now), Progress(0)]
 
     def _on_moved(self, vmid: int, id: int, fields: Body | IpcError, now: float) -> Effects:
-        if isinstance(fields, IpcError) or fields[0] != 0:
-            return self._give_up(1)
+        if isinstance(fields, IpcError):
+            return self._give_up(1)  # moved or not, nobody knows: the ID is never used again
+        if fields[0] != 0:
+            return self._take_back(id, now) + self._give_up(1)
+        self._ids.moved_away(id)
         self.coming -= 1
         self.pairs.append((vmid, id))
         return [Progress(0)]
+
+    def _take_back(self, id: int, now: float) -> Effects:
+        """The leader did not move this ID: it is still one of ours, and free."""
+        effects: Effects = []
+        for spent in self._ids.release(id, now) or ():
+            effects += self._ask(Code.RELEASE_ID_RANGE, spent, lambda answer, now: [], now)
+        return effects
 
     def _give_up(self, pairs: int) -> Effects:
         """No error reaches anybody from here: a later call tries again, or meets it itself."""

@@ -93,8 +93,12 @@ class Calling:
             return
         if timeout is not None and timeout <= 0:
             raise WouldBlock(f"VMID {dst} owes {self.config.send_buffer} bytes or more")
-        self.perform(member.ask_progress(dst))
-        if not self.wait_for(lambda: member.has_room(dst, size), timeout):
+        self.perform(member.await_room(dst))
+        try:
+            found = self.wait_for(lambda: member.has_room(dst, size), timeout)
+        finally:
+            member.stop_awaiting_room(dst)
+        if not found:
             raise Timeout(
                 f"VMID {dst} still owed {self.config.send_buffer} bytes or more after {timeout} s"
             )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import array
 import fcntl
+import mmap
 import os
 import struct
 from dataclasses import dataclass
@@ -22,6 +23,17 @@ __all__ = ["ChildRow", "Children", "ExitStatus"]
 
 #: Seconds that an exit status may take to appear where others must reap first.
 STATUS_S = 2.0
+
+
+#: The OS pid of a new child, in a page of memory that it shares with its parent.
+_PID = struct.Struct("q")
+#: An OS pid that no process has: Linux has none over 2**22.
+_NOBODY = 2**22 + 1
+
+
+def announce(page: mmap.mmap) -> None:
+    """In a new child, before anything else of it runs: tell the parent that we exist."""
+    _PID.pack_into(page, 0, os.getpid())
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +58,7 @@ class ExitStatus:
 class ChildRow:
     """One child that has not been waited for."""
 
-    __slots__ = ("ended_at", "os_pid", "ours", "pid", "pidfd", "status", "told", "vmid")
+    __slots__ = ("ended_at", "os_pid", "ours", "page", "pid", "pidfd", "status", "told", "vmid")
 
     def __init__(self, pid: int, vmid: int) -> None:
         self.pid = pid
@@ -55,14 +67,14 @@ class ChildRow:
         self.pidfd = -1
         #: started by `group.fork`: ours to reap
         self.ours = False
+        #: where it was to `announce` itself, if a fork of ours made it
+        self.page: mmap.mmap | None = None
         self.told: ChildExit | None = None
         self.status: ExitStatus | None = None
         self.ended_at: float | None = None
 
     def open(self, os_pid: int) -> bool:
-        """Learn which process it is. False if that is known already, or it is gone."""
-        if self.os_pid:
-            return False
+        """Learn which process it is. False if it is gone already."""
         self.os_pid = os_pid
         try:
             self.pidfd = os.pidfd_open(os_pid)
@@ -70,11 +82,25 @@ class ChildRow:
             return False
         return True
 
+    def announced(self) -> int:
+        """The OS pid that it has announced, 0 if it never came to that.
+
+        The number is a name only as long as the process is our child: a zombie at least.
+        """
+        os_pid = 0 if self.page is None else _PID.unpack_from(self.page)[0]
+        try:
+            if os_pid:
+                os.waitid(os.P_PID, os_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return _NOBODY
+        return int(os_pid)
+
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Give descriptor and memory back."""
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
+        self.page = None
 
     def examine(self, now: float) -> bool:
         """The child has ended: find out how. False while it may still become known."""

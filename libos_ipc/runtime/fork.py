@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from libos_ipc.runtime.node import ForkPlan, Node
 
 __all__ = ["ForkHooks"]
@@ -54,13 +57,13 @@ class ForkHooks:
 
     def _before(self) -> None:
         self._on_fork()
-        plans = []
+        joins = not _is_for_exec(sys._getframe(1))
+        plans = self._plans[threading.get_ident()] = []
         for node in list(self._nodes()):
             try:
-                plans.append((node, node.prepare_fork()))
+                plans.append((node, node.prepare_fork(joins)))
             except Exception:
                 log.exception("preparing a fork in group %s", node.file.name)
-        self._plans[threading.get_ident()] = plans
 
     def _after_in_parent(self) -> None:
         for node, plan in self._plans.pop(threading.get_ident(), ()):
@@ -83,3 +86,10 @@ class ForkHooks:
                 node.session.closed = True
                 log.exception("joining group %s after a fork", node.file.name)
         self._on_child()
+
+
+def _is_for_exec(caller: FrameType) -> bool:
+    """Whether `subprocess` forks, as it does for a `preexec_fn`: its child closes all descriptors
+    and execs. Were it to join, ZeroMQ would abort it in between."""
+    code = caller.f_code
+    return code.co_name == "_execute_child" and caller.f_globals.get("__name__") == "subprocess"

@@ -8,6 +8,7 @@ member: same group and handlers, new identity, new session, nothing of the paren
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import threading
 import time
@@ -20,7 +21,7 @@ from libos_ipc.core.member import Member
 from libos_ipc.core.provision import SPARE_PAIRS
 from libos_ipc.core.vocabulary import HEADER_WEIGHT, ChildExit, Deliver
 from libos_ipc.errors import IpcError, LeaderLost, Timeout
-from libos_ipc.runtime.children import Children, ChildRow
+from libos_ipc.runtime.children import Children, ChildRow, announce
 from libos_ipc.runtime.codec import decode_answer
 from libos_ipc.runtime.dispatch import Dispatcher
 from libos_ipc.runtime.journal_file import JournalFile
@@ -52,6 +53,7 @@ class ForkPlan(NamedTuple):
     vmid: int
     pid: int
     sockets: Sockets
+    page: mmap.mmap  #: shared with the child, which first of all writes its OS pid there
 
 
 class Node:
@@ -173,14 +175,16 @@ class Node:
 
     # ---- fork
 
-    def prepare_fork(self) -> ForkPlan | None:
-        """Before a fork: an identity for the child, and no thread of ours. None if no identity."""
-        plan = None
-        with self._gate:
-            pair = self._take_pair()
+    def prepare_fork(self, joins: bool = True) -> ForkPlan | None:
+        """Before a fork: no thread of ours, and an identity for the child if it is to join. None
+        if it has none."""
+        plan = pair = None
+        if joins:
+            with self._gate:
+                pair = self._take_pair()
         if pair is not None:
             try:
-                plan = ForkPlan(*pair, Sockets.make(self.directory, pair[0]))
+                plan = ForkPlan(*pair, Sockets.make(self.directory, pair[0]), mmap.mmap(-1, 8))
             except OSError as error:
                 log.warning("a forked child will not have joined: %s", error)
                 with self.session.lock:
@@ -214,7 +218,7 @@ class Node:
         self.forked[threading.get_ident()] = plan
         if plan is not None:
             with session.lock:
-                self.children.add(plan.pid, plan.vmid)
+                self.children.add(plan.pid, plan.vmid).page = plan.page
                 # Connected while our own copy is open: the end of it tells of a failed fork too.
                 session.watches.live(plan.vmid, self.directory.live_socket(plan.vmid))
             plan.sockets.close()
@@ -233,6 +237,8 @@ class Node:
     def forked_child(self, plan: ForkPlan | None) -> bool:
         """After a fork, in the child. False if it could not join."""
         before = self.identity
+        if plan is not None:
+            announce(plan.page)
         self.session.abandon()
         self.children.close()
         self.directory.release()
@@ -278,15 +284,23 @@ class Node:
 
     def watch_child(self, row: ChildRow, os_pid: int) -> None:
         """Learn the OS pid of a child, and wait for its end. Under the session's lock."""
+        if row.os_pid:
+            return
         if row.open(os_pid):
             self.session.loop.register(row.pidfd, lambda: self._on_child_end(row))
+        else:
+            self.session.later(0, lambda: self._on_child_end(row))
 
     def gone(self, vmid: int) -> None:
         row = self.children.by_vmid(vmid)
         if row is not None and not row.os_pid:
-            # It never said who it is: a fork that failed, or a child that ended at once.
-            self.children.forget(row)
+            # It never said hello: a fork that failed, or a child that ended or exec'ed at once.
             self._reclaim(vmid, row.pid)
+            os_pid = row.announced()
+            if os_pid:
+                self.watch_child(row, os_pid)
+            else:
+                self.children.forget(row)
             self.session.tell_progress()
 
     def _reclaim(self, vmid: int, pid: int) -> None:

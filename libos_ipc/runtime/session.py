@@ -293,8 +293,9 @@ class Session(Calling):
         self._idle = False
 
     def later(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Call `action` in the worker after a while. For rare cases: it polls."""
+        """Call `action` in the worker after a while. For rare cases: it polls. Any thread."""
         self._timers.append((time.monotonic() + delay_s, action))
+        self.loop.wake()
 
     def _on_peer_end(self, vmid: int) -> None:
         self.watches.drop_live(vmid)

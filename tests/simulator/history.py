@@ -31,7 +31,7 @@ __all__ = ["History", "Violation"]
 
 LEADER = 1
 #: Steps of the leader between two comparisons with its shadow.
-COMPARE_EVERY = 16
+COMPARE_EVERY = 32
 
 
 class Violation(AssertionError):
@@ -183,7 +183,8 @@ class History:
         """A continuation for a request that must not be refused."""
 
         def then(answer: Body | IpcError, now: float) -> Effects:
-            self._must(answer == (0,) or isinstance(answer, LeaderLost), f"{what}: {answer}")
+            done = answer == (0,) or isinstance(answer, LeaderLost) or self._closing is node
+            self._must(done, f"{what}: {answer}")
             return []
 
         return then
@@ -288,6 +289,9 @@ class History:
         self.ended += 1
         there = [node.vmid for node in self._world.nodes.values() if not node.leaving]
         self._must(not set(there) - {LEADER}, f"ended, but {there} are members")
+        ports = self._world.kernel.ports.values()
+        unborn = [port.vmid for port in ports if port.node is None]
+        self._must(not unborn, f"ended, but {unborn} are about to be born")
 
     # ---- children
 

@@ -47,7 +47,7 @@ class Knobs:
         """The knobs of a seed. `actions` instead of the number drawn."""
         quiet = rng.random() < 0.15  # no faults at all: what goes wrong here is plainly wrong
         most = rng.randint(4, 8)
-        drawn = rng.randint(30, 90)
+        drawn = rng.randint(24, 72)
         return cls(
             embedded=rng.random() < 0.4,
             leader_dies=rng.random() < 0.1,

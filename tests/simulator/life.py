@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from libos_ipc.core.codes import Code
 
+from .history import Violation
 from .node import LEADER, Identity, SimNode
 from .threads import Running, Wait, never
 
@@ -83,6 +84,9 @@ def _end_untold(world: World, process: OsProcess) -> bool:
 
 
 def _arrive(world: World, process: OsProcess, admission: Admission) -> None:
+    if process.pid not in (0, admission.pid):
+        raise Violation(f"pid {process.pid} became {admission.pid} over an exec")
+    process.pid = 0
     port = world.kernel.listen(admission.vmid, process)
     identity = Identity(
         admission.vmid, admission.pid, admission.ppid, admission.pgid, admission.parent
@@ -105,7 +109,7 @@ def fork(node: SimNode, fails: bool) -> Running:
     if not provision.pairs:
         node.perform(provision.top_up(world.now))
         yield Wait(lambda: bool(provision.pairs) or not provision.coming, FORK_TIMEOUT_S)
-    pair = provision.pairs.popleft() if provision.pairs else None
+    pair = provision.pairs.popleft() if provision.pairs and not node.goodbye_said else None
     port = None if pair is None else world.kernel.listen(pair[0], process)
     world.say("prepare", node.vmid, pair)
     node.pauses += 1
@@ -141,12 +145,22 @@ def _born(world: World, process: OsProcess, identity: Identity, port: Port) -> N
     port.owner = process
     world.say("born", identity)
     SimNode(world, process, identity, port).begin()
+    _give_something(world, identity.vmid)
+
+
+def _give_something(world: World, vmid: int) -> None:
+    """A newborn may be known to others, who hand it an ID, before the leader has heard of it."""
+    givers = [node for node in world.nodes.values() if node.program.held and node.vmid != vmid]
+    if givers and world.rng.random() < 0.3:
+        giver = world.rng.choice(givers)
+        giver.program.start("give", giver.program.move_id(giver.program.held[0], vmid))
 
 
 def exec_image(node: SimNode, comes_back: bool) -> None:
     """The process becomes another program, which may join again."""
     world, process = node.world, node.process
     world.say("exec", node.vmid)
+    process.pid = node.identity.pid
     node.vanish()
     world.kernel.close_all(process)
     if comes_back:

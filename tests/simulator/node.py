@@ -91,6 +91,8 @@ class SimNode:
         self.port = port
         self.dead = False
         self.leaving = False
+        #: the leader has been told: nothing more is asked of it for this process
+        self.goodbye_said = False
         self.member = Member(
             self.vmid,
             leader_vmid=LEADER,
@@ -109,7 +111,7 @@ class SimNode:
         self._idle = False
         self._next_tick = 0.0
         self._wake_at = inf
-        self._checked_at = -1
+        self._checked: tuple[int, ...] = ()
         self._lost: deque[tuple[int, Connection]] = deque()
         #: ends heard of and not told: VMID -> whether the process is dead for sure
         self._ends: dict[int, bool] = {}
@@ -178,14 +180,21 @@ class SimNode:
 
     def check(self) -> None:
         """Everything that must hold of this process alone."""
-        member, records = self.member, len(self.world.history.records)
-        if member.leader is None or records != self._checked_at:
-            self._checked_at = records
+        member, ids = self.member, self.member.ids
+        # The two large machines are checked when they have changed: the leader's does by records.
+        records = 0 if member.leader is None else len(self.world.history.records)
+        touched = (
+            records,
+            ids._next,
+            ids._waiting,
+            *map(len, (ids._starts, ids._live, ids._resting)),
+        )
+        if touched != self._checked:
+            self._checked = touched
             member.check()
-        else:  # what the leader grants has not changed: it changes by records alone
+        else:
             for link in member.links.values():
                 link.check()
-            member.ids.check()
         self.world.history.check_node(self)
 
     @property

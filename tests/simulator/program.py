@@ -12,7 +12,7 @@ from libos_ipc.core.vocabulary import HEADER_WEIGHT, Deliver, Progress
 from libos_ipc.errors import IpcError
 
 from .handlers import ONE_WAY, Handlers
-from .threads import Running, Thread, Ticket, Wait
+from .threads import Running, Thread, Ticket, Wait, never
 
 if TYPE_CHECKING:
     from .node import SimNode
@@ -60,8 +60,9 @@ class Program:
     def _room(self, dst: int, size: int, timeout_s: float | None) -> Running:
         member = self.node.member
         if not member.has_room(dst, size):
-            self.node.perform(member.ask_progress(dst))
+            self.node.perform(member.await_room(dst))
             yield Wait(lambda: member.has_room(dst, size), timeout_s)
+            member.stop_awaiting_room(dst)
 
     def send(self, dst: int, size: int, timeout_s: float | None) -> Running:
         """`Group.send`: with a timeout of 0 it gives up at once where there is no room."""
@@ -144,7 +145,7 @@ class Program:
                 return
             node.perform(provision.want_range(now))
             yield Wait(lambda: not provision.range_coming)
-            if provision.failed is not None or provision.exhausted:
+            if provision.failed is not None or provision.exhausted or node.goodbye_said:
                 return
 
     def release_id(self, id: int) -> None:
@@ -162,7 +163,7 @@ class Program:
             node.perform(node.member.request(leader, code, (start, end), then, now)[1])
 
     def move_id(self, id: int, owner: int) -> Running:
-        """`Ids.move` of an ID that we hold, or of one of the extra ones."""
+        """`Ids.move` of an ID that we hold, or of one of the extra ones. A signal may end the wait."""
         member, history = self.node.member, self.world.history
         single = (id, id) in self.extra
         if single:
@@ -170,18 +171,21 @@ class Program:
         else:
             self.held.remove(id)
         history.moving.add((id, owner))
-        ticket = self._ask(Code.CHANGE_ID_OWNER, id, owner)
-        yield Wait(ticket.settled, None, ticket)
+        ticket = history.ticket(self.node, member.leader_vmid, Code.CHANGE_ID_OWNER)
+        ticket.then = lambda: self._on_moved(ticket, id, owner, single)
+        self.node.perform(member.move_id(id, owner, ticket, self.world.now))
+        yield Wait(ticket.settled, self.world.rng.choice((None, self.world.knobs.delay_s)), ticket)
+
+    def _on_moved(self, ticket: Ticket, id: int, owner: int, single: bool) -> None:
         moved = ticket.error is None and ticket.payload == (0,)
         if moved and owner != self.node.vmid:
-            if member.ids.owns(id):
-                member.ids.moved_away(id)
-            history.after_move(self.node, id, owner)
+            self.world.history.after_move(self.node, id, owner)
+        elif ticket.error is not None:
+            pass  # it may have moved or not: the leader that knew has died
         elif single:
             self.extra.append((id, id))
         else:
             self.held.append(id)
-        self.world.touch(self.node)
 
     def alloc_range(self) -> Running:
         """`Ids.alloc_range`."""
@@ -221,7 +225,10 @@ class Program:
                     break
         yield from self.flush(2.0)
         ticket = self._ask(Code.LEAVE)
+        node.goodbye_said = True
         yield Wait(ticket.settled, 2.0, ticket)
+        while node.pauses:  # another thread is inside a fork
+            yield Wait(never, 0.005)
         node.leaving = False
         error = IpcError("closed")
         self.world.history.on_closing(node)

@@ -63,6 +63,7 @@ class Scenario:
             (self._range, ids),
             (self._ask_leader, ids),
             (self._fork, 2 * living),
+            (self._fork_and_die, living),
             (self._join, living),
             (self._leave, living),
             (self._exec, living),
@@ -196,6 +197,13 @@ class Scenario:
     def _fork(self, node: SimNode) -> None:
         if len(self._world.nodes) < self._world.knobs.most and node.pauses < 2:
             node.program.start("fork", life.fork(node, self._rng.random() < 0.2))
+
+    def _fork_and_die(self, node: SimNode) -> None:
+        """A parent that may have no time to tell anybody of its child."""
+        if self._may_go(node) and not node.pauses:
+            self._fork(node)
+            world, process = self._world, node.process
+            world.soon(3 * life.STEP_S, lambda: life.kill(world, process), process)
 
     def _join(self, node: SimNode) -> None:
         if len(self._world.nodes) < self._world.knobs.most:

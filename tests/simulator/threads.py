@@ -40,7 +40,7 @@ def never() -> bool:
 class Ticket:
     """A request that a thread waits for: settled once, or withdrawn."""
 
-    __slots__ = ("code", "dst", "error", "node", "payload", "state", "thread", "token")
+    __slots__ = ("code", "dst", "error", "node", "payload", "state", "then", "thread", "token")
 
     def __init__(self, node: SimNode, dst: int, code: int, token: int) -> None:
         self.node = node
@@ -52,6 +52,8 @@ class Ticket:
         self.payload: Body = b""
         self.error: IpcError | None = None
         self.thread: Thread | None = None
+        #: what follows at once, whoever still waits
+        self.then: Callable[[], None] | None = None
 
     def resolve(self, payload: Body) -> None:
         self.node.world.history.on_resolved(self, payload)
@@ -68,6 +70,8 @@ class Ticket:
 
     def _settle(self, state: str) -> None:
         self.state = state
+        if self.then is not None:
+            self.then()
         if self.thread is not None:
             self.thread.notify()
 
