@@ -122,9 +122,8 @@ class History:
         """What the leader tells must be in its journal by then."""
         if message.of == Code.GET_NEW_VMID:
             self._must(message.body[0] in self.vmids, f"told but not written: {message}")
-        elif message.of == Code.ALLOC_ID_RANGE:
-            if message.body[0]:
-                self._must(tuple(message.body) in self.ranges, f"told but not written: {message}")
+        elif message.of == Code.ALLOC_ID_RANGE and message.body[0]:
+            self._must(tuple(message.body) in self.ranges, f"told but not written: {message}")
 
     # ---- tickets
 

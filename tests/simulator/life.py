@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from libos_ipc.core.codes import Code
+from libos_ipc.core.vocabulary import State
 
 from .history import Violation
 from .node import LEADER, Identity, SimNode
 from .threads import Running, Wait, never
 
 if TYPE_CHECKING:
-    from libos_ipc.core.leader import Admission
+    from libos_ipc.core.leader import Admission, Leader
 
     from .kernel import OsProcess, Port
     from .world import World
@@ -73,14 +74,17 @@ def _end_untold(world: World, process: OsProcess) -> bool:
     The kernel has ended the old image's sockets before the new one asks, so a leader sees that
     first if it looks.
     """
-    assert world.leader is not None
-    leader = world.leader.member.leader
-    assert leader is not None
     return any(
         (row.os_pid, row.start_time) == (process.os_pid, process.start_time)
-        and row.state.name == "RUNNING"
-        for row in leader.processes.values()
+        and row.state is State.RUNNING
+        for row in _leader_machine(world).processes.values()
     )
+
+
+def _leader_machine(world: World) -> Leader:
+    assert world.leader is not None
+    assert world.leader.member.leader is not None
+    return world.leader.member.leader
 
 
 def _arrive(world: World, process: OsProcess, admission: Admission) -> None:
@@ -160,7 +164,9 @@ def exec_image(node: SimNode, comes_back: bool) -> None:
     """The process becomes another program, which may join again."""
     world, process = node.world, node.process
     world.say("exec", node.vmid)
-    process.pid = node.identity.pid
+    row = _leader_machine(world).processes.get(node.vmid)
+    if row is not None and row.state is State.RUNNING:  # before its hello it has nothing to keep
+        process.pid = node.identity.pid
     node.vanish()
     world.kernel.close_all(process)
     if comes_back:

@@ -163,7 +163,7 @@ class Program:
             node.perform(node.member.request(leader, code, (start, end), then, now)[1])
 
     def move_id(self, id: int, owner: int) -> Running:
-        """`Ids.move` of an ID that we hold, or of one of the extra ones. A signal may end the wait."""
+        """`Ids.move` of an ID that we hold or of an extra one. A signal may end the wait."""
         member, history = self.node.member, self.world.history
         single = (id, id) in self.extra
         if single:
