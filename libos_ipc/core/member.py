@@ -148,7 +148,7 @@ class Member:
     def stop_awaiting_room(self, dst: int) -> None:
         """It has its room, or has given up."""
         link = self.links.get(dst)
-        if link is not None:
+        if link is not None and link.wanting:  # none: another link, `dst` was gone meanwhile
             link.wanting -= 1
 
     def unarrived(self) -> list[int]:

@@ -183,7 +183,13 @@ class Session(Calling):
         """
         self.closed = True
         error = NotJoined("the request was the parent's: this process was forked")
-        self.perform(self.member.calls.fail_all(error))
+        self.lock.acquire(blocking=False)  # taken: by a thread that is not in this process
+        try:
+            self.listeners.clear()  # event loops of the parent
+            self.perform(self.member.calls.fail_all(error))
+            self.tell_progress()
+        finally:
+            self.lock.release()
         self.watches.abandon()
         self.loop.close()
         self.sockets.close()

@@ -154,7 +154,11 @@ def _born(world: World, process: OsProcess, identity: Identity, port: Port) -> N
 
 def _give_something(world: World, vmid: int) -> None:
     """A newborn may be known to others, who hand it an ID, before the leader has heard of it."""
-    givers = [node for node in world.nodes.values() if node.program.held and node.vmid != vmid]
+    givers = [
+        node
+        for node in world.nodes.values()
+        if node.program.held and node.vmid != vmid and not node.leaving
+    ]
     if givers and world.rng.random() < 0.3:
         giver = world.rng.choice(givers)
         giver.program.start("give", giver.program.move_id(giver.program.held[0], vmid))

@@ -191,7 +191,7 @@ class Program:
         """`Ids.alloc_range`."""
         ticket = self._ask(Code.ALLOC_ID_RANGE)
         yield Wait(ticket.settled, None, ticket)
-        if ticket.error is None and ticket.payload[0]:
+        if ticket.error is None and ticket.payload[0] and not self.node.goodbye_said:
             start, end = ticket.payload
             assert isinstance(start, int)
             assert isinstance(end, int)
