@@ -34,15 +34,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from libos_ipc.core.vocabulary import Outgoing
+from libos_ipc.core.codes import FIRST_USER_CODE
+from libos_ipc.core.vocabulary import HEADER_WEIGHT, Body, Outgoing
 
-__all__ = ["ACK_EVERY", "FIRST_PROBE_S", "LAST_PROBE_S", "Link"]
+__all__ = ["ACK_EVERY", "FIRST_PROBE_S", "LAST_PROBE_S", "Link", "weight"]
 
 #: Received messages after which an acknowledgement is sent although nothing goes the other way.
 ACK_EVERY = 256
 #: Seconds without progress after which the other side is asked; doubles up to the second value.
 FIRST_PROBE_S = 0.25
 LAST_PROBE_S = 8.0
+
+
+def weight(code: int, body: Body) -> int:
+    """Bytes that a message costs its receiver. The library's own are taken up at once: 0."""
+    return HEADER_WEIGHT + len(body) if code >= FIRST_USER_CODE else 0
 
 
 class Link:

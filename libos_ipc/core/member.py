@@ -12,11 +12,11 @@ from collections.abc import Callable
 from libos_ipc.core.calls import Calls, DecodeAnswer
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.leader import LEADER_CODES, Leader
-from libos_ipc.core.links import Link
+from libos_ipc.core.links import Link, weight
 from libos_ipc.core.local_ids import LocalIds
+from libos_ipc.core.mesh import Mesh
 from libos_ipc.core.provision import Provision
 from libos_ipc.core.vocabulary import (
-    HEADER_WEIGHT,
     Answer,
     Body,
     ChildExit,
@@ -26,7 +26,6 @@ from libos_ipc.core.vocabulary import (
     Effects,
     Fail,
     Note,
-    Open,
     Outgoing,
     Progress,
     Refuse,
@@ -34,20 +33,14 @@ from libos_ipc.core.vocabulary import (
     Resolve,
     Say,
     Then,
-    Transmit,
     Withdraw,
 )
 from libos_ipc.errors import IpcError, LeaderLost, PeerDied
 
-__all__ = ["Member", "weight"]
+__all__ = ["Member"]
 
 
-def weight(code: int, body: Body) -> int:
-    """Bytes that a message costs its receiver. The library's own are taken up at once: 0."""
-    return HEADER_WEIGHT + len(body) if code >= FIRST_USER_CODE else 0
-
-
-class Member:
+class Member(Mesh):
     """The state of one process in one group. Not thread-safe: its owner holds one lock."""
 
     def __init__(
@@ -61,13 +54,9 @@ class Member:
         decode_answer: DecodeAnswer,
         leader: Leader | None = None,
     ) -> None:
-        self.vmid = vmid
+        super().__init__(vmid, epoch, send_buffer)
         self.leader_vmid = leader_vmid
-        self.epoch = epoch
         self.leader = leader
-        self.send_buffer = send_buffer
-        self.incarnation = 1
-        self.links: dict[int, Link] = {}
         self.calls = Calls(decode_answer)
         self.ids = LocalIds(quarantine_s=quarantine_s)
         self.provision = Provision(self.ids, self._ask_leader)
@@ -118,42 +107,6 @@ class Member:
             return [Resolve(ticket, answer)]
 
         return self._ask_leader(Code.CHANGE_ID_OWNER, (id, owner), then, now)
-
-    def greet(self, peer: int, now: float) -> Effects:
-        """Make ourselves known to `peer` without waiting for something to say."""
-        link = self.links.get(peer)
-        if link is None:
-            link = self.links[peer] = Link(peer)
-        link.greeting = True
-        return self._unnumbered(link, Code.PROBE)
-
-    def has_room(self, dst: int, size: int) -> bool:
-        """Whether a message of `size` bytes may be sent to `dst` now."""
-        link = self.links.get(dst)
-        return link is None or link.has_room(size, self.send_buffer)
-
-    def ask_progress(self, dst: int) -> Effects:
-        """Ask `dst` to say at once what has arrived and what it has consumed."""
-        link = self.links.get(dst)
-        return [] if link is None else self._unnumbered(link, Code.PROBE)
-
-    def await_room(self, dst: int) -> Effects:
-        """A caller begins to wait for room: ask, and ask again, until it stops."""
-        link = self.links.get(dst)
-        if link is None:
-            return []
-        link.wanting += 1
-        return self._unnumbered(link, Code.PROBE)
-
-    def stop_awaiting_room(self, dst: int) -> None:
-        """It has its room, or has given up."""
-        link = self.links.get(dst)
-        if link is not None and link.wanting:  # none: another link, `dst` was gone meanwhile
-            link.wanting -= 1
-
-    def unarrived(self) -> list[int]:
-        """Peers that have not acknowledged everything."""
-        return [peer for peer, link in self.links.items() if link.kept]
 
     def consumed(self, src: int, size: int, now: float) -> Effects:
         """The program has taken up a message of `src`."""
@@ -208,49 +161,12 @@ class Member:
             effects += self.refuse(src, seq, errno.EPROTO, reason, now)
         return effects
 
-    def on_disconnected(self, peer: int, now: float) -> Effects:
-        """Our connection to `peer` is lost, while `peer` itself lives on."""
-        link = self.links.get(peer)
-        if link is None or not link.connected:
-            return []
-        link.connected = False
-        return self._connect(link, now) if link.open else []
-
-    def on_unconnected(self, peer: int) -> None:
-        """An Open could not be performed, though `peer` may be there: tried again by and by."""
-        link = self.links.get(peer)
-        if link is not None:
-            link.connected = False
-
-    def on_rebuilt(self, now: float) -> Effects:
-        """Our own transport was ended and made again: nothing is connected."""
-        self.incarnation += 1
-        effects: Effects = []
-        for link in self.links.values():
-            link.connected = False
-            if link.open or link.ack_owed():
-                effects += self._connect(link, now)
-        return effects
-
     def on_gone(self, peer: int, now: float) -> Effects:
         """`peer` has died, left or exec'ed: everything outstanding there fails."""
         effects: Effects = [Close(peer)] if self.links.pop(peer, None) else []
         effects += self.calls.fail_peer(peer, self._gone_error(peer), now)
         effects.append(Progress(peer))
         return effects
-
-    def on_tick(self, now: float) -> tuple[Effects, bool]:
-        """Say what is overdue. True if another tick will be needed."""
-        effects: Effects = []
-        again = False
-        for link in self.links.values():
-            if link.open:
-                again = True
-                if link.probe_due(now):
-                    effects += self._unnumbered(link, Code.PROBE)
-            if link.ack_owed():
-                effects += self._unnumbered(link, Code.ACK)
-        return effects, again
 
     def lead(self, effects: Effects, now: float) -> Effects:
         """Turn what the leader's machine wants said into messages."""
@@ -279,35 +195,6 @@ class Member:
             return self._receive(dst, message.code, message.seq, message.body, now)
         link = self.links.get(dst)
         return [] if link is None else self._numbered(link, message, now)
-
-    def _numbered(self, link: Link, message: Outgoing, now: float) -> Effects:
-        number = link.stamp(message, weight(message.code, message.body), now)
-        if not link.connected:
-            return self._connect(link, now)
-        return [Transmit(link.peer, number, link.acknowledge(), message)]
-
-    def _unnumbered(self, link: Link, code: Code) -> Effects:
-        effects: Effects = []
-        if not link.connected:
-            effects += self._introduce(link)
-        effects.append(Transmit(link.peer, 0, link.acknowledge(), Outgoing(code, 0, ())))
-        return effects
-
-    def _introduce(self, link: Link) -> Effects:
-        link.connected = True
-        hello = Outgoing(Code.HELLO, 0, (self.vmid, self.incarnation, self.epoch))
-        return [Open(link.peer), Transmit(link.peer, 0, link.acknowledge(), hello)]
-
-    def _connect(self, link: Link, now: float) -> Effects:
-        """Open a connection and send everything that is not known to have arrived."""
-        effects = self._introduce(link)
-        acked = link.acknowledge()
-        effects += [
-            Transmit(link.peer, number, acked, message) for number, message in link.again(now)
-        ]
-        if link.asking:
-            effects += self._unnumbered(link, Code.PROBE)
-        return effects
 
     # ---- receiving
 

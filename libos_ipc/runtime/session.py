@@ -11,6 +11,7 @@ A session outlives its transport, which is ended and made again around a fork (`
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -183,17 +184,25 @@ class Session(Calling):
         """
         self.closed = True
         error = NotJoined("the request was the parent's: this process was forked")
-        self.lock.acquire(blocking=False)  # taken: by a thread that is not in this process
-        try:
+        self._abandon_lock()
+        with self.lock:
             self.listeners.clear()  # event loops of the parent
             self.perform(self.member.calls.fail_all(error))
-            self.tell_progress()
-        finally:
-            self.lock.release()
         self.watches.abandon()
         self.loop.close()
         self.sockets.close()
         self._reserve.release()
+
+    def _abandon_lock(self) -> None:
+        """Wake who waits under the lock, and take another one: that may be held for ever, by a
+        thread that is not in this process."""
+        lock, progress = self.lock, self.progress
+        lock.acquire(blocking=False)
+        progress.notify_all()
+        with contextlib.suppress(RuntimeError):  # that thread had it, and did not know yet
+            lock.release()
+        self.lock = threading.Lock()
+        self.progress = threading.Condition(self.lock)
 
     # ---- performing, under the lock
 

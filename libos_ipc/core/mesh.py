@@ -1,0 +1,130 @@
+"""The links of one process, and what goes out over them.
+
+A connection is made when there is something to say, and again when it was lost while there
+still is. What callers wait for, and what time makes overdue, is asked for here.
+"""
+
+from __future__ import annotations
+
+from libos_ipc.core.codes import Code
+from libos_ipc.core.links import Link, weight
+from libos_ipc.core.vocabulary import Effects, Open, Outgoing, Transmit
+
+__all__ = ["Mesh"]
+
+
+class Mesh:
+    """One process's links to all that it has talked to, by VMID."""
+
+    def __init__(self, vmid: int, epoch: int, send_buffer: int) -> None:
+        self.vmid = vmid
+        self.epoch = epoch
+        self.send_buffer = send_buffer
+        self.incarnation = 1
+        self.links: dict[int, Link] = {}
+
+    def greet(self, peer: int, now: float) -> Effects:
+        """Make ourselves known to `peer` without waiting for something to say."""
+        link = self.links.get(peer)
+        if link is None:
+            link = self.links[peer] = Link(peer)
+        link.greeting = True
+        return self._unnumbered(link, Code.PROBE)
+
+    def has_room(self, dst: int, size: int) -> bool:
+        """Whether a message of `size` bytes may be sent to `dst` now."""
+        link = self.links.get(dst)
+        return link is None or link.has_room(size, self.send_buffer)
+
+    def ask_progress(self, dst: int) -> Effects:
+        """Ask `dst` to say at once what has arrived and what it has consumed."""
+        link = self.links.get(dst)
+        return [] if link is None else self._unnumbered(link, Code.PROBE)
+
+    def await_room(self, dst: int) -> Effects:
+        """A caller begins to wait for room: ask, and ask again, until it stops."""
+        link = self.links.get(dst)
+        if link is None:
+            return []
+        link.wanting += 1
+        return self._unnumbered(link, Code.PROBE)
+
+    def stop_awaiting_room(self, dst: int) -> None:
+        """It has its room, or has given up."""
+        link = self.links.get(dst)
+        if link is not None and link.wanting:  # none: another link, `dst` was gone meanwhile
+            link.wanting -= 1
+
+    def unarrived(self) -> list[int]:
+        """Peers that have not acknowledged everything."""
+        return [peer for peer, link in self.links.items() if link.kept]
+
+    # ---- connections
+
+    def on_disconnected(self, peer: int, now: float) -> Effects:
+        """Our connection to `peer` is lost, while `peer` itself lives on."""
+        link = self.links.get(peer)
+        if link is None or not link.connected:
+            return []
+        link.connected = False
+        return self._connect(link, now) if link.open else []
+
+    def on_unconnected(self, peer: int) -> None:
+        """An Open could not be performed, though `peer` may be there: tried again by and by."""
+        link = self.links.get(peer)
+        if link is not None:
+            link.connected = False
+
+    def on_rebuilt(self, now: float) -> Effects:
+        """Our own transport was ended and made again: nothing is connected."""
+        self.incarnation += 1
+        effects: Effects = []
+        for link in self.links.values():
+            link.connected = False
+            if link.open or link.ack_owed():
+                effects += self._connect(link, now)
+        return effects
+
+    def on_tick(self, now: float) -> tuple[Effects, bool]:
+        """Say what is overdue. True if another tick will be needed."""
+        effects: Effects = []
+        again = False
+        for link in self.links.values():
+            if link.open:
+                again = True
+                if link.probe_due(now):
+                    effects += self._unnumbered(link, Code.PROBE)
+            if link.ack_owed():
+                effects += self._unnumbered(link, Code.ACK)
+        return effects, again
+
+    # ---- sending
+
+    def _numbered(self, link: Link, message: Outgoing, now: float) -> Effects:
+        number = link.stamp(message, weight(message.code, message.body), now)
+        if not link.connected:
+            return self._connect(link, now)
+        return [Transmit(link.peer, number, link.acknowledge(), message)]
+
+    def _unnumbered(self, link: Link, code: Code) -> Effects:
+        effects: Effects = []
+        if not link.connected:
+            effects += self._introduce(link)
+        effects.append(Transmit(link.peer, 0, link.acknowledge(), Outgoing(code, 0, ())))
+        return effects
+
+    def _introduce(self, link: Link) -> Effects:
+        link.connected = True
+        hello = Outgoing(Code.HELLO, 0, (self.vmid, self.incarnation, self.epoch))
+        return [Open(link.peer), Transmit(link.peer, 0, link.acknowledge(), hello)]
+
+    def _connect(self, link: Link, now: float) -> Effects:
+        """Open a connection and send everything that is not known to have arrived."""
+        effects = self._introduce(link)
+        acked = link.acknowledge()
+        effects += [
+            Transmit(link.peer, number, acked, message) for number, message in link.again(now)
+        ]
+        if link.asking:
+            effects += self._unnumbered(link, Code.PROBE)
+        return effects
