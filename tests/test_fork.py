@@ -24,7 +24,6 @@ from processes import (
     Line,
     Peer,
     at_fork,
-    descriptors,
     kinds_of_descriptors,
     leaders,
     poll,
