@@ -1,4 +1,5 @@
-"""What has to be fast: the codec of the wire and the table of requests outstanding.
+"""What has to be fast: the codec of the wire, the table of requests outstanding, the accounts of a
+link.
 
 Nothing here blocks or keeps a buffer longer than the call. An int that does not fit its field
 raises `OverflowError`, anything but an int `TypeError`; what is wrong with bytes that came from
@@ -8,6 +9,8 @@ outside raises `Malformed`.
 from typing import Any, Final, final
 
 from typing_extensions import Buffer
+
+from libos_ipc.core.vocabulary import Outgoing
 
 HEADER_SIZE: Final = 17
 ENVELOPE_SIZE: Final = 16
@@ -35,6 +38,22 @@ def pack_envelope(number: int, acked: int) -> bytes:
 
 def unpack_envelope(frame: Buffer, /) -> tuple[int, int]:
     """(number, acked) of an envelope."""
+
+LARGE: Final = 16384
+
+def pack_frames(
+    number: int, acked: int, code: int, seq: int, payload: Buffer, /
+) -> tuple[bytes, bytes] | tuple[bytes, bytes, Buffer]:
+    """The frames of a message on a link: envelope, header and payload.
+
+    A payload of LARGE bytes or more is a frame of its own, and not copied.
+    """
+
+def unpack_frames(frames: list[bytes], max_message: int, /) -> tuple[int, int, int, int, bytes]:
+    """(number, acked, code, seq, payload) from two or three frames.
+
+    `max_message` bounds header and payload together.
+    """
 
 @final
 class Layout:
@@ -87,3 +106,55 @@ class Outstanding:
         """Take out the tickets of all requests to this peer, oldest first."""
     def drain(self) -> list[Any]:
         """Take out all tickets, oldest first."""
+
+FIRST_PROBE_S: Final = 0.25
+#: What `Ledger.receive` found.
+NEXT: Final = 1
+DRAINED: Final = 2
+
+class Ledger:
+    """The counts of one end of a link, and the messages that it keeps. Sizes are bytes.
+
+    Made to be a base class. Not thread-safe: its owner holds a lock.
+    """
+
+    @property
+    def sent(self) -> int:
+        """Messages numbered so far."""
+    @property
+    def acked(self) -> int:
+        """The number up to which the peer has everything."""
+    @property
+    def kept(self) -> list[tuple[int, Outgoing]]:
+        """Numbers and messages not acknowledged, in order. Costs what it returns."""
+    sent_bytes: int
+    credited: int
+    delivered: int
+    announced_ack: int
+    received_bytes: int
+    consumed: int
+    announced_credit: int
+    #: when to ask the peer what it has, and how long to wait after that; seconds
+    probe_at: float
+    probe_interval: float
+    #: the peer waits for room
+    starving: bool
+    def stamp(self, message: Outgoing, size: int, now: float, /) -> int:
+        """Number a message and keep it until it is acknowledged."""
+    def receive(self, number: int, acked: int, size: int, now: float, /) -> int:
+        """Enter what a message says of the link; `number` is 0 for one without.
+
+        NEXT if it is the next in order, DRAINED if it acknowledges the last that was kept.
+        ValueError, and nothing has changed, if it acknowledges what was never sent.
+        """
+    def acknowledge(self) -> int:
+        """The acknowledgement that goes out with the next message, whatever it is."""
+    def ack_due(self, every: int, /) -> bool:
+        """Whether `every` messages have arrived since the peer was last told."""
+    def has_room(self, size: int, limit: int, /) -> bool:
+        """Whether `size` more bytes stay within `limit`; one message alone always may go."""
+    def consume(self, size: int, quantum: int, /) -> bool:
+        """The program has taken up `size` bytes. True if the peer should hear of it.
+
+        That is when `quantum` bytes or more are news to it, or it waits and can be told of all.
+        """

@@ -180,7 +180,7 @@ class Messaging:
 
     def _checked(self, code: int, payload: object) -> tuple[bytes | memoryview, int]:
         _check_code(code)
-        body = as_payload(payload)
+        body = payload if type(payload) is bytes else as_payload(payload)
         size = HEADER_WEIGHT + len(body)
         most = self._node.file.config.max_message
         if size > most:

@@ -2,13 +2,7 @@
 
 #include "arguments.h"
 
-struct header {
-    uint64_t size; /* of the whole message */
-    uint64_t seq;
-    uint64_t code;
-};
-
-static void
+void
 store_header(unsigned char *at, const struct header *header)
 {
     store_little_endian(at, header->size, 8);
@@ -16,7 +10,14 @@ store_header(unsigned char *at, const struct header *header)
     store_little_endian(at + 16, header->code, 1);
 }
 
-static int
+void
+store_envelope(unsigned char *at, const struct envelope *envelope)
+{
+    store_little_endian(at, envelope->number, 8);
+    store_little_endian(at + 8, envelope->acked, 8);
+}
+
+int
 header_from_arguments(PyObject *code, PyObject *seq, struct header *header)
 {
     if (as_unsigned(code, "code", UINT8_MAX, &header->code) < 0) {
@@ -25,9 +26,7 @@ header_from_arguments(PyObject *code, PyObject *seq, struct header *header)
     return as_unsigned(seq, "seq", UINT64_MAX, &header->seq);
 }
 
-/* Reads the header that stands at the start of `frame`, a message of `total` bytes if it is well
- * formed. */
-static int
+int
 load_header(PyObject *module, const Py_buffer *frame, uint64_t total, uint64_t max_message,
             struct header *header)
 {
@@ -52,6 +51,21 @@ load_header(PyObject *module, const Py_buffer *frame, uint64_t total, uint64_t m
                      (unsigned long long)header->size, (unsigned long long)total);
         return -1;
     }
+    return 0;
+}
+
+int
+load_envelope(PyObject *module, const Py_buffer *frame, struct envelope *envelope)
+{
+    const unsigned char *at = frame->buf;
+
+    if (frame->len != ENVELOPE_SIZE) {
+        PyErr_Format(native_state_of(module)->malformed, "envelope of %zd bytes instead of %d",
+                     frame->len, ENVELOPE_SIZE);
+        return -1;
+    }
+    envelope->number = load_little_endian(at, 8);
+    envelope->acked = load_little_endian(at + 8, 8);
     return 0;
 }
 
@@ -191,17 +205,15 @@ pack_envelope(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nar
 {
     static const struct parameters wanted = {"pack_envelope", 2, 2, {"number", "acked"}};
     PyObject *bound[MOST_PARAMETERS];
-    uint64_t number;
-    uint64_t acked;
+    struct envelope envelope;
     unsigned char packed[ENVELOPE_SIZE];
 
     if (bind_arguments(&wanted, args, nargs, kwnames, bound) < 0 ||
-        as_unsigned(bound[0], "number", UINT64_MAX, &number) < 0 ||
-        as_unsigned(bound[1], "acked", UINT64_MAX, &acked) < 0) {
+        as_unsigned(bound[0], "number", UINT64_MAX, &envelope.number) < 0 ||
+        as_unsigned(bound[1], "acked", UINT64_MAX, &envelope.acked) < 0) {
         return NULL;
     }
-    store_little_endian(packed, number, 8);
-    store_little_endian(packed + 8, acked, 8);
+    store_envelope(packed, &envelope);
     return PyBytes_FromStringAndSize((const char *)packed, ENVELOPE_SIZE);
 }
 
@@ -211,21 +223,15 @@ PyDoc_STRVAR(unpack_envelope_doc, "unpack_envelope(frame, /)\n--\n\n"
 static PyObject *
 unpack_envelope(PyObject *module, PyObject *argument)
 {
+    struct envelope envelope;
     Py_buffer frame = {0};
     PyObject *result = NULL;
 
-    if (PyObject_GetBuffer(argument, &frame, PyBUF_SIMPLE) < 0) {
-        goto done;
+    if (PyObject_GetBuffer(argument, &frame, PyBUF_SIMPLE) == 0 &&
+        load_envelope(module, &frame, &envelope) == 0) {
+        result = Py_BuildValue("KK", (unsigned long long)envelope.number,
+                               (unsigned long long)envelope.acked);
     }
-    if (frame.len != ENVELOPE_SIZE) {
-        PyErr_Format(native_state_of(module)->malformed, "envelope of %zd bytes instead of %d",
-                     frame.len, ENVELOPE_SIZE);
-        goto done;
-    }
-    const unsigned char *at = frame.buf;
-    result = Py_BuildValue("KK", (unsigned long long)load_little_endian(at, 8),
-                           (unsigned long long)load_little_endian(at + 8, 8));
-done:
     PyBuffer_Release(&frame);
     return result;
 }

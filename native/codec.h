@@ -34,6 +34,30 @@ load_little_endian(const unsigned char *at, size_t width)
     return value;
 }
 
+struct header {
+    uint64_t size; /* of the whole message */
+    uint64_t seq;
+    uint64_t code;
+};
+
+struct envelope {
+    uint64_t number;
+    uint64_t acked;
+};
+
+/* Write HEADER_SIZE or ENVELOPE_SIZE bytes. */
+void store_header(unsigned char *at, const struct header *header);
+void store_envelope(unsigned char *at, const struct envelope *envelope);
+
+/* Code and sequence number from Python. -1 with TypeError or OverflowError. */
+int header_from_arguments(PyObject *code, PyObject *seq, struct header *header);
+
+/* Reads the header that stands at the start of `frame`, a message of `total` bytes if it is well
+ * formed; or the envelope that a frame is. -1 with Malformed. */
+int load_header(PyObject *module, const Py_buffer *frame, uint64_t total, uint64_t max_message,
+                struct header *header);
+int load_envelope(PyObject *module, const Py_buffer *frame, struct envelope *envelope);
+
 /* Adds the functions and sizes to the module. */
 int codec_setup(PyObject *module);
 

@@ -1,6 +1,8 @@
 #include "calls.h"
 #include "codec.h"
+#include "frames.h"
 #include "layout.h"
+#include "ledger.h"
 #include "native.h"
 
 static int
@@ -19,10 +21,11 @@ add_malformed(PyObject *module)
 static int
 module_exec(PyObject *module)
 {
-    if (add_malformed(module) < 0 || codec_setup(module) < 0 || layout_setup(module) < 0) {
+    if (add_malformed(module) < 0 || codec_setup(module) < 0 || frames_setup(module) < 0 ||
+        layout_setup(module) < 0 || calls_setup(module) < 0) {
         return -1;
     }
-    return calls_setup(module);
+    return ledger_setup(module);
 }
 
 static int
@@ -62,7 +65,8 @@ static PyModuleDef_Slot module_slots[] = {
 static struct PyModuleDef module_def = {
     PyModuleDef_HEAD_INIT,
     .m_name = "libos_ipc._native",
-    .m_doc = "What has to be fast: the codec of the wire and the table of requests outstanding.",
+    .m_doc = "What has to be fast: the codec of the wire, the table of requests outstanding, and "
+             "the accounts of a link.",
     .m_size = sizeof(struct native_state),
     .m_slots = module_slots,
     .m_traverse = module_traverse,

@@ -31,18 +31,13 @@ broken, and refused.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-
+from libos_ipc._native import FIRST_PROBE_S, Ledger
 from libos_ipc.core.codes import FIRST_USER_CODE
 from libos_ipc.core.vocabulary import HEADER_WEIGHT, Body, Outgoing
 
-__all__ = ["ACK_EVERY", "FIRST_PROBE_S", "LAST_PROBE_S", "Link", "weight"]
+__all__ = ["LAST_PROBE_S", "Link", "weight"]
 
-#: Received messages after which an acknowledgement is sent although nothing goes the other way.
-ACK_EVERY = 256
-#: Seconds without progress after which the other side is asked; doubles up to the second value.
-FIRST_PROBE_S = 0.25
+#: Seconds without progress after which the peer is asked again: from FIRST_PROBE_S doubled to this.
 LAST_PROBE_S = 8.0
 
 
@@ -51,53 +46,23 @@ def weight(code: int, body: Body) -> int:
     return HEADER_WEIGHT + len(body) if code >= FIRST_USER_CODE else 0
 
 
-class Link:
-    """Both directions between this process and `peer`. Sizes are bytes of header and payload."""
+class Link(Ledger):
+    """Both directions between this process and `peer`. Sizes are bytes of header and payload.
 
-    __slots__ = (
-        "acked",
-        "announced_ack",
-        "announced_credit",
-        "connected",
-        "consumed",
-        "credited",
-        "delivered",
-        "greeting",
-        "kept",
-        "peer",
-        "probe_at",
-        "probe_interval",
-        "probed_at_number",
-        "received_bytes",
-        "sent",
-        "sent_bytes",
-        "starving",
-        "wanting",
-    )
+    What every message passes (numbering and keeping, recognizing the next, forgetting what was
+    acknowledged) is the ledger's; here is what happens now and then.
+    """
+
+    __slots__ = ("connected", "greeting", "peer", "probed_at_number", "wanting")
 
     def __init__(self, peer: int) -> None:
         self.peer = peer
         #: whether a connection was made that nobody has reported lost
         self.connected = False
-        # what we send
-        self.sent = 0
-        self.acked = 0
-        self.kept: deque[tuple[int, Outgoing]] = deque()
-        self.sent_bytes = 0
-        self.credited = 0
-        self.probe_at = 0.0
-        self.probe_interval = FIRST_PROBE_S
         self.probed_at_number = 0
         # questions that the peer may not have heard: who we are, and how much it has consumed
         self.greeting = False
         self.wanting = 0  # callers that wait for room
-        # what we receive
-        self.delivered = 0
-        self.announced_ack = 0
-        self.received_bytes = 0
-        self.consumed = 0
-        self.announced_credit = 0
-        self.starving = False
 
     # ---- sending
 
@@ -106,37 +71,15 @@ class Link:
         """Bytes sent that the peer has not consumed as far as we know."""
         return self.sent_bytes - self.credited
 
-    def has_room(self, size: int, limit: int) -> bool:
-        """Whether `size` more bytes stay within `limit`; one message alone always may go."""
-        return self.owed + size <= limit or self.owed == 0
+    @property
+    def keeps(self) -> bool:
+        """Whether anything sent has not been acknowledged."""
+        return self.sent != self.acked
 
-    def stamp(self, message: Outgoing, size: int, now: float) -> int:
-        """Number a message and keep it until it is acknowledged."""
-        self.sent += 1
-        self.sent_bytes += size
-        if not self.kept:
-            self._rest(now)
-        self.kept.append((self.sent, message))
-        return self.sent
-
-    def again(self, now: float) -> Iterator[tuple[int, Outgoing]]:
+    def again(self, now: float) -> list[tuple[int, Outgoing]]:
         """Everything to be sent again on a new connection, in order."""
         self._rest(now)
-        return iter(tuple(self.kept))
-
-    def on_acked(self, acked: int, now: float) -> bool:
-        """The peer has everything up to `acked`. True if that is news; ValueError if absurd."""
-        if acked <= self.acked:
-            return False
-        if acked > self.sent:
-            raise ValueError(f"acknowledges {acked}, but only {self.sent} were sent")
-        self.acked = acked
-        kept = self.kept
-        while kept and kept[0][0] <= acked:
-            kept.popleft()
-        if kept:
-            self._rest(now)
-        return True
+        return self.kept
 
     def on_credit(self, consumed: int) -> bool:
         """The peer has consumed `consumed` bytes in all. True if that is news."""
@@ -150,7 +93,7 @@ class Link:
     @property
     def open(self) -> bool:
         """Whether anything is to be sent or asked again until the peer shows that it came."""
-        return bool(self.kept) or self.asking
+        return self.keeps or self.asking
 
     @property
     def asking(self) -> bool:
@@ -178,37 +121,13 @@ class Link:
 
     # ---- receiving
 
-    def accept(self, number: int, size: int) -> bool:
-        """True if this is the next message; False if it came before, or after a gap."""
-        if number != self.delivered + 1:
-            return False
-        self.delivered = number
-        self.received_bytes += size
-        return True
-
-    def ack_due(self) -> bool:
-        """Whether so much has arrived that the peer should hear of it without delay."""
-        return self.delivered - self.announced_ack >= ACK_EVERY
-
     def ack_owed(self) -> bool:
         """Whether anything has arrived that the peer has not been told of."""
         return self.delivered != self.announced_ack
 
-    def acknowledge(self) -> int:
-        """The acknowledgement that goes out with the next message, whatever it is."""
-        self.announced_ack = self.delivered
-        return self.delivered
-
-    def consume(self, size: int) -> None:
-        """The program has taken up `size` bytes."""
-        self.consumed += size
-
     def credit_due(self, quantum: int) -> bool:
-        """Whether to announce: enough was consumed, or a waiting peer can be told of all."""
-        fresh = self.consumed - self.announced_credit
-        return fresh >= quantum or (
-            self.starving and fresh > 0 and self.consumed == self.received_bytes
-        )
+        """Whether to announce what was consumed already."""
+        return self.consume(0, quantum)
 
     def credit(self) -> int:
         """The running total to announce."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
+from libos_ipc._native import DRAINED, NEXT
 from libos_ipc.core.calls import Calls, DecodeAnswer
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.leader import LEADER_CODES, Leader
@@ -37,7 +38,10 @@ from libos_ipc.core.vocabulary import (
 )
 from libos_ipc.errors import IpcError, LeaderLost, PeerDied
 
-__all__ = ["Member"]
+__all__ = ["ACK_EVERY", "Member"]
+
+#: Received messages after which an acknowledgement is sent although nothing goes the other way.
+ACK_EVERY = 256
 
 
 class Member(Mesh):
@@ -113,8 +117,7 @@ class Member(Mesh):
         link = self.links.get(src)
         if link is None:
             return []
-        link.consume(size)
-        if not link.credit_due(self.send_buffer // 4):
+        if not link.consume(size, self.send_buffer // 4):
             return []
         return self.send(src, Code.CREDIT, (link.credit(),), now)
 
@@ -135,14 +138,15 @@ class Member(Mesh):
             return []
         effects: Effects = []
         try:
-            if acked > link.acked and link.on_acked(acked, now) and not link.kept:
+            found = link.receive(number, acked, weight(code, body), now)
+            if found & DRAINED:
                 effects.append(Progress(src))
-            if number:
-                if not link.accept(number, weight(code, body)):
-                    return effects + self._on_out_of_turn(link, number)
+            if found & NEXT:
                 effects += self._receive(src, code, seq, body, now)
-                if link.ack_due():
+                if link.ack_due(ACK_EVERY):
                     effects += self._unnumbered(link, Code.ACK)
+            elif number:
+                effects += self._on_out_of_turn(link, number)
             elif code in self._on_code:
                 effects += self._on_code[code](link, seq, body, now)
             else:

@@ -57,7 +57,7 @@ class Mesh:
 
     def unarrived(self) -> list[int]:
         """Peers that have not acknowledged everything."""
-        return [peer for peer, link in self.links.items() if link.kept]
+        return [peer for peer, link in self.links.items() if link.keeps]
 
     # ---- connections
 

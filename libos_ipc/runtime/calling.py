@@ -38,6 +38,7 @@ class Calling:
     #: the leader has been told that this process goes: what it gives out now belongs to nobody
     leaving: bool
     _waiting: int
+    _waiting_for_links: int
 
     def perform(self, effects: Effects) -> None:
         """Do what the machine has decided. Under the lock."""
@@ -58,7 +59,7 @@ class Calling:
         """
         with self.lock:
             self.check_open()
-            if size:
+            if size and not self.member.has_room(dst, size):
                 self._get_room(dst, size, timeout)
             seq, effects = self.member.request(dst, code, body, ticket, time.monotonic())
             self.perform(effects)
@@ -84,18 +85,17 @@ class Calling:
         """Send a program's one-way message of `size` bytes once there is room at the receiver."""
         with self.lock:
             self.check_open()
-            self._get_room(dst, size, timeout)
+            if not self.member.has_room(dst, size):
+                self._get_room(dst, size, timeout)
             self.send_locked(dst, code, body)
 
     def _get_room(self, dst: int, size: int, timeout: float | None) -> None:
         member = self.member
-        if member.has_room(dst, size):
-            return
         if timeout is not None and timeout <= 0:
             raise WouldBlock(f"VMID {dst} owes {self.config.send_buffer} bytes or more")
         self.perform(member.await_room(dst))
         try:
-            found = self.wait_for(lambda: member.has_room(dst, size), timeout)
+            found = self.wait_for(lambda: member.has_room(dst, size), timeout, link=True)
         finally:
             member.stop_awaiting_room(dst)
         if not found:
@@ -161,19 +161,27 @@ class Calling:
             if not self.closed:
                 self.perform(self.member.consumed(src, size, time.monotonic()))
 
-    def wait_for(self, ready: Callable[[], bool], timeout: float | None) -> bool:
-        """Wait under the lock, which the caller holds, until `ready` or the session is closed."""
+    def wait_for(
+        self, ready: Callable[[], bool], timeout: float | None, *, link: bool = False
+    ) -> bool:
+        """Wait under the lock, which the caller holds, until `ready` or the session is closed.
+
+        With `link` for something that happens on a link, as every answer does: who waits for
+        anything else is not woken by that.
+        """
         self._waiting += 1
+        self._waiting_for_links += link
         try:
             self.progress.wait_for(lambda: self.closed or ready(), timeout)
         finally:
             self._waiting -= 1
+            self._waiting_for_links -= link
         self.check_open()
         return ready()
 
-    def tell_progress(self) -> None:
+    def tell_progress(self, *, link: bool = False) -> None:
         """Let who waits look again. Under the lock."""
-        if self._waiting:
+        if self._waiting_for_links if link else self._waiting:
             self.progress.notify_all()
         if self.listeners:
             listeners, self.listeners = self.listeners, []

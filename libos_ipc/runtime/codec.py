@@ -9,16 +9,12 @@ from __future__ import annotations
 import msgspec
 
 from libos_ipc import wire
-from libos_ipc._native import pack_header, pack_message, unpack_header, unpack_message
+from libos_ipc._native import pack_frames
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.vocabulary import Body, Outgoing
 from libos_ipc.errors import ProtocolError
 
-__all__ = ["LARGE", "Greeting", "decode_answer", "decode_body", "pack", "unpack"]
-
-#: Payloads of at least so many bytes travel in a frame of their own, so that they are not
-#: copied to stand behind their header.
-LARGE = 16384
+__all__ = ["Greeting", "decode_answer", "decode_body", "pack"]
 
 
 class Greeting(msgspec.Struct, frozen=True, array_like=True):
@@ -29,13 +25,13 @@ class Greeting(msgspec.Struct, frozen=True, array_like=True):
     may_lead: bool
 
 
-def pack(message: Outgoing, group_id: bytes) -> tuple[bytes | memoryview, ...]:
-    """The frames of a message, after its envelope."""
+def pack(
+    number: int, acked: int, message: Outgoing, group_id: bytes
+) -> tuple[bytes | memoryview, ...]:
+    """The frames of a message with this number on its link, and this acknowledgement."""
     code, seq, body, of = message
-    payload = body if not isinstance(body, tuple) else _payload(code, body, of, group_id)
-    if len(payload) >= LARGE:
-        return pack_header(code, seq, len(payload)), payload
-    return (pack_message(code, seq, payload),)
+    payload = _payload(code, body, of, group_id) if isinstance(body, tuple) else body
+    return pack_frames(number, acked, code, seq, payload)  # type: ignore[return-value]
 
 
 def _payload(code: int, fields: tuple[object, ...], of: int, group_id: bytes) -> bytes:
@@ -51,17 +47,6 @@ def _payload(code: int, fields: tuple[object, ...], of: int, group_id: bytes) ->
     if code == Code.JOIN:
         return wire.encode(code, tail=msgspec.msgpack.encode(fields[0]))
     return wire.encode(code, *fields)  # type: ignore[arg-type]
-
-
-def unpack(frames: list[bytes], max_message: int) -> tuple[int, int, bytes]:
-    """Code, sequence number and payload from the frames after the envelope.
-
-    `Malformed` if they are no message.
-    """
-    if len(frames) == 2:
-        code, seq = unpack_header(frames[0], len(frames[1]), max_message)
-        return code, seq, frames[1]
-    return unpack_message(frames[0] if len(frames) == 1 else b"", max_message)
 
 
 def decode_body(code: int, payload: bytes) -> Body:

@@ -177,7 +177,7 @@ class Dispatcher:
     def _nudge(self) -> None:
         """A thread of ours may be waiting in the loop instead of at the queue."""
         if self._loop is not None:
-            self._loop.nudge()
+            self._loop.nudge(urgent=False)
 
     def withdraw(self, src: int, seq: int) -> None:
         """Do not handle this request if it has not been taken up yet."""

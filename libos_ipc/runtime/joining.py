@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from libos_ipc._native import pack_envelope
+from libos_ipc._native import unpack_frames
 from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Admission
 from libos_ipc.core.vocabulary import Outgoing
 from libos_ipc.errors import LeaderLost, ProtocolError, Timeout, error_for
 from libos_ipc.runtime import liveness
-from libos_ipc.runtime.codec import Greeting, decode_answer, decode_body, pack, unpack
+from libos_ipc.runtime.codec import Greeting, decode_answer, decode_body, pack
 from libos_ipc.runtime.node import Node
 from libos_ipc.runtime.rundir import GroupDir, GroupFile
 from libos_ipc.runtime.zmq_transport import ask_once
@@ -39,8 +39,7 @@ def _ask(
         watcher = liveness.watch(directory.live_socket(vmid))
     except (FileNotFoundError, ConnectionRefusedError):
         raise LeaderLost(f"nobody leads the group {file.name!r} any more") from None
-    question = pack(Outgoing(Code.JOIN, 1, (greeting,)), b"")
-    frames = [pack_envelope(0, 0), *(bytes(part) for part in question)]
+    frames = pack(0, 0, Outgoing(Code.JOIN, 1, (greeting,)), b"")
     with watcher:
         try:
             answer = ask_once(directory.message_socket(vmid), frames, watcher.fileno(), timeout)
@@ -50,7 +49,7 @@ def _ask(
         raise Timeout(
             f"the leader of {file.name!r} (VMID {vmid}) did not answer within {timeout} s"
         )
-    code, _, payload = unpack(answer[1:], file.config.max_message)
+    *_, code, _, payload = unpack_frames(answer, file.config.max_message)
     if code == Code.ERROR:
         number, text = decode_body(code, payload)
         raise error_for(int(number), str(text))  # type: ignore[call-overload]

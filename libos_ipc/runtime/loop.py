@@ -52,8 +52,10 @@ class Loop:
         self._timeout: float | None = 0
         self._stopping = False
         self._thread: QuickThread | None = None
+        self._main: int | None = None
         self._seat = threading.Lock()
         self._sitter = 0  # thread identity, 0 for none
+        self._sitter_urgent = False
         self._nudged = False
         #: somebody who needs the seat more than a thread that only waits for messages
         self._seat_wanted = False
@@ -84,6 +86,7 @@ class Loop:
         succeeds or the loop is stopped: the program that forked must not lose its group by it.
         """
         self._stopping = False
+        self._main = threading.main_thread().ident  # after a fork, another one
         self._on_wake()
         self._thread = QuickThread(lambda: self._begin(first))
 
@@ -136,12 +139,14 @@ class Loop:
         So does the main thread, always: a signal handler that raises, as Ctrl-C's does, would
         end a round in the middle, and what it had taken in would be lost.
         """
-        if threading.get_ident() == threading.main_thread().ident:
+        me = threading.get_ident()
+        if me == self._main:
             return
         if not self._seat.acquire(blocking=False):
             self._seat_wanted = self._seat_wanted or urgent
             return
-        self._sitter = threading.get_ident()
+        self._sitter_urgent = urgent
+        self._sitter = me
         try:
             while not (done() or self._stopping or (self._seat_wanted and not urgent)):
                 timeout = self._timeout
@@ -158,9 +163,12 @@ class Loop:
             if self._nudged:
                 self._on_wake()
 
-    def nudge(self) -> None:
-        """Have the seated thread look whether it is done. Nothing if that is the caller."""
-        if self._sitter not in (0, threading.get_ident()):
+    def nudge(self, *, urgent: bool) -> None:
+        """Have the seated thread look whether it is done, if it is one that waits for this.
+
+        Nothing if it is the caller itself.
+        """
+        if self._sitter_urgent is urgent and self._sitter not in (0, threading.get_ident()):
             self._nudged = True
             self.wake()
 

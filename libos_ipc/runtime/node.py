@@ -166,8 +166,9 @@ class Node:
             for peer in waiting:
                 session.perform(member.ask_progress(peer))
             if not session.wait_for(
-                lambda: not any(p in member.links and member.links[p].kept for p in waiting),
+                lambda: not any(p in member.links and member.links[p].keeps for p in waiting),
                 timeout,
+                link=True,
             ):
                 raise Timeout(
                     f"not everything has arrived within {timeout} s at VMIDs {member.unarrived()}"

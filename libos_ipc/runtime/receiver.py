@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from libos_ipc import wire
-from libos_ipc._native import Malformed, pack_envelope, unpack_envelope
+from libos_ipc._native import Malformed, unpack_frames
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.roster import Applicant
 from libos_ipc.core.vocabulary import Body, Effects, Note, Outgoing
 from libos_ipc.errors import IpcError, ProtocolError
-from libos_ipc.runtime.codec import Greeting, decode_body, pack, unpack
+from libos_ipc.runtime.codec import Greeting, decode_body, pack
 from libos_ipc.runtime.liveness import start_time
-from libos_ipc.runtime.zmq_transport import Arrival, Connection, Transport
+from libos_ipc.runtime.zmq_transport import Connection, Transport
 
 if TYPE_CHECKING:
     from libos_ipc.runtime.session import Session
@@ -46,7 +46,7 @@ class Receiver:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._transport: Transport | None = None
-        self._muted: set[Connection] = set()
+        self._max_message = session.config.max_message
         self._bound: dict[int, set[Connection]] = {}
         #: connections that have ended, and may still have messages in the queue
         self._ended: list[Connection] = []
@@ -65,7 +65,6 @@ class Receiver:
         """Read from a new transport."""
         self._transport = transport
         self._bound.clear()
-        self._muted.clear()
         self._ended.clear()
         for name, fd in transport.descriptors().items():
             self._session.loop.register(fd, self._actions[name], edge=True)
@@ -92,6 +91,8 @@ class Receiver:
 
     def settle_ends(self) -> bool:
         """Tell the ends that are ready. True if something is still to be done soon."""
+        if not (self._fresh or self._more or self._ends):
+            return False
         if self._fresh:
             # A ZeroMQ descriptor tells of what comes after its socket was last found empty.
             self._fresh = False
@@ -145,7 +146,6 @@ class Receiver:
             self._forget(connection)
 
     def _forget(self, connection: Connection) -> None:
-        self._muted.discard(connection)
         if self._transport is not None:
             self._transport.forget(connection)
 
@@ -164,9 +164,10 @@ class Receiver:
             arrival = transport.receive()
             if arrival is None:
                 self._more = False
-                self._forget_ended()
+                if self._ended:
+                    self._forget_ended()
                 return
-            self._on_arrival(arrival)
+            self._on_arrival(*arrival)
         self._more = True
 
     def _drain(self) -> None:
@@ -174,26 +175,24 @@ class Receiver:
         while self._more and self._transport is not None:
             self._on_inbound()
 
-    def _on_arrival(self, arrival: Arrival) -> None:
-        connection, frames = arrival
-        if connection in self._muted:
+    def _on_arrival(self, connection: Connection, frames: list[bytes]) -> None:
+        if connection.muted:
             return
         session = self._session
+        body: Body
         try:
-            number, acked = unpack_envelope(frames[0] if frames else b"")
-            code, seq, payload = unpack(frames[1:], session.config.max_message)
+            number, acked, code, seq, body = unpack_frames(frames, self._max_message)
         except Malformed as error:
             self._mute(connection, str(error))
             return
         peer = connection.peer
         if not peer:
-            self._on_stranger(connection, code, seq, payload)
+            self._on_stranger(connection, code, seq, body)
             return
-        body: Body = payload
         now = time.monotonic()
         if code < FIRST_USER_CODE:
             try:
-                body = decode_body(code, payload)
+                body = decode_body(code, body)
             except ProtocolError as error:
                 reason = str(error)
                 with session.lock:
@@ -207,7 +206,7 @@ class Receiver:
 
     def _mute(self, connection: Connection, reason: str) -> None:
         """Nothing more is read from this connection."""
-        self._muted.add(connection)
+        connection.muted = True
         fields: dict[str, object] = {
             "peer": connection.peer,
             "os_pid": connection.os_pid,
@@ -293,8 +292,7 @@ class Receiver:
         with session.lock:
             session.perform(session.member.lead(effects, time.monotonic()))
         if self._transport is not None:
-            frames = [bytes(part) for part in pack(answer, b"")]
-            self._transport.reply(connection, [pack_envelope(0, 0), *frames])
+            self._transport.reply(connection, pack(0, 0, answer, b""))
 
     # ---- the rest
 

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from libos_ipc._native import pack_envelope
 from libos_ipc.core.member import Member
 from libos_ipc.core.vocabulary import (
     ChildExit,
@@ -87,6 +86,7 @@ class Session(Calling):
         #: notified at every Progress effect
         self.progress = threading.Condition(self.lock)
         self._waiting = 0
+        self._waiting_for_links = 0
         #: called once, at the next of these
         self.listeners: list[Callable[[], None]] = []
         self.closed = False
@@ -111,7 +111,7 @@ class Session(Calling):
             Withdraw: lambda effect: host.withdraw(effect.src, effect.seq),
             Resolve: self._resolve,
             Fail: self._fail,
-            Progress: lambda effect: self.tell_progress(),
+            Progress: self._on_progress,
             Journal: lambda effect: host.journal(effect.record),
             Expect: self._expect,
             ChildExit: host.child_exit,
@@ -217,8 +217,7 @@ class Session(Calling):
         if transport is None:
             return
         peer, number, acked, message = effect
-        frames = (pack_envelope(number, acked), *pack(message, self._group_id))
-        transport.transmit(peer, frames)
+        transport.transmit(peer, pack(number, acked, message, self._group_id))
         if self._idle:
             self._idle = False
             self.loop.wake()
@@ -253,12 +252,15 @@ class Session(Calling):
     def _resolve(self, effect: Resolve) -> None:
         ticket: Settled = effect.ticket  # type: ignore[assignment]
         ticket.resolve(effect.payload)
-        self.loop.nudge()
+        self.loop.nudge(urgent=True)
 
     def _fail(self, effect: Fail) -> None:
         ticket: Settled = effect.ticket  # type: ignore[assignment]
         ticket.fail(effect.error)
-        self.loop.nudge()
+        self.loop.nudge(urgent=True)
+
+    def _on_progress(self, effect: Progress) -> None:
+        self.tell_progress(link=effect.peer != 0)
 
     def _expect(self, effect: Expect) -> None:
         """The leader watches a process from before its first word, if there is one."""

@@ -24,7 +24,6 @@ import os
 import socket as sockets
 import struct
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import zmq
 from zmq.backend import Socket as RawSocket
@@ -32,7 +31,7 @@ from zmq.backend import zmq_poll
 
 from libos_ipc.runtime.liveness import process_behind
 
-__all__ = ["Arrival", "Connection", "Transport", "ask_once"]
+__all__ = ["Connection", "Transport", "ask_once"]
 
 _HANDSHAKE_MS = 5000
 #: What a monitor says first: the event, and a value (for most the connection's descriptor).
@@ -57,7 +56,7 @@ class Connection:
     of the socket tells this connection from all others.
     """
 
-    __slots__ = ("_inode", "fd", "os_pid", "peer", "routing_id", "uid")
+    __slots__ = ("_inode", "fd", "muted", "os_pid", "peer", "routing_id", "uid")
 
     def __init__(self, routing_id: bytes, uid: int, os_pid: int, fd: int) -> None:
         self.routing_id = routing_id
@@ -65,19 +64,14 @@ class Connection:
         self.os_pid = os_pid
         self.fd = fd
         self.peer = 0
+        #: it broke the rules: nothing more is read from it
+        self.muted = False
         self._inode = _inode(fd) if _process_at(fd) == os_pid else -1
 
     @property
     def open(self) -> bool:
         """False once its socket is closed. What came over it has been queued before that."""
         return _inode(self.fd) == self._inode
-
-
-class Arrival(NamedTuple):
-    """A message that came in: the frames after the routing ID."""
-
-    connection: Connection
-    frames: list[bytes]
 
 
 class Transport:
@@ -209,8 +203,8 @@ class Transport:
         """The kernel says that something has come: the next `receive` need not ask first."""
         self._expecting = True
 
-    def receive(self) -> Arrival | None:
-        """The next message, None when there is none now."""
+    def receive(self) -> tuple[Connection, list[bytes]] | None:
+        """The next message and where it came from, None when there is none now."""
         receive = self._receive
         if not self._expecting and not _readable(self._inbound):
             return None
@@ -227,7 +221,7 @@ class Transport:
             frames.append(frame.bytes)
         if connection is None:
             connection = self._meet(routing_id, first)
-        return Arrival(connection, frames)
+        return connection, frames
 
     def _meet(self, routing_id: bytes, frame: zmq.Frame) -> Connection:
         """The first frame of a connection carries the kernel's word on its process."""
@@ -239,7 +233,7 @@ class Transport:
         self._connections[routing_id] = connection
         return connection
 
-    def reply(self, connection: Connection, frames: Sequence[bytes]) -> None:
+    def reply(self, connection: Connection, frames: Sequence[bytes | memoryview]) -> None:
         """Answer over the connection that a process without a VMID has made."""
         try:
             self._inbound.send_multipart((connection.routing_id, *frames), zmq.NOBLOCK)
@@ -288,7 +282,7 @@ def _readable(socket: zmq.Socket[bytes]) -> bool:
 
 
 def ask_once(
-    path: str, frames: Sequence[bytes], liveness_fd: int, timeout: float | None
+    path: str, frames: Sequence[bytes | memoryview], liveness_fd: int, timeout: float | None
 ) -> list[bytes] | None:
     """Ask the process at `path` one question over a connection that lives no longer.
 

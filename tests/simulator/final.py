@@ -53,7 +53,7 @@ def _is_idle(node: SimNode) -> None:
     _must(not node.leaving, f"{me}: still leaving")
     for peer, link in member.links.items():
         _must(peer in world.nodes, f"{me}: a link to {peer}, which is gone")
-        _must(not link.kept, f"{me}: {len(link.kept)} messages to {peer} not acknowledged")
+        _must(not link.keeps, f"{me}: {len(link.kept)} messages to {peer} not acknowledged")
         other = world.nodes[peer].member.links.get(node.vmid)
         _must(other is not None, f"{me}: {peer} has no link back")
         assert other is not None

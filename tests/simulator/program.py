@@ -114,7 +114,7 @@ class Program:
         for peer in waiting:
             node.perform(member.ask_progress(peer))
         links = member.links
-        yield Wait(lambda: not any(p in links and links[p].kept for p in waiting), timeout_s)
+        yield Wait(lambda: not any(p in links and links[p].keeps for p in waiting), timeout_s)
 
     def _ask(self, code: Code, *fields: int) -> Ticket:
         """Send a request of the library's own to the leader."""

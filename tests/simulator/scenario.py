@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from libos_ipc.core import links
+from libos_ipc.core import member
 from libos_ipc.core.codes import Code
 
 from . import final, life
@@ -27,14 +27,14 @@ def run(seed: int, actions: int | None = None) -> World:
     """Live through one seed. Raises what went wrong, with the world as `error.world`."""
     rng = random.Random(seed)
     world = World(seed, Knobs.draw(rng, actions), rng)
-    before, links.ACK_EVERY = links.ACK_EVERY, world.knobs.ack_every
+    before, member.ACK_EVERY = member.ACK_EVERY, world.knobs.ack_every
     try:
         Scenario(world).play()
     except Exception as error:
         error.world = world  # type: ignore[attr-defined]
         raise
     finally:
-        links.ACK_EVERY = before
+        member.ACK_EVERY = before
     return world
 
 
