@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from libos_ipc._native import pack_frames
 from libos_ipc.core.codes import Code
 from libos_ipc.core.vocabulary import Outgoing
 from libos_ipc.runtime.codec import pack
@@ -37,8 +38,8 @@ class Connection:
     def __init__(self, src: SimNode, port: Port | None) -> None:
         self.src = src
         self.port = port
-        #: (arrives at, number, acknowledged, frames)
-        self.queue: deque[tuple[float, int, int, tuple[bytes, ...]]] = deque()
+        #: (arrives at, frames)
+        self.queue: deque[tuple[float, list[bytes]]] = deque()
         self.last_at = 0.0
         self.peer = 0
         self.muted = False
@@ -70,8 +71,8 @@ class Network:
         if connection.cut or connection.port is None:
             return
         world = self._world
-        frames = tuple(bytes(frame) for frame in pack(message, GROUP))
-        self._put(connection, number, acked, frames)
+        frames = [bytes(frame) for frame in pack(number, acked, message, GROUP)]
+        self._put(connection, frames)
         if world.faulty and message.code != Code.HELLO:
             chance = world.rng.random()
             knobs = world.knobs
@@ -80,11 +81,9 @@ class Network:
                 world.say("lost", connection.src.vmid, connection.port.vmid, number)
             elif chance < knobs.loss + knobs.repeat:
                 world.say("repeat", connection.src.vmid, connection.port.vmid, number)
-                self._put(connection, number, acked, frames)
+                self._put(connection, frames)
 
-    def _put(
-        self, connection: Connection, number: int, acked: int, frames: tuple[bytes, ...]
-    ) -> None:
+    def _put(self, connection: Connection, frames: list[bytes]) -> None:
         world, port = self._world, connection.port
         assert port is not None
         way = world.rng.random()
@@ -92,7 +91,7 @@ class Network:
         blocked = self.blocked.get((connection.src.vmid, port.vmid), 0.0) if self.blocked else 0.0
         at = max(world.now + delay, connection.last_at, blocked)
         connection.last_at = at
-        connection.queue.append((at, number, acked, frames))
+        connection.queue.append((at, frames))
         if port.node is not None:
             port.node.wake(at)
 
@@ -101,9 +100,8 @@ class Network:
     ) -> None:
         """Put a message under way that its sender's machine knows nothing of."""
         if not connection.cut:
-            frames = tuple(bytes(f) for f in pack(Outgoing(Code.RESP, seq, payload), GROUP))
-            patched = frames[0][:16] + bytes([code]) + frames[0][17:]
-            self._put(connection, number, acked, (patched, *frames[1:]))
+            frames = pack_frames(number, acked, code, seq, payload)
+            self._put(connection, [bytes(frame) for frame in frames])
 
     # ---- cutting
 

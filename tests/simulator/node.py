@@ -18,7 +18,7 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from libos_ipc import wire
-from libos_ipc._native import Malformed
+from libos_ipc._native import Malformed, unpack_frames
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.leader import Leader
 from libos_ipc.core.member import Member
@@ -43,7 +43,7 @@ from libos_ipc.core.vocabulary import (
     Withdraw,
 )
 from libos_ipc.errors import IpcError, ProtocolError
-from libos_ipc.runtime.codec import decode_answer, decode_body, unpack
+from libos_ipc.runtime.codec import decode_answer, decode_body
 
 from .program import Program
 from .threads import Ticket
@@ -323,11 +323,11 @@ class SimNode:
                     first = connection
             if first is None:
                 return
-            _, number, acked, frames = first.queue.popleft()
+            _, frames = first.queue.popleft()
             if first.cut and not first.queue:
                 connections.remove(first)
             if not first.muted:
-                self._on_arrival(first, number, acked, frames)
+                self._on_arrival(first, frames)
 
     def hear_of_end(self, vmid: int, dead: bool) -> None:
         """The kernel's word, on its way to being told."""
@@ -359,12 +359,10 @@ class SimNode:
 
     # ---- what arrives
 
-    def _on_arrival(
-        self, connection: Connection, number: int, acked: int, frames: tuple[bytes, ...]
-    ) -> None:
+    def _on_arrival(self, connection: Connection, frames: list[bytes]) -> None:
         world, peer = self.world, connection.peer
         try:
-            code, seq, payload = unpack(list(frames), MAX_MESSAGE)
+            number, acked, code, seq, payload = unpack_frames(frames, MAX_MESSAGE)
         except Malformed:
             connection.muted = True
             return
