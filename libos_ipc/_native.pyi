@@ -6,11 +6,13 @@ raises `OverflowError`, anything but an int `TypeError`; what is wrong with byte
 outside raises `Malformed`.
 """
 
-from typing import Any, Final, final
+from typing import Any, Final, TypeVar, final
 
 from typing_extensions import Buffer
 
 from libos_ipc.core.vocabulary import Outgoing
+
+_T = TypeVar("_T")
 
 HEADER_SIZE: Final = 17
 ENVELOPE_SIZE: Final = 16
@@ -158,3 +160,25 @@ class Ledger:
 
         That is when `quantum` bytes or more are news to it, or it waits and can be told of all.
         """
+
+@final
+class Port:
+    """A socket of ZeroMQ, used a whole message at a time. One thread at a time."""
+
+    def __new__(cls, module: str, socket: int) -> Port:
+        """The socket at this address, by the ZeroMQ that the extension module of this path uses.
+
+        OSError if that is not loaded, or its ZeroMQ cannot be reached through it.
+        """
+    def receive(
+        self, known: dict[bytes, _T], /
+    ) -> tuple[_T, list[bytes]] | tuple[bytes, bytes, int, list[bytes]] | None:
+        """The next message, None if there is none now.
+
+        (known[route], frames), or, from a route that is not known, the route, its user ID, its
+        descriptor, and the frames. Of more frames than a message may have, the first few.
+        """
+    def send(self, route: Buffer, frames: tuple[Buffer, ...], /) -> bool:
+        """Queue a message of these frames to this route. False if it cannot go."""
+    def close(self) -> None:
+        """Use the socket no more: to be called before it is closed. ValueError from then on."""

@@ -321,14 +321,16 @@ ledger_get_kept(PyObject *self, void *Py_UNUSED(closure))
     const struct ledger *ledger = ledger_of(self);
     PyObject *list = PyList_New(0);
 
-    /* Whatever runs while a pair is made may change what is kept: each is found anew. */
-    for (size_t i = 0; list != NULL && i < count_of(ledger); i++) {
-        PyObject *message = Py_NewRef(*place_of(ledger, i));
-        PyObject *pair = Py_BuildValue("KN", ledger->acked + i + 1, message);
+    /* Whatever runs while a pair is made may change what is kept: the next is found anew. */
+    unsigned long long number = ledger->acked + 1;
+    while (list != NULL && number <= ledger->sent) {
+        PyObject *message = Py_NewRef(*place_of(ledger, (size_t)(number - ledger->acked - 1)));
+        PyObject *pair = Py_BuildValue("KN", number, message);
         if (pair == NULL || PyList_Append(list, pair) < 0) {
             Py_CLEAR(list);
         }
         Py_XDECREF(pair);
+        number = (number > ledger->acked ? number : ledger->acked) + 1;
     }
     return list;
 }
@@ -343,27 +345,82 @@ static PyMethodDef ledger_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-#define COUNT(name, flags, doc) {#name, T_ULONGLONG, offsetof(struct ledger, name), flags, doc}
+/* The counts and times that Python may assign are no members: an assignment that fails would
+ * leave -1 in those. The closure is the place within the ledger. */
+static void *
+attribute_at(PyObject *self, void *closure)
+{
+    return (char *)self + (uintptr_t)closure;
+}
+
+static int
+require_value(PyObject *value)
+{
+    if (value == NULL) {
+        PyErr_SetString(PyExc_TypeError, "cannot delete an attribute of a ledger");
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+ledger_get_count(PyObject *self, void *closure)
+{
+    return PyLong_FromUnsignedLongLong(*(unsigned long long *)attribute_at(self, closure));
+}
+
+static int
+ledger_set_count(PyObject *self, PyObject *value, void *closure)
+{
+    uint64_t count;
+
+    if (require_value(value) < 0 || as_unsigned(value, "a count", UINT64_MAX, &count) < 0) {
+        return -1;
+    }
+    *(unsigned long long *)attribute_at(self, closure) = count;
+    return 0;
+}
+
+static PyObject *
+ledger_get_seconds(PyObject *self, void *closure)
+{
+    return PyFloat_FromDouble(*(double *)attribute_at(self, closure));
+}
+
+static int
+ledger_set_seconds(PyObject *self, PyObject *value, void *closure)
+{
+    double seconds;
+
+    if (require_value(value) < 0 || as_seconds(value, &seconds) < 0) {
+        return -1;
+    }
+    *(double *)attribute_at(self, closure) = seconds;
+    return 0;
+}
 
 static PyMemberDef ledger_members[] = {
-    COUNT(sent, READONLY, "Messages numbered so far."),
-    COUNT(acked, READONLY, "The number up to which the peer has everything."),
-    COUNT(sent_bytes, 0, "Bytes sent."),
-    COUNT(credited, 0, "Bytes sent that the peer has consumed, as far as we know."),
-    COUNT(delivered, 0, "The number up to which we have everything."),
-    COUNT(announced_ack, 0, "What the peer was told of that."),
-    COUNT(received_bytes, 0, "Bytes received."),
-    COUNT(consumed, 0, "Bytes received that the program has taken up."),
-    COUNT(announced_credit, 0, "What the peer was told of that."),
-    {"probe_at", T_DOUBLE, offsetof(struct ledger, probe_at), 0, "When to ask the peer."},
-    {"probe_interval", T_DOUBLE, offsetof(struct ledger, probe_interval), 0,
-     "Seconds between askings."},
+    {"sent", T_ULONGLONG, offsetof(struct ledger, sent), READONLY, "Messages numbered so far."},
+    {"acked", T_ULONGLONG, offsetof(struct ledger, acked), READONLY,
+     "The number up to which the peer has everything."},
     {"starving", T_BOOL, offsetof(struct ledger, starving), 0,
      "Whether the peer waits for room."},
     {NULL, 0, 0, 0, NULL},
 };
 
+#define ATTRIBUTE(name, kind, doc)                                                                \
+    {#name, ledger_get_##kind, ledger_set_##kind, doc, (void *)offsetof(struct ledger, name)}
+
 static PyGetSetDef ledger_attributes[] = {
+    ATTRIBUTE(sent_bytes, count, "Bytes sent."),
+    ATTRIBUTE(credited, count, "Bytes sent that the peer has consumed, as far as we know."),
+    ATTRIBUTE(delivered, count, "The number up to which we have everything."),
+    ATTRIBUTE(announced_ack, count, "What the peer was told of that."),
+    ATTRIBUTE(received_bytes, count, "Bytes received."),
+    ATTRIBUTE(consumed, count, "Bytes received that the program has taken up."),
+    ATTRIBUTE(announced_credit, count, "What the peer was told of that."),
+    ATTRIBUTE(probe_at, seconds, "When to ask the peer."),
+    ATTRIBUTE(probe_interval, seconds, "Seconds between askings."),
     {"kept", ledger_get_kept, NULL, "Numbers and messages not acknowledged, in order.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

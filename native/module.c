@@ -4,6 +4,7 @@
 #include "layout.h"
 #include "ledger.h"
 #include "native.h"
+#include "zeromq.h"
 
 static int
 add_malformed(PyObject *module)
@@ -25,7 +26,7 @@ module_exec(PyObject *module)
         layout_setup(module) < 0 || calls_setup(module) < 0) {
         return -1;
     }
-    return ledger_setup(module);
+    return ledger_setup(module) < 0 ? -1 : zeromq_setup(module);
 }
 
 static int

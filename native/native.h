@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Dropped with the module. The types of the module are not subclassable, so that the type of an
+/* Dropped with the module. The types that need it are not subclassable, so that the type of an
  * instance always leads back here: PyType_GetModuleState(Py_TYPE(self)). */
 struct native_state {
     PyObject *malformed; /* class Malformed(ValueError): input that is not what it should be */

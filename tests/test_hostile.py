@@ -137,10 +137,10 @@ def test_a_member_who_counts_wrong(group: Group) -> None:
                 for acked in (0, 2**64 - 1):
                     with session.lock:
                         assert session._transport is not None
-                        session._transport.transmit(dst, [pack_envelope(number, acked), message])
+                        session._transport.transmit(dst, (pack_envelope(number, acked), message))
             for frames in noise():
                 with session.lock:
-                    session._transport.transmit(dst, frames)
+                    session._transport.transmit(dst, tuple(frames))
         line.send()
         line.pause()
         os._exit(0)

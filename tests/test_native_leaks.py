@@ -11,12 +11,15 @@ import gc
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
+import zmq
+import zmq.backend
 
 from libos_ipc import _native
-from libos_ipc._native import Layout, Malformed, Outstanding
+from libos_ipc._native import LARGE, Layout, Ledger, Malformed, Outstanding, Port
 
 ROUNDS = 300
 # Fresh objects, and no small or immortal ones, so that a reference too many can be seen.
@@ -26,7 +29,9 @@ TICKET = object()
 LAYOUT = Layout("QQi", 40)
 MESSAGE = bytearray(_native.pack_message(64, NUMBER, PAYLOAD))
 ENVELOPE = bytearray(_native.pack_envelope(NUMBER, NUMBER))
-WATCHED = [NUMBER, PAYLOAD, TICKET, LAYOUT, MESSAGE, ENVELOPE, Malformed, Layout, Outstanding]
+BYTES = bytes(LARGE)
+THINGS = [NUMBER, PAYLOAD, TICKET, LAYOUT, MESSAGE, ENVELOPE, BYTES]
+WATCHED = [*THINGS, Malformed, Layout, Outstanding, Ledger, Port]
 
 
 def refused(function: Callable[..., object], *args: object, **names: object) -> None:
@@ -75,6 +80,31 @@ def case_unpack_envelope() -> None:
     _native.unpack_envelope(ENVELOPE)
     refused(_native.unpack_envelope, PAYLOAD)
     refused(_native.unpack_envelope, None)
+
+
+def case_pack_frames() -> None:
+    _native.pack_frames(NUMBER, NUMBER, 64, NUMBER, PAYLOAD)
+    _native.pack_frames(NUMBER, NUMBER, 64, NUMBER, BYTES)
+    refused(_native.pack_frames, NUMBER, NUMBER, 64, 2**70, PAYLOAD)
+    refused(_native.pack_frames, NUMBER, NUMBER, 64, NUMBER, "text")
+    refused(_native.pack_frames, NUMBER, NUMBER, 64, NUMBER, memoryview(PAYLOAD)[::2])
+    refused(_native.pack_frames, NUMBER, NUMBER, 64, NUMBER)
+
+
+def case_unpack_frames() -> None:
+    header = _native.pack_header(64, NUMBER, LARGE)
+    _native.unpack_frames([ENVELOPE, MESSAGE], NUMBER)
+    _native.unpack_frames([ENVELOPE, header, BYTES], NUMBER)
+    refused(_native.unpack_frames, [ENVELOPE, MESSAGE], 20)
+    refused(_native.unpack_frames, [ENVELOPE, header, BYTES], LARGE)
+    refused(_native.unpack_frames, [ENVELOPE, MESSAGE, BYTES], NUMBER)
+    refused(_native.unpack_frames, [ENVELOPE, header, PAYLOAD], NUMBER)
+    refused(_native.unpack_frames, [PAYLOAD, MESSAGE], NUMBER)
+    refused(_native.unpack_frames, [TICKET, MESSAGE], NUMBER)
+    refused(_native.unpack_frames, [ENVELOPE, TICKET], NUMBER)
+    refused(_native.unpack_frames, [ENVELOPE], NUMBER)
+    refused(_native.unpack_frames, [ENVELOPE, MESSAGE], -1)
+    refused(_native.unpack_frames, (ENVELOPE, MESSAGE), NUMBER)
 
 
 def case_malformed() -> None:
@@ -192,6 +222,163 @@ def case_outstanding_last() -> None:
 
 def case_outstanding_len() -> None:
     assert len(full_table()) == 3
+
+
+def full_ledger() -> Ledger:
+    ledger = Ledger()
+    for _ in range(20):
+        ledger.stamp(TICKET, 1, 0)  # type: ignore[arg-type]
+    return ledger
+
+
+def case_ledger() -> None:
+    Ledger()
+    full_ledger()
+    cycle: Any = Ledger()
+    cycle.stamp(cycle, 1, 0)
+
+
+def case_ledger_stamp() -> None:
+    ledger: Any = Ledger()
+    for _ in range(20):
+        ledger.stamp(TICKET, NUMBER, NUMBER)
+    refused(ledger.stamp, TICKET, 2**70, NUMBER)
+    refused(ledger.stamp, TICKET, NUMBER, "text")
+    refused(ledger.stamp, TICKET, NUMBER)
+
+
+def case_ledger_receive() -> None:
+    ledger = full_ledger()
+    ledger.delivered = NUMBER - 1
+    assert ledger.receive(NUMBER, 7, NUMBER, NUMBER) == _native.NEXT
+    assert ledger.receive(0, 20, 0, 0) == _native.DRAINED
+    refused(ledger.receive, NUMBER, NUMBER, NUMBER, NUMBER)
+    refused(ledger.receive, NUMBER, 2**70, NUMBER, NUMBER)
+    refused(ledger.receive, NUMBER, 7, NUMBER, "text")
+    refused(ledger.receive, NUMBER)
+
+
+def case_ledger_acknowledge() -> None:
+    ledger = Ledger()
+    ledger.delivered = NUMBER
+    assert ledger.acknowledge() == NUMBER
+    refused(ledger.acknowledge, NUMBER)
+
+
+def case_ledger_ack_due() -> None:
+    assert not Ledger().ack_due(NUMBER)
+    refused(Ledger().ack_due, -1)
+
+
+def case_ledger_has_room() -> None:
+    assert full_ledger().has_room(NUMBER, 2 * NUMBER)
+    refused(Ledger().has_room, NUMBER, -1)
+    refused(Ledger().has_room, NUMBER)
+
+
+def case_ledger_consume() -> None:
+    assert Ledger().consume(NUMBER, NUMBER)
+    refused(Ledger().consume, NUMBER, -1)
+    refused(Ledger().consume, NUMBER)
+
+
+def case_ledger_kept() -> None:
+    ledger = full_ledger()
+    assert ledger.kept == [(number, TICKET) for number in range(1, 21)]
+
+
+def case_ledger_sent() -> None:
+    assert full_ledger().sent == 20
+
+
+def case_ledger_acked() -> None:
+    assert full_ledger().acked == 0
+
+
+def case_ledger_starving() -> None:
+    Ledger().starving = True
+    refused(setattr, Ledger(), "starving", NUMBER)
+
+
+def assign(name: str) -> None:
+    ledger = Ledger()
+    setattr(ledger, name, NUMBER)
+    assert getattr(ledger, name) == NUMBER
+    refused(setattr, ledger, name, "text")
+    refused(setattr, ledger, name, 10**400)
+    refused(delattr, ledger, name)
+
+
+case_ledger_sent_bytes = partial(assign, "sent_bytes")
+case_ledger_credited = partial(assign, "credited")
+case_ledger_delivered = partial(assign, "delivered")
+case_ledger_announced_ack = partial(assign, "announced_ack")
+case_ledger_received_bytes = partial(assign, "received_bytes")
+case_ledger_consumed = partial(assign, "consumed")
+case_ledger_announced_credit = partial(assign, "announced_credit")
+case_ledger_probe_at = partial(assign, "probe_at")
+case_ledger_probe_interval = partial(assign, "probe_interval")
+
+
+@contextlib.contextmanager
+def sockets() -> Iterator[tuple[Port, Port]]:
+    """What the first sends as (route, frames), the second receives from a route of its own."""
+    module = sys.modules[zmq.backend.Socket.__module__].__file__
+    assert module is not None
+    context = zmq.Context(0)  # no threads: within this process none are needed
+    sending, receiving = context.socket(zmq.DEALER), context.socket(zmq.ROUTER)
+    receiving.bind("inproc://leaks")
+    sending.connect("inproc://leaks")
+    try:
+        yield Port(module, sending.underlying), Port(module, receiving.underlying)
+    finally:
+        context.destroy(0)
+
+
+def case_port() -> None:
+    with sockets():
+        pass
+    refused(Port, None, 1)
+    refused(Port, "", -1)
+    with contextlib.suppress(OSError):
+        Port("", NUMBER)
+    with contextlib.suppress(OSError):
+        Port("/nowhere", NUMBER)
+
+
+def case_port_send() -> None:
+    with sockets() as (out, _):
+        assert out.send(PAYLOAD, (PAYLOAD, MESSAGE, bytes(70_000)))
+        refused(out.send, PAYLOAD, (PAYLOAD, "text"))
+        refused(out.send, PAYLOAD, ())
+        refused(out.send, PAYLOAD, [PAYLOAD])
+
+
+def case_port_receive() -> None:
+    with sockets() as (out, into):
+        for _ in range(2):
+            assert out.send(
+                PAYLOAD,
+                (
+                    PAYLOAD,
+                    MESSAGE,
+                    bytes(70_000),
+                    b"",
+                ),
+            )
+        route, _, _, frames = into.receive({})  # type: ignore[misc]
+        assert frames[:2] == [PAYLOAD, PAYLOAD]
+        assert into.receive({route: TICKET})[0] is TICKET  # type: ignore[index]
+        assert into.receive({}) is None
+        refused(into.receive, [])
+
+
+def case_port_close() -> None:
+    with sockets() as (out, into):
+        out.close()
+        into.close()
+        refused(out.send, PAYLOAD, (PAYLOAD,))
+        refused(into.receive, {})
 
 
 CASES: dict[str, Callable[[], None]] = {

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from libos_ipc._native import Outstanding
 from libos_ipc.core.codes import FIRST_USER_CODE
-from libos_ipc.core.vocabulary import Body, Effects, Fail, Resolve, Then
+from libos_ipc.core.vocabulary import Body, Effects, Fail, Resolve, Then, make
 from libos_ipc.errors import IpcError, ProtocolError, error_for
 
 __all__ = ["Calls", "DecodeAnswer"]
@@ -58,7 +58,7 @@ class Calls:
         if callable(ticket):
             then: Then = ticket
             return then(body, now)
-        return [Resolve(ticket, body)]
+        return [make(Resolve, (ticket, body))]
 
     def on_refusal(self, src: int, seq: int, body: Body, now: float) -> Effects:
         """An ERROR."""

@@ -23,9 +23,9 @@ from libos_ipc.core.vocabulary import (
     ChildExit,
     ChildJoined,
     Close,
-    Deliver,
     Effects,
     Fail,
+    Message,
     Note,
     Outgoing,
     Progress,
@@ -35,6 +35,7 @@ from libos_ipc.core.vocabulary import (
     Say,
     Then,
     Withdraw,
+    make,
 )
 from libos_ipc.errors import IpcError, LeaderLost, PeerDied
 
@@ -77,7 +78,7 @@ class Member(Mesh):
     ) -> tuple[int, Effects]:
         """Send a request; `ticket` is resolved or failed later. Gives its sequence number."""
         seq = self.calls.add(dst, code, ticket)
-        return seq, self._dispatch(dst, Outgoing(code, seq, body), now)
+        return seq, self._dispatch(dst, make(Outgoing, (code, seq, body, 0)), now)
 
     def send(self, dst: int, code: int, body: Body, now: float) -> Effects:
         """Send a message that wants no answer."""
@@ -85,7 +86,7 @@ class Member(Mesh):
 
     def answer(self, dst: int, seq: int, body: Body, now: float, of: int = 0) -> Effects:
         """Answer request `seq` of `dst`. Nothing happens if that process is gone."""
-        return self._reply(dst, Outgoing(Code.RESP, seq, body, of), now)
+        return self._reply(dst, make(Outgoing, (Code.RESP, seq, body, of)), now)
 
     def refuse(self, dst: int, seq: int, number: int, text: str, now: float) -> Effects:
         """Answer request `seq` of `dst` with an error."""
@@ -112,14 +113,18 @@ class Member(Mesh):
 
         return self._ask_leader(Code.CHANGE_ID_OWNER, (id, owner), then, now)
 
-    def consumed(self, src: int, size: int, now: float) -> Effects:
-        """The program has taken up a message of `src`."""
+    def consumed(self, src: int, size: int) -> bool:
+        """The program has taken up a message of `src`. True if that is to be announced.
+
+        A single step of the ledger, so that it needs no lock.
+        """
         link = self.links.get(src)
-        if link is None:
-            return []
-        if not link.consume(size, self.send_buffer // 4):
-            return []
-        return self.send(src, Code.CREDIT, (link.credit(),), now)
+        return link is not None and link.consume(size, self.send_buffer // 4)
+
+    def announce_credit(self, src: int, now: float) -> Effects:
+        """Tell `src` how much has been taken up."""
+        link = self.links.get(src)
+        return [] if link is None else self.send(src, Code.CREDIT, (link.credit(),), now)
 
     # ---- what comes
 
@@ -205,7 +210,7 @@ class Member(Mesh):
     def _receive(self, src: int, code: int, seq: int, body: Body, now: float) -> Effects:
         if code >= FIRST_USER_CODE:
             assert not isinstance(body, tuple)
-            return [Deliver(src, code, seq, bytes(body))]
+            return [make(Message, (src, code, seq, bytes(body)))]
         if code == Code.RESP:
             return self.calls.on_answer(src, seq, body, now)
         if code == Code.ERROR:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from libos_ipc.core.codes import Code
 from libos_ipc.core.links import Link, weight
-from libos_ipc.core.vocabulary import Effects, Open, Outgoing, Transmit
+from libos_ipc.core.vocabulary import Effects, Open, Outgoing, Transmit, make
 
 __all__ = ["Mesh"]
 
@@ -104,7 +104,7 @@ class Mesh:
         number = link.stamp(message, weight(message.code, message.body), now)
         if not link.connected:
             return self._connect(link, now)
-        return [Transmit(link.peer, number, link.acknowledge(), message)]
+        return [make(Transmit, (link.peer, number, link.acknowledge(), message))]
 
     def _unnumbered(self, link: Link, code: Code) -> Effects:
         effects: Effects = []

@@ -8,9 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from libos_ipc.errors import IpcError
+
+_Tuple = TypeVar("_Tuple", bound=tuple[object, ...])
+
+
+if TYPE_CHECKING:
+
+    def make(kind: type[_Tuple], fields: tuple[object, ...], /) -> _Tuple:
+        """A named tuple of these fields, for the hot path."""
+else:
+    # A named tuple's own constructor is Python code, and takes three times as long.
+    make = tuple.__new__
 
 #: A payload as the program gave it, or the fields of one of the library's own messages.
 Body: TypeAlias = bytes | memoryview | tuple[object, ...]
@@ -64,8 +75,12 @@ class Transmit(NamedTuple):
     message: Outgoing
 
 
-class Deliver(NamedTuple):
-    """Hand a message of a user's code to the dispatcher."""
+class Message(NamedTuple):
+    """A message that arrived: VMID of its sender, code, sequence number, payload.
+
+    `seq` is 0 for a one-way message; what a handler returns for any other is its answer. As an
+    effect: hand it to the dispatcher.
+    """
 
     src: int
     code: int
@@ -172,7 +187,7 @@ Effect: TypeAlias = (
     | Reopen
     | Close
     | Transmit
-    | Deliver
+    | Message
     | Withdraw
     | Resolve
     | Fail

@@ -58,7 +58,8 @@ class Calling:
         A message of `size` bytes waits for room at the receiver, at most `timeout` seconds.
         """
         with self.lock:
-            self.check_open()
+            if self.closed or self.leaving:
+                self.check_open()
             if size and not self.member.has_room(dst, size):
                 self._get_room(dst, size, timeout)
             seq, effects = self.member.request(dst, code, body, ticket, time.monotonic())
@@ -155,11 +156,10 @@ class Calling:
 
     def consumed(self, src: int, size: int) -> None:
         """A message of `src` has been taken up."""
-        if src == self.member.vmid:
-            return
-        with self.lock:
-            if not self.closed:
-                self.perform(self.member.consumed(src, size, time.monotonic()))
+        if self.member.consumed(src, size):
+            with self.lock:
+                if not self.closed:
+                    self.perform(self.member.announce_credit(src, time.monotonic()))
 
     def wait_for(
         self, ready: Callable[[], bool], timeout: float | None, *, link: bool = False

@@ -26,9 +26,9 @@ from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
-from libos_ipc.core.vocabulary import Deliver
+from libos_ipc.core.vocabulary import Message
 from libos_ipc.errors import IpcError, NoHandler
-from libos_ipc.runtime.handlers import Handler, Message
+from libos_ipc.runtime.handlers import Handler
 from libos_ipc.runtime.loop import Loop
 from libos_ipc.runtime.threads import join_native
 
@@ -72,8 +72,8 @@ class Dispatcher:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._queue: SimpleQueue[Deliver | None] = SimpleQueue()
-        self._held: deque[Deliver] = deque()
+        self._queue: SimpleQueue[Message | None] = SimpleQueue()
+        self._held: deque[Message] = deque()
         self._withdrawn: set[tuple[int, int]] = set()
         self._waiting: set[tuple[int, int]] = set()
         self._threads: dict[threading.Thread, bool] = {}  # whether inside a handler
@@ -162,7 +162,7 @@ class Dispatcher:
 
     # ---- what the session brings; under its lock
 
-    def deliver(self, message: Deliver) -> None:
+    def deliver(self, message: Message) -> None:
         """Take a message in."""
         if message.seq:
             self._waiting.add((message.src, message.seq))
@@ -172,7 +172,8 @@ class Dispatcher:
                     self._held.append(message)
                     return
         self._queue.put(message)
-        self._nudge()
+        if self._loop is not None:
+            self._loop.nudge(urgent=False)
 
     def _nudge(self) -> None:
         """A thread of ours may be waiting in the loop instead of at the queue."""
@@ -199,66 +200,62 @@ class Dispatcher:
         finally:
             self._serving = False
 
-    def _next(self) -> Deliver | None:
+    def _next(self) -> Message | None:
         """The next message; None to look whether we are to stop. Waits beside the worker."""
         queue = self._queue
-        if queue.empty() and self._loop is not None:
-            self._loop.sit(lambda: not queue.empty() or self._stopping, None, urgent=False)
+        if self._loop is not None and queue.empty():
+            self._loop.sit(queue.qsize, None, urgent=False)  # `pause` puts something in, too
         return queue.get()
 
     def _run(self) -> None:
         me = threading.current_thread()
-        born_in = os.getpid()
+        threads = self._threads
         while not self._stopping:
             message = self._next()
             if message is None:
                 continue
-            self._threads[me] = True
+            threads[me] = True
             self._handle(message)
-            if os.getpid() != born_in:
+            if threads is not self._threads:
                 # The handler forked, and this is the child, with no other thread than this.
                 self.on_alone()
                 os._exit(0)
-            self._threads[me] = False
-        self._threads.pop(me, None)
+            threads[me] = False
+        threads.pop(me, None)
 
-    def _handle(self, arrived: Deliver) -> None:
+    def _handle(self, message: Message) -> None:
         replies = self._replies
         assert replies is not None
-        src, code, seq, payload = arrived
+        src, code, seq, payload = message
         if seq:
             self._waiting.discard((src, seq))
         replies.consumed(src, self._header_weight + len(payload))
         if (src, seq) in self._withdrawn:
             self._withdrawn.discard((src, seq))
             return
-        message = Message(src, code, seq, payload)
+        handler = self.handlers.get(code)
         try:
-            handler = self._admitted(message)
-            value = handler.decode(message)
+            if self.policy is not None and src != self._me:
+                self.policy(src, code, payload)
+            if handler is None:
+                raise NoHandler(f"the process asked has no handler for code {code}")
+            arguments = handler.arguments(message)
         except BaseException as error:
             _refuse(replies, message, error, _own_errno(error))
             return
         try:
-            result = handler.call(value, message)
+            result = handler.function(*arguments)
             if handler.is_async:
                 self._run_async(handler, result, message)
             elif seq and replies is self._replies:
-                replies.answer(src, seq, handler.encode(result))
+                replies.answer(
+                    src, seq, result if type(result) is bytes else handler.encode(result)
+                )
         except BaseException as error:
             if replies is self._replies:
                 _refuse(replies, message, error)
             if self._serving and isinstance(error, SystemExit | KeyboardInterrupt):
                 raise
-
-    def _admitted(self, message: Message) -> Handler:
-        """The handler of a message, if policy lets it through."""
-        if self.policy is not None and message.src != self._me:
-            self.policy(message.src, message.code, message.payload)
-        handler = self.handlers.get(message.code)
-        if handler is None:
-            raise NoHandler(f"the process asked has no handler for code {message.code}")
-        return handler
 
     # ---- coroutines
 

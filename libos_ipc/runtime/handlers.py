@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from libos_ipc.core.vocabulary import Message
 from libos_ipc.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -16,18 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["Handler", "Message", "as_payload", "from_payload"]
 
 _encode = msgspec.msgpack.Encoder().encode
-
-
-class Message(NamedTuple):
-    """A message that arrived: VMID of its sender, code, sequence number, payload.
-
-    `seq` is 0 for a one-way message; what a handler returns for any other is its answer.
-    """
-
-    src: int
-    code: int
-    seq: int
-    payload: bytes
 
 
 def as_payload(value: object) -> bytes | memoryview:
@@ -69,13 +58,11 @@ class Handler:
         #: the event loop of a coroutine function; None for the dispatcher's own
         self.loop = _running_event_loop() if self.is_async else None
 
-    def decode(self, message: Message) -> Any:
-        """The value that the handler wants, None if it wants none."""
-        return None if self.type is None else from_payload(message.payload, self.type)
-
-    def call(self, value: Any, message: Message) -> Any:
-        """Run the function; a coroutine function gives its coroutine."""
-        return self.function(message) if self.type is None else self.function(value, message)
+    def arguments(self, message: Message) -> tuple[Any, ...]:
+        """What the function is called with: the message, behind its decoded value if wanted."""
+        if self.type is None:
+            return (message,)
+        return from_payload(message.payload, self.type), message
 
     def encode(self, value: object) -> bytes | memoryview:
         """What the handler returned, as an answer's payload."""

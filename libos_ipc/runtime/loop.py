@@ -131,7 +131,7 @@ class Loop:
 
     # ---- the seat
 
-    def sit(self, done: Callable[[], bool], deadline: float | None, *, urgent: bool) -> None:
+    def sit(self, done: Callable[[], object], deadline: float | None, *, urgent: bool) -> None:
         """Poll in this thread until `done`, or `deadline` (monotonic).
 
         May return earlier, when another thread sits, the loop is being stopped, or a sitter

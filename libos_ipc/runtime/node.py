@@ -19,7 +19,7 @@ from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Admission, Leader
 from libos_ipc.core.member import Member
 from libos_ipc.core.provision import SPARE_PAIRS
-from libos_ipc.core.vocabulary import HEADER_WEIGHT, ChildExit, Deliver
+from libos_ipc.core.vocabulary import HEADER_WEIGHT, ChildExit
 from libos_ipc.errors import IpcError, LeaderLost, Timeout
 from libos_ipc.runtime.children import Children, ChildRow, announce
 from libos_ipc.runtime.codec import decode_answer
@@ -72,6 +72,7 @@ class Node:
         self.file = file
         self.identity = identity
         self.dispatcher = Dispatcher(HEADER_WEIGHT)
+        self.deliver = self.dispatcher.deliver
         self.leading = leader is not None
         #: what each thread's latest fork had prepared; two may fork at once
         self.forked: dict[int, ForkPlan | None] = {}
@@ -250,20 +251,17 @@ class Node:
         self._pauses = 0
         self._pause_lock = threading.Lock()
         self._gate = threading.Lock()
+        self.dispatcher.reborn()
         if plan is None:
             self.session.closed = True
             return False
         self.identity = Identity(plan.vmid, plan.pid, before.pid, before.pgid, before.vmid)
         plan.sockets.take_over()
         self._become(plan.sockets, None)
-        self.dispatcher.reborn()
         self.begin()
         return True
 
     # ---- what the session tells; under its lock
-
-    def deliver(self, message: Deliver) -> None:
-        self.dispatcher.deliver(message)
 
     def withdraw(self, src: int, seq: int) -> None:
         self.dispatcher.withdraw(src, seq)

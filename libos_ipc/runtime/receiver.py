@@ -55,7 +55,7 @@ class Receiver:
         self._more = False
         self._fresh = False
         self._actions: dict[str, Callable[[], None]] = {
-            "inbound": self._on_readable,
+            "inbound": self._on_inbound,
             "zap": self._on_zap,
             "inbound monitor": self._on_inbound_monitor,
             "outbound monitor": self._on_outbound_monitor,
@@ -150,11 +150,6 @@ class Receiver:
             self._transport.forget(connection)
 
     # ---- messages
-
-    def _on_readable(self) -> None:
-        if self._transport is not None:
-            self._transport.expect()
-            self._on_inbound()
 
     def _on_inbound(self) -> None:
         transport = self._transport

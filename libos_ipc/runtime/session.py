@@ -23,12 +23,12 @@ from libos_ipc.core.vocabulary import (
     ChildExit,
     ChildJoined,
     Close,
-    Deliver,
     Effects,
     Ended,
     Expect,
     Fail,
     Journal,
+    Message,
     Note,
     Open,
     Progress,
@@ -60,7 +60,8 @@ TICK_S = 0.1
 class Host(Protocol):
     """What a session tells whoever owns it. Called under the lock: must not block."""
 
-    def deliver(self, message: Deliver) -> None: ...
+    @property
+    def deliver(self) -> Callable[[Message], None]: ...
     def withdraw(self, src: int, seq: int) -> None: ...
     def child_exit(self, told: ChildExit) -> None: ...
     def child_joined(self, vmid: int, pid: int) -> None: ...
@@ -107,7 +108,7 @@ class Session(Calling):
             Reopen: self._reopen,
             Close: self._close_peer,
             Transmit: self._transmit,
-            Deliver: host.deliver,
+            Message: host.deliver,
             Withdraw: lambda effect: host.withdraw(effect.src, effect.seq),
             Resolve: self._resolve,
             Fail: self._fail,
@@ -260,7 +261,8 @@ class Session(Calling):
         self.loop.nudge(urgent=True)
 
     def _on_progress(self, effect: Progress) -> None:
-        self.tell_progress(link=effect.peer != 0)
+        if self._waiting or self.listeners:
+            self.tell_progress(link=effect.peer != 0)
 
     def _expect(self, effect: Expect) -> None:
         """The leader watches a process from before its first word, if there is one."""

@@ -1,4 +1,4 @@
-"""The only place that knows ZeroMQ.
+"""The only place that knows ZeroMQ, with the ports that it sends and receives by.
 
 Two ROUTER sockets. The *inbound* one accepts every connection of other processes to us, and
 only the worker touches it. The *outbound* one holds a connection to each process that we send
@@ -26,10 +26,9 @@ import struct
 from collections.abc import Callable, Sequence
 
 import zmq
-from zmq.backend import Socket as RawSocket
-from zmq.backend import zmq_poll
 
 from libos_ipc.runtime.liveness import process_behind
+from libos_ipc.runtime.ports import open_port
 
 __all__ = ["Connection", "Transport", "ask_once"]
 
@@ -39,14 +38,6 @@ _EVENT = struct.Struct("=Hi")
 #: As good as never. ZeroMQ's own "never" (-1) closes a lost connection by its endpoint's name and a
 #: little later, and so would end the new connection that we have made to the same peer meanwhile.
 _NEVER_MS = 3_600_000
-
-# On the hot path pyzmq's own layer costs more than ZeroMQ: its flags are enumerations, its
-# sockets wrap each call. These are the calls beneath it, with plain numbers.
-_POLLIN = int(zmq.POLLIN)
-_NOBLOCK = int(zmq.NOBLOCK)
-_NOBLOCK_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
-_SEND = RawSocket.send
-_RECV = RawSocket.recv
 
 
 class Connection:
@@ -87,7 +78,6 @@ class Transport:
         self._routes: dict[int, tuple[bytes, str]] = {}
         self._peers: dict[str, int] = {}
         self._route_number = 0
-        self._expecting = False
         self.refused: list[str] = []
         self._context = zmq.Context()
         try:
@@ -98,8 +88,8 @@ class Transport:
         except OSError:
             self._context.destroy(0)
             raise
-        self._receive = _RECV.__get__(self._inbound)
-        self._send = _SEND.__get__(self._outbound)
+        self._into = open_port(self._inbound)
+        self._out = open_port(self._outbound)
 
     def _build(self, listen_fd: int, path: str, max_frame: int) -> None:
         self._context.set(zmq.MAX_SOCKETS, 64)
@@ -129,6 +119,8 @@ class Transport:
 
     def close(self) -> None:
         """End everything at once; what is on its way is lost. No thread of ZeroMQ is left."""
+        self._into.close()
+        self._out.close()
         self._inbound.disable_monitor()
         self._outbound.disable_monitor()
         for socket in (self._inbound_monitor, self._outbound_monitor):
@@ -173,19 +165,12 @@ class Transport:
         except zmq.ZMQError:
             pass  # it had ended by itself
 
-    def transmit(self, peer: int, frames: Sequence[bytes | memoryview]) -> None:
-        """Queue a message to `peer`. One that cannot go is left to the link to send again."""
+    def transmit(self, peer: int, frames: tuple[bytes | memoryview, ...]) -> None:
+        """Queue a message to `peer`. One that cannot go is left to the link to send again: the
+        connection has just ended, and the monitor will say so."""
         route = self._routes.get(peer)
-        if route is None:
-            return
-        send = self._send
-        try:
-            send(route[0], _NOBLOCK_MORE)
-            for frame in frames[:-1]:
-                send(frame, _NOBLOCK_MORE)
-            send(frames[-1], _NOBLOCK)
-        except zmq.ZMQError:
-            pass  # the connection has just ended: the monitor will say so
+        if route is not None:
+            self._out.send(route[0], frames)
 
     def lost(self) -> list[int]:
         """Peers whose connection from us has ended since the last call."""
@@ -199,34 +184,17 @@ class Transport:
 
     # ---- inbound: the worker only
 
-    def expect(self) -> None:
-        """The kernel says that something has come: the next `receive` need not ask first."""
-        self._expecting = True
-
     def receive(self) -> tuple[Connection, list[bytes]] | None:
         """The next message and where it came from, None when there is none now."""
-        receive = self._receive
-        if not self._expecting and not _readable(self._inbound):
-            return None
-        self._expecting = False
-        try:
-            routing_id = receive(_NOBLOCK)
-        except zmq.Again:
-            return None
-        connection = self._connections.get(routing_id)
-        first = frame = receive(_NOBLOCK, False)
-        frames = [frame.bytes]
-        while frame.more:
-            frame = receive(_NOBLOCK, False)
-            frames.append(frame.bytes)
-        if connection is None:
-            connection = self._meet(routing_id, first)
-        return connection, frames
+        arrived = self._into.receive(self._connections)
+        if arrived is None or len(arrived) == 2:
+            return arrived
+        route, user, fd, frames = arrived
+        return self._meet(route, user, fd), frames
 
-    def _meet(self, routing_id: bytes, frame: zmq.Frame) -> Connection:
-        """The first frame of a connection carries the kernel's word on its process."""
-        uid, os_pid = _credentials(str(frame.get("User-Id")))
-        fd = int(frame.get(zmq.SRCFD))
+    def _meet(self, routing_id: bytes, user: bytes, fd: int) -> Connection:
+        """The first message of a connection carries the kernel's word on its process."""
+        uid, os_pid = _credentials(user.decode(errors="replace"))
         connection = Connection(routing_id, uid, os_pid, fd)
         if not connection.open:
             self._closing.add(fd)
@@ -277,8 +245,8 @@ class Transport:
 
 
 def _readable(socket: zmq.Socket[bytes]) -> bool:
-    """Whether something can be received now. Cheaper than asking the socket for its events."""
-    return bool(zmq_poll([(socket, _POLLIN)], 0))
+    """Whether something can be received now."""
+    return bool(socket.poll(0))
 
 
 def ask_once(

@@ -11,7 +11,7 @@ import errno
 from collections import deque
 from typing import TYPE_CHECKING
 
-from libos_ipc.core.vocabulary import HEADER_WEIGHT, Deliver
+from libos_ipc.core.vocabulary import HEADER_WEIGHT, Message
 
 if TYPE_CHECKING:
     from .node import SimNode
@@ -29,7 +29,7 @@ class Handlers:
     def __init__(self, node: SimNode, ready: bool) -> None:
         self._node = node
         self.ready = ready
-        self._queue: deque[Deliver] = deque()
+        self._queue: deque[Message] = deque()
         self._waiting: set[tuple[int, int]] = set()
         self._withdrawn: set[tuple[int, int]] = set()
         self._busy = False
@@ -37,7 +37,7 @@ class Handlers:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def deliver(self, message: Deliver) -> None:
+    def deliver(self, message: Message) -> None:
         """A message has come."""
         node = self._node
         node.world.history.on_delivered(node, message)
@@ -69,9 +69,8 @@ class Handlers:
         self._busy = False
         src, code, seq, payload = self._queue.popleft()
         self._waiting.discard((src, seq))
-        if src != node.vmid:
-            effects = node.member.consumed(src, HEADER_WEIGHT + len(payload), world.now)
-            node.perform(effects)
+        if node.member.consumed(src, HEADER_WEIGHT + len(payload)):
+            node.perform(node.member.announce_credit(src, world.now))
         world.say("handle", node.vmid, src, code, seq)
         if (src, seq) in self._withdrawn:
             self._withdrawn.discard((src, seq))

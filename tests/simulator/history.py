@@ -16,7 +16,7 @@ import msgspec
 
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.leader import Leader
-from libos_ipc.core.vocabulary import Body, ChildExit, ChildJoined, Deliver, Effects, Outgoing
+from libos_ipc.core.vocabulary import Body, ChildExit, ChildJoined, Effects, Message, Outgoing
 from libos_ipc.errors import IpcError, LeaderLost, PeerDied
 
 from .threads import Ticket
@@ -95,7 +95,7 @@ class History:
             return
         self._must(link.owed <= max(member.send_buffer, size), f"{link.owed} bytes owed")
 
-    def on_delivered(self, node: SimNode, message: Deliver) -> None:
+    def on_delivered(self, node: SimNode, message: Message) -> None:
         """The receiver's machine hands a message out: it must be the next one."""
         token = int.from_bytes(message.payload[:4], "big")
         pair = message.src, node.vmid

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from libos_ipc.core.codes import Code
-from libos_ipc.core.vocabulary import HEADER_WEIGHT, Deliver, Progress
+from libos_ipc.core.vocabulary import HEADER_WEIGHT, Message, Progress
 from libos_ipc.errors import IpcError
 
 from .handlers import ONE_WAY, Handlers
@@ -40,7 +40,7 @@ class Program:
 
     # ---- what the machine tells
 
-    def deliver(self, message: Deliver) -> None:
+    def deliver(self, message: Message) -> None:
         self.handlers.deliver(message)
 
     def withdrawn(self, src: int, seq: int) -> None:

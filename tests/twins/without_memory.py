@@ -1,4 +1,4 @@
-"""A program: lets each allocation of `Outstanding` fail in turn, and looks for what is lost.
+"""A program: lets each allocation of a table or ledger fail in turn, and looks for what is lost.
 
 It is run in a process of its own, since the allocator that fails serves every thread.
 """
@@ -9,7 +9,7 @@ import _testcapi  # type: ignore[import-not-found]
 import tracemalloc
 from collections.abc import Callable
 
-from libos_ipc._native import Outstanding
+from libos_ipc._native import Ledger, Outstanding
 
 TICKETS = [f"to {peer}" for peer in range(8)]
 USED_BEFORE = 300
@@ -78,8 +78,33 @@ def kept_bytes(nth: int) -> float:
     return kept / ROUNDS
 
 
+def full_ledger() -> Ledger:
+    """A ledger whose ring is full to the brim, and whose numbers are no small ints."""
+    ledger = Ledger()
+    for _ in range(USED_BEFORE):
+        ledger.receive(0, ledger.stamp("before", 1, 0), 0, 0)  # type: ignore[arg-type]
+    for ticket in TICKETS:
+        ledger.stamp(ticket, 1, 0)  # type: ignore[arg-type]
+    return ledger
+
+
+def try_each_of_ledger(call: Callable[[Ledger], object]) -> int:
+    """Fail each allocation of `call` once; how many it needs."""
+    failures = 0
+    for nth in range(30):
+        ledger = full_ledger()
+        if out_of_memory(nth, lambda ledger=ledger: call(ledger)):  # type: ignore[misc]
+            failures += 1
+            assert (ledger.sent_bytes, ledger.probe_at) == (ledger.sent, 0.25)
+            assert ledger.kept == list(enumerate(TICKETS, USED_BEFORE + 1))
+            assert ledger.stamp("more", 1, 0) == USED_BEFORE + len(TICKETS) + 1  # type: ignore[arg-type]
+    return failures
+
+
 assert try_each(lambda table: table.add(8, "to 8")) >= 5
 assert try_each(lambda table: table.fail_peer(5)) >= 1
 assert try_each(lambda table: table.drain()) >= 1
 for nth in range(8):
     assert kept_bytes(nth) < 16, (nth, kept_bytes(nth))
+assert try_each_of_ledger(lambda ledger: ledger.stamp("more", 1, 9.0)) == 2  # type: ignore[arg-type]
+assert try_each_of_ledger(lambda ledger: ledger.kept) >= 2
