@@ -179,7 +179,8 @@ class Messaging:
         await aio.send(self._node.session, vmid, code, body, size, timeout)
 
     def _checked(self, code: int, payload: object) -> tuple[bytes | memoryview, int]:
-        _check_code(code)
+        if type(code) is not int or not FIRST_USER_CODE <= code <= LAST_USER_CODE:
+            _check_code(code)
         body = payload if type(payload) is bytes else as_payload(payload)
         size = HEADER_WEIGHT + len(body)
         most = self._node.file.config.max_message

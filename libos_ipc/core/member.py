@@ -145,7 +145,7 @@ class Member(Mesh):
         try:
             found = link.receive(number, acked, weight(code, body), now)
             if found & DRAINED:
-                effects.append(Progress(src))
+                effects.append(make(Progress, (src,)))
             if found & NEXT:
                 effects += self._receive(src, code, seq, body, now)
                 if link.ack_due(ACK_EVERY):

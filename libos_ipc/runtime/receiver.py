@@ -185,7 +185,7 @@ class Receiver:
             self._on_stranger(connection, code, seq, body)
             return
         now = time.monotonic()
-        if code < FIRST_USER_CODE:
+        if code < FIRST_USER_CODE and code != Code.RESP:
             try:
                 body = decode_body(code, body)
             except ProtocolError as error:
