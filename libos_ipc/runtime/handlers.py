@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +51,11 @@ class Handler:
     __slots__ = ("function", "is_async", "loop", "type")
 
     def __init__(self, function: Callable[..., Any], type: Any) -> None:
+        from inspect import iscoroutinefunction  # a leader's process has no handlers
+
         self.function = function
         self.type = type
-        self.is_async = inspect.iscoroutinefunction(function)
+        self.is_async = iscoroutinefunction(function)
         #: the event loop of a coroutine function; None for the dispatcher's own
         self.loop = _running_event_loop() if self.is_async else None
 
