@@ -48,6 +48,23 @@ bind_arguments(const struct parameters *wanted, PyObject *const *args, Py_ssize_
     return 0;
 }
 
+int
+require_count(const char *method, Py_ssize_t given, Py_ssize_t wanted)
+{
+    if (given == wanted) {
+        return 0;
+    }
+    PyErr_Format(PyExc_TypeError, "%s() takes %zd arguments, got %zd", method, wanted, given);
+    return -1;
+}
+
+int
+as_seconds(PyObject *value, double *result)
+{
+    *result = PyFloat_AsDouble(value);
+    return *result == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
 static int
 require_int(PyObject *value, const char *what)
 {

@@ -23,6 +23,12 @@ struct parameters {
 int bind_arguments(const struct parameters *wanted, PyObject *const *args, Py_ssize_t nargs,
                    PyObject *kwnames, PyObject *bound[MOST_PARAMETERS]);
 
+/* For a method that takes exactly `wanted` arguments, all by place. -1 with TypeError. */
+int require_count(const char *method, Py_ssize_t given, Py_ssize_t wanted);
+
+/* A number of seconds. -1 with TypeError. */
+int as_seconds(PyObject *value, double *result);
+
 /* An int (no other type, not even one with __index__) within 0 … limit, or lowest … highest.
  * `what` names it in the error. -1 with TypeError or OverflowError. */
 int as_unsigned(PyObject *value, const char *what, uint64_t limit, uint64_t *result);

@@ -34,11 +34,8 @@ pack_frames(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs
     Py_buffer payload = {0};
     PyObject *frames = NULL;
 
-    if (nargs != 5) {
-        PyErr_Format(PyExc_TypeError, "pack_frames() takes 5 arguments, got %zd", nargs);
-        return NULL;
-    }
-    if (as_unsigned(args[0], "number", UINT64_MAX, &envelope.number) < 0 ||
+    if (require_count("pack_frames", nargs, 5) < 0 ||
+        as_unsigned(args[0], "number", UINT64_MAX, &envelope.number) < 0 ||
         as_unsigned(args[1], "acked", UINT64_MAX, &envelope.acked) < 0 ||
         header_from_arguments(args[2], args[3], &header) < 0 ||
         PyObject_GetBuffer(args[4], &payload, PyBUF_SIMPLE) < 0) {

@@ -1,6 +1,7 @@
 #include "ledger.h"
 
 #include "arguments.h"
+#include "kept.h"
 
 #include <structmember.h>
 
@@ -24,28 +25,13 @@ struct ledger {
     double probe_at;
     double probe_interval;
     char starving;
-    /* Message n is kept[(first + n - acked - 1) % room]; there are sent - acked of them. */
-    PyObject **kept;
-    size_t first;
-    size_t room; /* a power of two, or 0 */
+    struct kept kept; /* messages acked+1 … sent */
 };
 
 static struct ledger *
 ledger_of(PyObject *self)
 {
     return (struct ledger *)self;
-}
-
-static size_t
-count_of(const struct ledger *ledger)
-{
-    return (size_t)(ledger->sent - ledger->acked);
-}
-
-static PyObject **
-place_of(const struct ledger *ledger, size_t offset)
-{
-    return &ledger->kept[(ledger->first + offset) & (ledger->room - 1)];
 }
 
 static void
@@ -55,41 +41,12 @@ rest(struct ledger *ledger, double now)
     ledger->probe_at = now + FIRST_PROBE_S;
 }
 
-/* Makes room for one more message. -1 with MemoryError, and then nothing has changed. */
-static int
-reserve(struct ledger *ledger)
-{
-    const size_t count = count_of(ledger);
-
-    if (count < ledger->room) {
-        return 0;
-    }
-    const size_t room = ledger->room == 0 ? 8 : ledger->room * 2;
-    PyObject **kept = PyMem_Calloc(room, sizeof(*kept));
-    if (kept == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    for (size_t i = 0; i < count; i++) {
-        kept[i] = *place_of(ledger, i);
-    }
-    PyMem_Free(ledger->kept);
-    ledger->kept = kept;
-    ledger->first = 0;
-    ledger->room = room;
-    return 0;
-}
-
 /* Takes the oldest kept message out; it becomes the caller's. There is one. */
 static PyObject *
-take_oldest(struct ledger *ledger)
+forget_oldest(struct ledger *ledger)
 {
-    PyObject *message = *place_of(ledger, 0);
-
-    *place_of(ledger, 0) = NULL;
-    ledger->first++;
     ledger->acked++;
-    return message;
+    return kept_take(&ledger->kept);
 }
 
 static PyObject *
@@ -109,8 +66,8 @@ ledger_traverse(PyObject *self, visitproc visit, void *arg)
     const struct ledger *ledger = ledger_of(self);
 
     Py_VISIT(Py_TYPE(self));
-    for (size_t i = 0; i < count_of(ledger); i++) {
-        Py_VISIT(*place_of(ledger, i));
+    for (size_t i = 0; i < ledger->kept.count; i++) {
+        Py_VISIT(kept_at(&ledger->kept, i));
     }
     return 0;
 }
@@ -122,7 +79,7 @@ ledger_clear(PyObject *self)
     const unsigned long long last = ledger->sent; /* what finalizers add meanwhile stays */
 
     while (ledger->acked < last) {
-        PyObject *message = take_oldest(ledger);
+        PyObject *message = forget_oldest(ledger);
         Py_DECREF(message);
     }
     return 0;
@@ -135,27 +92,9 @@ ledger_dealloc(PyObject *self)
 
     PyObject_GC_UnTrack(self);
     ledger_clear(self);
-    PyMem_Free(ledger_of(self)->kept);
+    kept_free(&ledger_of(self)->kept);
     type->tp_free(self);
     Py_DECREF(type);
-}
-
-/* The arguments of a method that takes exactly `wanted`, by place. -1 with TypeError. */
-static int
-require_arguments(const char *method, Py_ssize_t nargs, Py_ssize_t wanted)
-{
-    if (nargs == wanted) {
-        return 0;
-    }
-    PyErr_Format(PyExc_TypeError, "%s() takes %zd arguments, got %zd", method, wanted, nargs);
-    return -1;
-}
-
-static int
-as_seconds(PyObject *value, double *result)
-{
-    *result = PyFloat_AsDouble(value);
-    return *result == -1.0 && PyErr_Occurred() ? -1 : 0;
 }
 
 PyDoc_STRVAR(stamp_doc, "stamp($self, message, size, now, /)\n--\n\n"
@@ -168,7 +107,7 @@ ledger_stamp(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     uint64_t size;
     double now;
 
-    if (require_arguments("stamp", nargs, 3) < 0 ||
+    if (require_count("stamp", nargs, 3) < 0 ||
         as_unsigned(args[1], "size", INT64_MAX, &size) < 0 || as_seconds(args[2], &now) < 0) {
         return NULL;
     }
@@ -177,14 +116,14 @@ ledger_stamp(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     if (number == NULL) {
         return NULL;
     }
-    if (reserve(ledger) < 0) {
+    if (kept_reserve(&ledger->kept) < 0) {
         Py_DECREF(number);
         return NULL;
     }
-    if (count_of(ledger) == 0) {
+    if (ledger->kept.count == 0) {
         rest(ledger, now);
     }
-    *place_of(ledger, count_of(ledger)) = Py_NewRef(args[0]);
+    kept_append(&ledger->kept, args[0]);
     ledger->sent++;
     ledger->sent_bytes += size;
     return number;
@@ -204,10 +143,10 @@ acknowledged(struct ledger *ledger, uint64_t acked, double now)
         return -1;
     }
     while (ledger->acked < acked) {
-        PyObject *message = take_oldest(ledger);
+        PyObject *message = forget_oldest(ledger);
         Py_DECREF(message);
     }
-    if (count_of(ledger) == 0) {
+    if (ledger->kept.count == 0) {
         return DRAINED;
     }
     rest(ledger, now);
@@ -227,7 +166,7 @@ ledger_receive(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     uint64_t size;
     double now;
 
-    if (require_arguments("receive", nargs, 4) < 0 ||
+    if (require_count("receive", nargs, 4) < 0 ||
         as_unsigned(args[0], "number", UINT64_MAX, &number) < 0 ||
         as_unsigned(args[1], "acked", UINT64_MAX, &acked) < 0 ||
         as_unsigned(args[2], "size", INT64_MAX, &size) < 0 || as_seconds(args[3], &now) < 0) {
@@ -284,7 +223,7 @@ ledger_has_room(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     uint64_t size;
     uint64_t limit;
 
-    if (require_arguments("has_room", nargs, 2) < 0 ||
+    if (require_count("has_room", nargs, 2) < 0 ||
         as_unsigned(args[0], "size", INT64_MAX, &size) < 0 ||
         as_unsigned(args[1], "limit", INT64_MAX, &limit) < 0) {
         return NULL;
@@ -304,7 +243,7 @@ ledger_consume(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     uint64_t size;
     uint64_t quantum;
 
-    if (require_arguments("consume", nargs, 2) < 0 ||
+    if (require_count("consume", nargs, 2) < 0 ||
         as_unsigned(args[0], "size", INT64_MAX, &size) < 0 ||
         as_unsigned(args[1], "quantum", INT64_MAX, &quantum) < 0) {
         return NULL;
@@ -324,7 +263,7 @@ ledger_get_kept(PyObject *self, void *Py_UNUSED(closure))
     /* Whatever runs while a pair is made may change what is kept: the next is found anew. */
     unsigned long long number = ledger->acked + 1;
     while (list != NULL && number <= ledger->sent) {
-        PyObject *message = Py_NewRef(*place_of(ledger, (size_t)(number - ledger->acked - 1)));
+        PyObject *message = Py_NewRef(kept_at(&ledger->kept, (size_t)(number - ledger->acked - 1)));
         PyObject *pair = Py_BuildValue("KN", number, message);
         if (pair == NULL || PyList_Append(list, pair) < 0) {
             Py_CLEAR(list);
@@ -346,27 +285,14 @@ static PyMethodDef ledger_methods[] = {
 };
 
 /* The counts and times that Python may assign are no members: an assignment that fails would
- * leave -1 in those. The closure is the place within the ledger. */
-static void *
-attribute_at(PyObject *self, void *closure)
-{
-    return (char *)self + (uintptr_t)closure;
-}
-
-static int
-require_value(PyObject *value)
-{
-    if (value == NULL) {
-        PyErr_SetString(PyExc_TypeError, "cannot delete an attribute of a ledger");
-        return -1;
-    }
-    return 0;
-}
+ * leave -1 in those. The closure is the place within the ledger. To delete one is to assign None,
+ * which is no number. */
+#define AT(type, self, closure) (*(type *)(void *)((char *)(self) + (uintptr_t)(closure)))
 
 static PyObject *
 ledger_get_count(PyObject *self, void *closure)
 {
-    return PyLong_FromUnsignedLongLong(*(unsigned long long *)attribute_at(self, closure));
+    return PyLong_FromUnsignedLongLong(AT(unsigned long long, self, closure));
 }
 
 static int
@@ -374,17 +300,17 @@ ledger_set_count(PyObject *self, PyObject *value, void *closure)
 {
     uint64_t count;
 
-    if (require_value(value) < 0 || as_unsigned(value, "a count", UINT64_MAX, &count) < 0) {
+    if (as_unsigned(value != NULL ? value : Py_None, "a count", UINT64_MAX, &count) < 0) {
         return -1;
     }
-    *(unsigned long long *)attribute_at(self, closure) = count;
+    AT(unsigned long long, self, closure) = count;
     return 0;
 }
 
 static PyObject *
 ledger_get_seconds(PyObject *self, void *closure)
 {
-    return PyFloat_FromDouble(*(double *)attribute_at(self, closure));
+    return PyFloat_FromDouble(AT(double, self, closure));
 }
 
 static int
@@ -392,10 +318,10 @@ ledger_set_seconds(PyObject *self, PyObject *value, void *closure)
 {
     double seconds;
 
-    if (require_value(value) < 0 || as_seconds(value, &seconds) < 0) {
+    if (as_seconds(value != NULL ? value : Py_None, &seconds) < 0) {
         return -1;
     }
-    *(double *)attribute_at(self, closure) = seconds;
+    AT(double, self, closure) = seconds;
     return 0;
 }
 
