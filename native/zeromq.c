@@ -222,7 +222,7 @@ whole_message(const struct port *port, struct message *message, PyObject *known)
         PyObject *user_id = PyBytes_FromString(user == NULL ? "" : user);
         const int descriptor = port->zmq.get(message, ZMQ_SRCFD);
         frames = rest_of(port, message);
-        if (route != NULL && user_id != NULL && frames != NULL) {
+        if (frames != NULL && !PyErr_Occurred()) {
             result = Py_BuildValue("OOiO", route, user_id, descriptor, frames);
         }
         Py_XDECREF(user_id);

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -26,6 +27,9 @@ SHORT = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "config(**knobs): the `GroupConfig` of the group fixture")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started in the background by a shell: what the tests start must not inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "PYTEST_XDIST_WORKER" in os.environ or sys.version_info[:3] == (3, 13, 0):
         # A worker of xdist has a thread of its own, for which Python warns at every fork; 3.13.0
         # warns whatever one does. That the library gives no cause is tested in a script.
