@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from libos_ipc.errors import LeaderLost as LeaderLost
     from libos_ipc.errors import MessageTooLarge as MessageTooLarge
     from libos_ipc.errors import NoHandler as NoHandler
+    from libos_ipc.errors import NotFound as NotFound
     from libos_ipc.errors import NotJoined as NotJoined
     from libos_ipc.errors import OwnerDied as OwnerDied
     from libos_ipc.errors import PeerDied as PeerDied
@@ -48,8 +49,11 @@ if TYPE_CHECKING:
     from libos_ipc.group import Member as Member
     from libos_ipc.group import current as current
     from libos_ipc.listing import groups as groups
+    from libos_ipc.metadata import Cred as Cred
+    from libos_ipc.metadata import Usage as Usage
     from libos_ipc.runtime.children import ExitStatus as ExitStatus
     from libos_ipc.runtime.handlers import Message as Message
+    from libos_ipc.signals import SignalInfo as SignalInfo
     from libos_ipc.spawning import Child as Child
 
 _HOME = {
@@ -61,6 +65,9 @@ _HOME = {
     "Message": "runtime.handlers",
     "ExitStatus": "runtime.children",
     "Child": "spawning",
+    "Cred": "metadata",
+    "Usage": "metadata",
+    "SignalInfo": "signals",
     **dict.fromkeys(
         (
             "Deadlock",
@@ -72,6 +79,7 @@ _HOME = {
             "LeaderLost",
             "MessageTooLarge",
             "NoHandler",
+            "NotFound",
             "NotJoined",
             "OwnerDied",
             "PeerDied",
@@ -87,6 +95,7 @@ _HOME = {
 
 __all__ = [
     "Child",
+    "Cred",
     "Deadlock",
     "ExitStatus",
     "Group",
@@ -101,13 +110,16 @@ __all__ = [
     "Message",
     "MessageTooLarge",
     "NoHandler",
+    "NotFound",
     "NotJoined",
     "OwnerDied",
     "PeerDied",
     "PermissionDenied",
     "ProtocolError",
     "RemoteError",
+    "SignalInfo",
     "Timeout",
+    "Usage",
     "WouldBlock",
     "current",
 ]

@@ -182,3 +182,15 @@ class Port:
         """Queue a message of these frames to this route. False if it cannot go."""
     def close(self) -> None:
         """Use the socket no more: to be called before it is closed. ValueError from then on."""
+
+def tgkill(process: int, thread: int, sig: int, /) -> None:
+    """Send a signal to one thread of a process, all by the kernel's numbers. OSError."""
+
+def same_file(process: int, fd: int, other_process: int, other_fd: int, /) -> bool:
+    """Whether two descriptors, of one process or of two, are of one open file description.
+
+    OSError: ENOSYS or EPERM where the kernel does not tell, EBADF or ESRCH where there is no such.
+    """
+
+def ignore_signal(sig: int, /) -> None:
+    """Have the kernel drop this signal, in any thread, whatever Python knows of it. OSError."""

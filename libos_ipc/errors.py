@@ -21,6 +21,7 @@ __all__ = [
     "LeaderLost",
     "MessageTooLarge",
     "NoHandler",
+    "NotFound",
     "NotJoined",
     "OwnerDied",
     "PeerDied",
@@ -141,6 +142,12 @@ class NoHandler(IpcError):
     default_errno = _errno.ENOSYS
 
 
+class NotFound(IpcError, FileNotFoundError):
+    """What was asked for is not there: a removed directory, an entry nobody published [ENOENT]."""
+
+    default_errno = _errno.ENOENT
+
+
 class RemoteError(IpcError):
     """The remote handler raised; the text ends with its traceback [EREMOTEIO]."""
 
@@ -168,6 +175,7 @@ _BY_ERRNO: dict[int, type[IpcError]] = {
         ProtocolError,
         MessageTooLarge,
         NoHandler,
+        NotFound,
         RemoteError,
         LeaderLost,
     )

@@ -20,10 +20,13 @@ from libos_ipc.errors import (
 )
 from libos_ipc.ids import Ids, Vmids
 from libos_ipc.messaging import Messaging
+from libos_ipc.metadata import Meta, Metadata
 from libos_ipc.runtime.children import ExitStatus
 from libos_ipc.runtime.fork import ForkHooks
 from libos_ipc.runtime.founding import start as start_leader
 from libos_ipc.runtime.rundir import GroupDir
+from libos_ipc.runtime.stacks import StackFile
+from libos_ipc.signals import Signals
 from libos_ipc.spawning import Child, fork, run_target, wait_for_child
 from libos_ipc.tokens import Token
 
@@ -56,7 +59,7 @@ class Member(NamedTuple):
     joined_at: float
 
 
-class Group(Messaging):
+class Group(Messaging, Signals, Metadata):
     """This process's membership in a group.
 
     Made by `create` and `join`, never directly. Any thread may use it. After a fork the same
@@ -75,7 +78,9 @@ class Group(Messaging):
         self._node = node
         self.ids = Ids(self)
         self.vmids = Vmids(self)
+        self.meta = Meta(self)
         node.dispatcher.on_alone = leave_all
+        node.signalling.all_of_them = lambda: [g._node.signalling for g in reversed(_joined)]
         _joined.append(self)
         _install()
 
@@ -161,6 +166,8 @@ class Group(Messaging):
         if self in _joined:
             _joined.remove(self)
             self._node.leave()
+            if not _joined:
+                _stacks.close()
 
     @property
     def closed(self) -> bool:
@@ -293,11 +300,13 @@ def _nodes() -> Iterator[Node]:
 def _in_child() -> None:
     """In a forked child: groups that could not be joined are not ours."""
     _joined[:] = [group for group in _joined if not group.closed]
+    _stacks.reborn()
 
 
 def _install() -> None:
     """At the first group of a process: be called around forks and at its end."""
     _hooks.register()
+    _stacks.open()
     _leave_with_multiprocessing()
     atexit.unregister(leave_all)
     atexit.register(leave_all)
@@ -321,6 +330,7 @@ def _leave_at_exit(util: Any) -> None:
 
 
 _hooks = ForkHooks(_nodes, _leave_with_multiprocessing, _in_child)
+_stacks = StackFile()
 #: the module multiprocessing.util, once it has been told of us
 _prepared: list[Any] = []
 

@@ -58,6 +58,7 @@ GROUP_NAME_MAX_BYTES: Final = 255
 ERROR_TEXT_MAX_BYTES: Final = 2**16
 JOIN_MAX_BYTES: Final = 2**16
 META_MAX_BYTES: Final = 2**24
+ENTRY_MAX_BYTES: Final = 2**16 + 2**8
 MEMBERS_MAX_BYTES: Final = 2**26
 DATA_MAX_BYTES: Final = 2**32 - 1
 
@@ -144,6 +145,19 @@ ROWS: Final[dict[Code, Row]] = {
         Row(Code.CHILD_STARTED, "parent", "leader", _CHILD),
         Row(Code.CHILD_LOST, "parent", "leader", _CHILD),
         Row(Code.CHILD_JOINED, "leader", "parent", _CHILD),
+        Row(Code.GET_PROCESS, "member", "leader", _ID, Layout("iIIIQIIIQ")),
+        Row(Code.SET_CAUGHT, "member", "leader", Layout("Q"), _RESULT),
+        Row(Code.SET_PGID, "member", "leader", Layout("II"), _RESULT),
+        Row(Code.PGID_CHANGED, "leader", "member", _ID),
+        Row(Code.SET_THREAD, "member", "leader", Layout("II"), _RESULT),
+        Row(Code.SET_META, "member", "leader", Layout("B", ENTRY_MAX_BYTES), _RESULT),
+        Row(
+            Code.GET_META,
+            "member",
+            "leader",
+            Layout("I", ENTRY_MAX_BYTES),
+            Layout("i", ENTRY_MAX_BYTES),
+        ),
     )
 }
 

@@ -4,6 +4,7 @@
 #include "layout.h"
 #include "ledger.h"
 #include "native.h"
+#include "system.h"
 #include "zeromq.h"
 
 static int
@@ -23,7 +24,7 @@ static int
 module_exec(PyObject *module)
 {
     if (add_malformed(module) < 0 || codec_setup(module) < 0 || frames_setup(module) < 0 ||
-        layout_setup(module) < 0 || calls_setup(module) < 0) {
+        layout_setup(module) < 0 || calls_setup(module) < 0 || system_setup(module) < 0) {
         return -1;
     }
     return ledger_setup(module) < 0 ? -1 : zeromq_setup(module);

@@ -35,7 +35,10 @@ MACHINES = {
     "provision": set(),
     "local_ids": {"resting"},
     "ids": {"range_tree", "free_space"},
-    "roster": {"ids"},
+    "signals": set(),
+    "particulars": set(),
+    "process_groups": {"ids"},
+    "roster": {"ids", "particulars", "process_groups"},
 }
 CORE_WORDS = {"codes", "vocabulary"}
 
@@ -69,6 +72,7 @@ STATE = {
     ("group", "_joined"): "the groups of this process",
     ("group", "_prepared"): "multiprocessing has been told of us",
     ("group", "_hooks"): "what Python calls around forks",
+    ("group", "_stacks"): "where a signal has the stacks of this process written",
     ("runtime.rundir", "_held"): "lock files that must not be opened twice in a process",
 }
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
+import signal
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -80,6 +82,33 @@ def case_unpack_envelope() -> None:
     _native.unpack_envelope(ENVELOPE)
     refused(_native.unpack_envelope, PAYLOAD)
     refused(_native.unpack_envelope, None)
+
+
+def case_tgkill() -> None:
+    me = os.getpid()
+    _native.tgkill(me, me, 0)
+    refused(_native.tgkill, me, me)
+    refused(_native.tgkill, me, -1, 0)
+    refused(_native.tgkill, me, "1", 0)
+    with contextlib.suppress(OSError):
+        _native.tgkill(me, 1, 0)
+
+
+def case_same_file() -> None:
+    me = os.getpid()
+    assert _native.same_file(me, 1, me, 1)
+    refused(_native.same_file, me, 1, me)
+    refused(_native.same_file, me, 1, me, NUMBER)
+    with contextlib.suppress(OSError):
+        _native.same_file(me, 1, me, 10**6)
+
+
+def case_ignore_signal() -> None:
+    _native.ignore_signal(signal.SIGURG)
+    refused(_native.ignore_signal, -1)
+    refused(_native.ignore_signal, "9")
+    with contextlib.suppress(OSError):
+        _native.ignore_signal(signal.SIGKILL)
 
 
 def case_pack_frames() -> None:

@@ -43,3 +43,10 @@ class Code(IntEnum):
     CHILD_STARTED = 27
     CHILD_LOST = 28
     CHILD_JOINED = 29
+    GET_PROCESS = 30
+    SET_CAUGHT = 31
+    SET_PGID = 32
+    PGID_CHANGED = 33
+    SET_THREAD = 34
+    SET_META = 35
+    GET_META = 36

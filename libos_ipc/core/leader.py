@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from libos_ipc.core.codes import Code
 from libos_ipc.core.roster import Applicant, Record, Roster
+from libos_ipc.core.signal_desk import SignalDesk
 from libos_ipc.core.vocabulary import (
     Answer,
     ChildExit,
@@ -42,6 +43,12 @@ LEADER_CODES = frozenset(
         Code.GET_MEMBERS,
         Code.CHILD_STARTED,
         Code.CHILD_LOST,
+        Code.GET_PROCESS,
+        Code.SET_CAUGHT,
+        Code.SET_PGID,
+        Code.SET_THREAD,
+        Code.SET_META,
+        Code.GET_META,
     }
 )
 #: Exits of children without a parent that are remembered.
@@ -66,7 +73,8 @@ class Leader(Roster):
     def __init__(self, **knobs: Any) -> None:
         super().__init__(**knobs)
         self.orphan_exits: deque[ChildExit] = deque(maxlen=ORPHANS_KEPT)
-        self._on_code: dict[int, Callable[[int, int, tuple[int, ...], float], Effects]] = {
+        signals = SignalDesk(self)
+        self._on_code: dict[int, Callable[[int, int, tuple[Any, ...], float], Effects]] = {
             Code.GET_NEW_VMID: self._get_new_vmid,
             Code.ALLOC_ID_RANGE: self._alloc_id_range,
             Code.RELEASE_ID_RANGE: self._release_id_range,
@@ -76,6 +84,13 @@ class Leader(Roster):
             Code.GET_MEMBERS: self._get_members,
             Code.CHILD_STARTED: self._child_started,
             Code.CHILD_LOST: self._child_lost,
+            Code.GET_PROCESS: signals.get_process,
+            Code.SET_CAUGHT: signals.set_caught,
+            Code.SET_PGID: signals.set_pgid,
+            Code.SET_THREAD: signals.set_thread,
+            Code.SET_META: signals.set_meta,
+            Code.GET_META: signals.get_meta,
+            Code.PID_KILL: signals.kill,
         }
 
     # ---- inputs
@@ -87,7 +102,7 @@ class Leader(Roster):
         if src not in self.processes and code != Code.LEAVE:
             # Asked behind its own LEAVE: what is granted to it now would never return.
             return [Refuse(src, seq, errno.ENOTCONN, f"VMID {src} has left")] if seq else []
-        return self._on_code[code](src, seq, fields, now)  # type: ignore[arg-type]
+        return self._on_code[code](src, seq, fields, now)
 
     def on_join(self, applicant: Applicant, now: float, wall: float) -> tuple[Admission, Effects]:
         """Admit a process. IpcError(EAGAIN) when no ID is left for it."""
@@ -132,6 +147,8 @@ class Leader(Roster):
             return []
         effects: Effects = [self._record(("hello", vmid, os_pid, start_time, uid, wall))]
         process = self.processes[vmid]
+        if self.regrouped:  # perhaps its parent, while it was being born
+            effects.append(Say(vmid, Code.PGID_CHANGED, (process.pgid,)))
         if not process.forked and process.parent in self.processes:
             effects.append(Say(process.parent, Code.CHILD_JOINED, (vmid, process.pid)))
         return effects
@@ -175,7 +192,7 @@ class Leader(Roster):
 
     def _release_id_range(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
         start, end = fields
-        if start <= self.processes[src].pid <= end:
+        if start <= self.processes[src].pid <= end or self.groups.kept.get(start) == src:
             return [Answer(src, seq, Code.RELEASE_ID_RANGE, (-errno.EINVAL,))]
         try:
             self.ids.release_range(start, end, src, now)
@@ -190,7 +207,7 @@ class Leader(Roster):
         id, owner = fields
         if owner not in self.processes and not self._may_furnish(src, owner, id):
             return [Answer(src, seq, Code.CHANGE_ID_OWNER, (-errno.ESRCH,))]
-        if id == self.processes[src].pid and owner != src:
+        if (id == self.processes[src].pid and owner != src) or id in self.groups.kept:
             return [Answer(src, seq, Code.CHANGE_ID_OWNER, (-errno.EINVAL,))]
         try:
             self.move(id, owner, now, by=src)

@@ -17,6 +17,7 @@ from libos_ipc.core.links import Link, weight
 from libos_ipc.core.local_ids import LocalIds
 from libos_ipc.core.mesh import Mesh
 from libos_ipc.core.provision import Provision
+from libos_ipc.core.signals import Inbox
 from libos_ipc.core.vocabulary import (
     Answer,
     Body,
@@ -25,9 +26,11 @@ from libos_ipc.core.vocabulary import (
     Close,
     Effects,
     Fail,
+    GetMeta,
     Message,
     Note,
     Outgoing,
+    PgidChanged,
     Progress,
     Refuse,
     Reopen,
@@ -65,6 +68,18 @@ class Member(Mesh):
         self.calls = Calls(decode_answer)
         self.ids = LocalIds(quarantine_s=quarantine_s)
         self.provision = Provision(self.ids, self._ask_leader)
+        self.inbox = Inbox(vmid, leader_vmid, self._ask_leader, self._result_of_kill)
+        self._on_own: dict[int, Callable[[int, int, Body, float], Effects]] = {
+            Code.RESP: self.calls.on_answer,
+            Code.ERROR: self.calls.on_refusal,
+            Code.CREDIT: lambda src, seq, *rest: self._on_credit(self.links[src], seq, *rest),
+            Code.CANCEL: self._on_cancel,
+            Code.CHILDEXIT: self._on_child_exit,
+            Code.CHILD_JOINED: self._on_child_joined,
+            Code.PID_KILL: self._on_kill,
+            Code.PID_GETMETA: self._on_get_meta,
+            Code.PGID_CHANGED: self._on_pgid_changed,
+        }
         self._on_code: dict[int, Callable[[Link, int, Body, float], Effects]] = {
             Code.ACK: self._on_ack,
             Code.CREDIT: self._on_credit,
@@ -174,6 +189,7 @@ class Member(Mesh):
         """`peer` has died, left or exec'ed: everything outstanding there fails."""
         effects: Effects = [Close(peer)] if self.links.pop(peer, None) else []
         effects += self.calls.fail_peer(peer, self._gone_error(peer), now)
+        self.inbox.on_gone(peer)
         effects.append(Progress(peer))
         return effects
 
@@ -211,26 +227,14 @@ class Member(Mesh):
         if code >= FIRST_USER_CODE:
             assert not isinstance(body, tuple)
             return [make(Message, (src, code, seq, bytes(body)))]
-        if code == Code.RESP:
-            return self.calls.on_answer(src, seq, body, now)
-        if code == Code.ERROR:
-            return self.calls.on_refusal(src, seq, body, now)
-        if code == Code.CREDIT:
-            return self._on_credit(self.links[src], seq, body, now)
-        if code == Code.CANCEL:
-            assert isinstance(body, tuple)
-            return [Withdraw(src, int(body[0]))]  # type: ignore[call-overload]
-        if code == Code.CHILDEXIT:
-            return self._on_child_exit(src, body)
-        if code == Code.CHILD_JOINED:
-            assert isinstance(body, tuple)
-            return [ChildJoined(*body)] if src == self.leader_vmid else []  # type: ignore[arg-type]
+        handle = self._on_own.get(code)
+        if handle is not None:
+            return handle(src, seq, body, now)
         if code in LEADER_CODES:
             if self.leader is None:
                 text = f"VMID {self.vmid} is not the leader; epoch {self.epoch}"
                 return self.refuse(src, seq, errno.EPROTO, text, now) if seq else []
-            assert isinstance(body, tuple)
-            return self._lead(self.leader.on_request(src, code, seq, body, now), now)
+            return self._ask_own_leader(src, code, seq, body, now)
         if seq:
             text = f"code {code} is not handled by this version"
             return self.refuse(src, seq, errno.ENOSYS, text, now)
@@ -263,12 +267,38 @@ class Member(Mesh):
         assert isinstance(total, int)
         return [Progress(link.peer)] if link.on_credit(total) else []
 
-    def _on_child_exit(self, src: int, body: Body) -> Effects:
+    def _on_cancel(self, src: int, seq: int, body: Body, now: float) -> Effects:
+        assert isinstance(body, tuple)
+        return [Withdraw(src, int(body[0]))]  # type: ignore[call-overload]
+
+    def _on_child_joined(self, src: int, seq: int, body: Body, now: float) -> Effects:
+        assert isinstance(body, tuple)
+        return [ChildJoined(*body)] if src == self.leader_vmid else []  # type: ignore[arg-type]
+
+    def _on_child_exit(self, src: int, seq: int, body: Body, now: float) -> Effects:
         assert isinstance(body, tuple)
         told = ChildExit(src, *body)  # type: ignore[arg-type]
         if self.leader is not None:
             self.leader.on_child_exit(told)
         return [told]
+
+    def _on_kill(self, src: int, seq: int, body: Body, now: float) -> Effects:
+        assert isinstance(body, tuple)
+        # To a group or everybody: a request is for the leader, its relay for us.
+        if self.leader is not None and body[4] not in (0, 1) and (seq or src != self.vmid):
+            return self._ask_own_leader(src, Code.PID_KILL, seq, body, now)
+        return self.inbox.on_kill(src, seq, body, now)
+
+    def _result_of_kill(self, dst: int, seq: int, result: int, now: float) -> Effects:
+        return self.answer(dst, seq, (result,), now, Code.PID_KILL) if seq else []
+
+    def _on_get_meta(self, src: int, seq: int, body: Body, now: float) -> Effects:
+        assert isinstance(body, tuple)
+        return [GetMeta(src, seq, *body)] if seq else []  # type: ignore[arg-type]
+
+    def _on_pgid_changed(self, src: int, seq: int, body: Body, now: float) -> Effects:
+        assert isinstance(body, tuple)
+        return [PgidChanged(*body)] if src == self.leader_vmid else []  # type: ignore[arg-type]
 
     # ---- the leader, ours or another process
 
@@ -276,6 +306,11 @@ class Member(Mesh):
         self, code: Code, fields: tuple[object, ...], then: Then, now: float
     ) -> Effects:
         return self.request(self.leader_vmid, code, fields, then, now)[1]
+
+    def _ask_own_leader(self, src: int, code: int, seq: int, body: Body, now: float) -> Effects:
+        assert self.leader is not None
+        assert isinstance(body, tuple)
+        return self._lead(self.leader.on_request(src, code, seq, body, now), now)
 
     def _lead(self, effects: Effects, now: float) -> Effects:
         said: Effects = []

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeAlias
 
 from libos_ipc.core.ids import IdSpace
+from libos_ipc.core.particulars import Particulars
+from libos_ipc.core.process_groups import ProcessGroups
 from libos_ipc.core.vocabulary import State
 
 __all__ = ["LEADER_VMID", "Applicant", "Process", "Record", "Roster"]
@@ -125,6 +127,10 @@ class Roster:
         self.spares_of: dict[int, set[int]] = {}  # who asked for them -> VMIDs
         self.next_vmid = first_vmid
         self.ever_joined = False
+        #: a process has been moved from one process group into another
+        self.regrouped = False
+        self.groups = ProcessGroups(self.ids, self._pid_of)
+        self.particulars = Particulars()
         self._apply: dict[str, Callable[..., None]] = {
             "range": self._apply_range,
             "release": self._apply_release,
@@ -136,11 +142,19 @@ class Roster:
             "detached": self._apply_detached,
             "gone": self._apply_gone,
             "lost": self._apply_lost,
+            "pgid": self._apply_pgid,
+            "caught": self.particulars.catch,
+            "thread": self.particulars.set_thread,
+            "meta": self.particulars.set_entry,
         }
 
+    def _pid_of(self, vmid: int) -> int:
+        process = self.processes.get(vmid)
+        return process.pid if process is not None else 0
+
     def find_detached(self, applicant: Applicant) -> Process | None:
-        """The process that exec'ed and now asks to be admitted again."""
-        for process in self.processes.values():
+        """The process that exec'ed and now asks to be admitted again: the last that it was."""
+        for process in reversed(self.processes.values()):
             if (
                 process.state is State.DETACHED
                 and process.os_pid == applicant.os_pid
@@ -200,13 +214,16 @@ class Roster:
         before = self.find_detached(Applicant(os_pid, start_time, uid, asked_parent, may_lead))
         if before is not None:
             self.ids.move(pid, vmid, now=now)
+            self.groups.enter(vmid, pgid)
             self._apply_gone(before.vmid, now)
+            self.particulars.departed.pop(pid, None)
         self.next_vmid = vmid + 1
         process = Process(vmid, pid, ppid, parent, pgid)
         process.os_pid, process.start_time, process.uid = os_pid, start_time, uid
         process.may_lead, process.joined_at = may_lead, wall
         process.forked = False
         self.processes[vmid] = process
+        self.groups.enter(vmid, pgid)
         self.ever_joined = True
 
     def _apply_child(self, vmid: int) -> None:
@@ -214,6 +231,8 @@ class Roster:
         parent = self.processes.get(spare.asker)
         ppid, pgid = (parent.pid, parent.pgid) if parent else (spare.ppid, spare.pgid)
         self.processes[vmid] = Process(vmid, spare.pid, ppid, spare.asker, pgid)
+        self.groups.enter(vmid, pgid)
+        self.particulars.inherit(spare.asker, vmid)
         self.ever_joined = True
 
     def _take_spare(self, vmid: int) -> Spare:
@@ -234,14 +253,30 @@ class Roster:
 
     def _apply_gone(self, vmid: int, now: float) -> None:
         process = self.processes.pop(vmid)
-        self.ids.release_owner(vmid, now)
+        pid, pgid = process.pid, process.pgid
         for orphan in self.spares_of.pop(vmid, ()):
-            self.spares[orphan].ppid = process.pid
-            self.spares[orphan].pgid = process.pgid
+            self.spares[orphan].ppid = pid
+            self.spares[orphan].pgid = pgid
+            self.groups.enter(orphan, pgid)
+        self._give_back(vmid, pid, pgid, now)
+        self.particulars.drop(vmid, pid, process.os_pid, process.start_time, process.uid)
 
     def _apply_lost(self, vmid: int, now: float) -> None:
-        self._take_spare(vmid)
+        spare = self._take_spare(vmid)
+        self._give_back(vmid, spare.pid, spare.pgid, now)
+
+    def _give_back(self, vmid: int, pid: int, pgid: int, now: float) -> None:
+        self.groups.settle(vmid, pid, now)
+        self.groups.leave(vmid, pgid, now)
         self.ids.release_owner(vmid, now)
+
+    def _apply_pgid(self, vmid: int, pgid: int, now: float) -> None:
+        process = self.processes[vmid]
+        before, process.pgid = process.pgid, pgid
+        self.regrouped = True
+        self.groups.enter(vmid, pgid)
+        if before != pgid:
+            self.groups.leave(vmid, before, now)
 
     def state(self) -> tuple[object, ...]:
         """All that the journal must bring back, comparable."""
@@ -250,11 +285,15 @@ class Roster:
             sorted(process.row() for process in self.processes.values()),
             sorted((vmid, *spare.row()) for vmid, spare in self.spares.items()),
             self.ids.snapshot(),
+            self.groups.state(),
+            self.particulars.state(),
         )
 
     def check(self) -> None:
         """Assert the invariants."""
         self.ids.check()
+        self.groups.check()
+        self.particulars.check()
         assert not self.processes.keys() & self.spares.keys()
         for vmid, process in self.processes.items():
             assert vmid < self.next_vmid

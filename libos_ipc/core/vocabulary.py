@@ -171,6 +171,48 @@ class Say(NamedTuple):
     fields: tuple[object, ...]
 
 
+class SignalInfo(NamedTuple):
+    """Where a signal came from, and what it was sent to.
+
+    `sender` is the sending process's pid in the group and `uid` its user; 0 and -1 if it came by
+    way of the kernel. `type` is `"thread"`, `"process"`, `"group"`, `"all"`, or `"kernel"`.
+    """
+
+    sender: int
+    uid: int
+    type: str
+
+
+class Signalled(NamedTuple):
+    """A member has sent us this signal."""
+
+    sig: int
+    info: SignalInfo
+
+
+class KernelSignal(NamedTuple):
+    """The leader is to signal process `vmid` by way of the kernel; if it may not, by `message`."""
+
+    vmid: int
+    sig: int
+    message: tuple[int, ...]
+
+
+class PgidChanged(NamedTuple):
+    """We are in another process group from now on."""
+
+    pgid: int
+
+
+class GetMeta(NamedTuple):
+    """Process `src` asks something about us that this layer does not know."""
+
+    src: int
+    seq: int
+    pid: int
+    what: int
+
+
 class Ended(NamedTuple):
     """The last member has left: the group is over."""
 
@@ -199,6 +241,10 @@ Effect: TypeAlias = (
     | ChildExit
     | ChildJoined
     | Say
+    | Signalled
+    | KernelSignal
+    | PgidChanged
+    | GetMeta
     | Ended
     | Note
 )

@@ -104,7 +104,9 @@ class Calling:
                 f"VMID {dst} still owed {self.config.send_buffer} bytes or more after {timeout} s"
             )
 
-    def ask_leader(self, code: Code, *fields: int, timeout: float | None = None) -> tuple[Any, ...]:
+    def ask_leader(
+        self, code: Code, *fields: int | bytes, timeout: float | None = None
+    ) -> tuple[Any, ...]:
         """One of the library's own requests to the leader: the fields of its answer."""
         answer = self.call(self.member.leader_vmid, code, fields, timeout)
         assert isinstance(answer, tuple)
@@ -147,6 +149,10 @@ class Calling:
         with self.lock:
             if not self.closed:
                 self.perform(self.member.answer(dst, seq, payload, time.monotonic()))
+
+    def answer_own(self, dst: int, seq: int, code: Code, fields: tuple[object, ...]) -> None:
+        """Answer one of the library's own requests, of this code. Under the lock."""
+        self.perform(self.member.answer(dst, seq, fields, time.monotonic(), code))
 
     def refuse(self, dst: int, seq: int, number: int, text: str) -> None:
         """Answer a request with an error."""

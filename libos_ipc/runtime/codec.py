@@ -6,6 +6,8 @@ with the few payloads that are msgpack: the table of members and what a joiner s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from libos_ipc import wire
@@ -38,7 +40,7 @@ def _payload(code: int, fields: tuple[object, ...], of: int, group_id: bytes) ->
     if code == Code.RESP:
         if of in (Code.GET_MEMBERS, Code.JOIN):
             return wire.encode_answer(of, tail=msgspec.msgpack.encode(fields))
-        return wire.encode_answer(of, *fields)  # type: ignore[arg-type]
+        return _encode(wire.encode_answer, of, fields)
     if code == Code.ERROR:
         return wire.encode_error(*fields)  # type: ignore[arg-type]
     if code == Code.HELLO:
@@ -46,7 +48,14 @@ def _payload(code: int, fields: tuple[object, ...], of: int, group_id: bytes) ->
         return wire.encode(code, *head, *fields, tail=group_id)  # type: ignore[arg-type]
     if code == Code.JOIN:
         return wire.encode(code, tail=msgspec.msgpack.encode(fields[0]))
-    return wire.encode(code, *fields)  # type: ignore[arg-type]
+    return _encode(wire.encode, code, fields)
+
+
+def _encode(encode: Callable[..., bytes], code: int, fields: tuple[object, ...]) -> bytes:
+    """Fields, of which the last may be the tail."""
+    if fields and isinstance(fields[-1], bytes):
+        return encode(code, *fields[:-1], tail=fields[-1])
+    return encode(code, *fields)
 
 
 def decode_body(code: int, payload: bytes) -> Body:

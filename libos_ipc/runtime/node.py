@@ -19,14 +19,16 @@ from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Admission, Leader
 from libos_ipc.core.member import Member
 from libos_ipc.core.provision import SPARE_PAIRS
-from libos_ipc.core.vocabulary import HEADER_WEIGHT, ChildExit
+from libos_ipc.core.vocabulary import HEADER_WEIGHT, ChildExit, Effects, GetMeta, SignalInfo
 from libos_ipc.errors import IpcError, LeaderLost, Timeout
 from libos_ipc.runtime.children import Children, ChildRow, announce
 from libos_ipc.runtime.codec import decode_answer
 from libos_ipc.runtime.dispatch import Dispatcher
 from libos_ipc.runtime.journal_file import JournalFile
+from libos_ipc.runtime.metadata import answer_meta
 from libos_ipc.runtime.rundir import GroupDir, GroupFile
 from libos_ipc.runtime.session import Session
+from libos_ipc.runtime.signalling import Signalling
 from libos_ipc.runtime.sockets import Sockets
 
 __all__ = ["ForkPlan", "Identity", "Node"]
@@ -56,6 +58,10 @@ class ForkPlan(NamedTuple):
     page: mmap.mmap  #: shared with the child, which first of all writes its OS pid there
 
 
+def _nothing(answer: object, now: float) -> Effects:
+    return []
+
+
 class Node:
     """One process in one group."""
 
@@ -73,6 +79,9 @@ class Node:
         self.identity = identity
         self.dispatcher = Dispatcher(HEADER_WEIGHT)
         self.deliver = self.dispatcher.deliver
+        self.signalling = Signalling()
+        #: IDs of threads, each in its own thread
+        self.threads = threading.local()
         self.leading = leader is not None
         #: what each thread's latest fork had prepared; two may fork at once
         self.forked: dict[int, ForkPlan | None] = {}
@@ -117,6 +126,7 @@ class Node:
             decode_answer=decode_answer,
             leader=leader,
         )
+        member.inbox.pid, member.inbox.uid = self.identity.pid, os.getuid()
         self.children = Children()
         self.session = Session(self.directory, self.file, member, sockets, self)
 
@@ -126,7 +136,13 @@ class Node:
         """Start the worker, and make ourselves known to leader and parent."""
         session, me = self.session, self.identity
         with session.lock:
-            session.perform(session.member.provision.top_up(time.monotonic()))
+            now = time.monotonic()
+            session.perform(session.member.provision.top_up(now))
+            caught = self.signalling.caught()
+            if caught:
+                leader = session.member.leader_vmid
+                told = session.member.request(leader, Code.SET_CAUGHT, (caught,), _nothing, now)
+                session.perform(told[1])
         self._go({session.member.leader_vmid, me.parent_vmid} - {0, me.vmid})
 
     def _go(self, greet: Iterable[int] = ()) -> None:
@@ -252,6 +268,7 @@ class Node:
         self._pause_lock = threading.Lock()
         self._gate = threading.Lock()
         self.dispatcher.reborn()
+        self.signalling.reborn()
         if plan is None:
             self.session.closed = True
             return False
@@ -289,6 +306,16 @@ class Node:
             self.session.loop.register(row.pidfd, lambda: self._on_child_end(row))
         else:
             self.session.later(0, lambda: self._on_child_end(row))
+
+    def signalled(self, sig: int, info: SignalInfo) -> None:
+        self.signalling.came(self.session, sig, info)
+
+    def pgid_changed(self, pgid: int) -> None:
+        self.identity = self.identity._replace(pgid=pgid)
+
+    def get_meta(self, asked: GetMeta) -> None:
+        # Not under the lock: looking at stacks and files takes a while.
+        self.session.later(0, lambda: answer_meta(self.session, self.identity.pid, asked))
 
     def gone(self, vmid: int) -> None:
         row = self.children.by_vmid(vmid)

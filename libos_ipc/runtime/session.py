@@ -15,9 +15,11 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from libos_ipc.core.codes import Code
 from libos_ipc.core.member import Member
 from libos_ipc.core.vocabulary import (
     ChildExit,
@@ -27,13 +29,18 @@ from libos_ipc.core.vocabulary import (
     Ended,
     Expect,
     Fail,
+    GetMeta,
     Journal,
+    KernelSignal,
     Message,
     Note,
     Open,
+    PgidChanged,
     Progress,
     Reopen,
     Resolve,
+    SignalInfo,
+    Signalled,
     Transmit,
     Withdraw,
 )
@@ -65,6 +72,9 @@ class Host(Protocol):
     def withdraw(self, src: int, seq: int) -> None: ...
     def child_exit(self, told: ChildExit) -> None: ...
     def child_joined(self, vmid: int, pid: int) -> None: ...
+    def signalled(self, sig: int, info: SignalInfo) -> None: ...
+    def pgid_changed(self, pgid: int) -> None: ...
+    def get_meta(self, asked: GetMeta) -> None: ...
     def identified(self, vmid: int, os_pid: int) -> None: ...
     def gone(self, vmid: int) -> None: ...
     def journal(self, record: tuple[object, ...]) -> None: ...
@@ -97,7 +107,7 @@ class Session(Calling):
         self._transport: Transport | None = None
         self._idle = True
         self._next_tick = 0.0
-        self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._timers: deque[tuple[float, Callable[[], None]]] = deque()
         self.loop = Loop(f"libos_ipc {file.name}", self._on_round)
         self.watches = Watches(
             self.loop.register, self.loop.unregister, self._on_peer_end, self._on_peer_death
@@ -117,6 +127,10 @@ class Session(Calling):
             Expect: self._expect,
             ChildExit: host.child_exit,
             ChildJoined: lambda effect: host.child_joined(effect.vmid, effect.pid),
+            Signalled: lambda effect: host.signalled(effect.sig, effect.info),
+            KernelSignal: self._kernel_signal,
+            PgidChanged: lambda effect: host.pgid_changed(effect.pgid),
+            GetMeta: host.get_meta,
             Ended: lambda effect: host.ended(),
             Note: self._note,
         }
@@ -278,6 +292,14 @@ class Session(Calling):
             self.perform(leader.on_gone(vmid, time.monotonic()))
             self.directory.forget(vmid)
 
+    def _kernel_signal(self, effect: KernelSignal) -> None:
+        try:
+            self.watches.signal(effect.vmid, effect.sig)
+        except PermissionError:
+            # Another user's process, whose own right it is: it signals itself.
+            member, now = self.member, time.monotonic()
+            self.perform(member.send(effect.vmid, Code.PID_KILL, effect.message, now))
+
     def _note(self, effect: Note) -> None:
         fields = {"group": self.file.name, "epoch": self.member.epoch, **effect.fields}
         log.warning("%s: %s", effect.event, fields, extra={"libos_ipc": fields})
@@ -302,10 +324,12 @@ class Session(Calling):
         return None if self._idle else max(self._next_tick - now, 0)
 
     def _run_timers(self, now: float) -> None:
-        due = [action for at, action in self._timers if at <= now]
-        self._timers = [timer for timer in self._timers if timer[0] > now]
-        for action in due:
-            action()
+        for _ in range(len(self._timers)):  # others may be adding to them
+            timer = self._timers.popleft()
+            if timer[0] <= now:
+                timer[1]()
+            else:
+                self._timers.append(timer)
 
     def stay_awake(self) -> None:
         """Tick until the machine says that time alone can change nothing. In the worker."""

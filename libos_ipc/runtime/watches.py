@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 from collections.abc import Callable
 
@@ -82,6 +83,15 @@ class Watches:
         poll.register(fd, select.POLLIN)
         if poll.poll(0):
             tell(vmid)
+
+    def signal(self, vmid: int, sig: int) -> None:
+        """Send a signal to a watched process; nothing if it is gone. PermissionError."""
+        pidfd = self._pidfds.get(vmid)
+        if pidfd is not None:
+            try:
+                signal.pidfd_send_signal(pidfd, sig)
+            except ProcessLookupError:
+                pass  # its end is about to be told
 
     def watches_process(self, vmid: int) -> bool:
         """Whether a pidfd of `vmid` is still being watched."""

@@ -10,6 +10,7 @@ failure is repeated by naming its seed, and thousands of groups live and die wit
     network    connections: FIFO each, delayed, cut, blocked; lost and repeated messages
     node       one process of the group: a `Member` driven as the runtime drives it
     program    what programs do with it: send, request, IDs, handlers; threads that wait
+    signals    what programs do with signals, and what must hold of them
     life       join, fork, exec, leave, kill
     history    what must hold, from all that was observed
     scenario   one seed from the founding of the group to its end

@@ -28,6 +28,7 @@ def check_rest(world: World) -> None:
     for node in nodes:
         _is_idle(node)
     _all_delivered(world)
+    world.history.signals.check_rest()
     for ticket in world.history.tickets:
         _must(ticket.state != "open", f"request {ticket.code} of {ticket.node.vmid} hangs")
     leader = world.leader
@@ -113,6 +114,7 @@ def _owns_what_it_knows(node: SimNode, leader: Leader) -> None:
         known.add((pid, pid))
     moved = node.world.history.moved
     known |= {(id, id) for id, owner in moved.items() if owner == node.vmid}
+    known |= {(id, id) for id, keeper in leader.groups.kept.items() if keeper == node.vmid}
     owned = set(leader.ids.ranges_of(node.vmid))
     _must(owned == known, f"VMID {node.vmid} owns {owned - known} unknown, lacks {known - owned}")
     for vmid, id in member.provision.pairs:

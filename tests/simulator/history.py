@@ -19,6 +19,7 @@ from libos_ipc.core.leader import Leader
 from libos_ipc.core.vocabulary import Body, ChildExit, ChildJoined, Effects, Message, Outgoing
 from libos_ipc.errors import IpcError, LeaderLost, PeerDied
 
+from .signals import SignalHistory
 from .threads import Ticket
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class History:
         self.handled: set[int] = set()
         self.answered: dict[int, bool] = {}  # token -> whether it was refused
         self.tickets: list[Ticket] = []
-        self._closing: SimNode | None = None
+        self.closing: SimNode | None = None
         # grants
         self.records: list[tuple[object, ...]] = []
         self.shadow: Leader = world.new_leader()
@@ -67,6 +68,8 @@ class History:
         self.child_exits: dict[tuple[int, tuple[int, ...]], int] = {}
         self.joined_children: dict[tuple[int, int], int] = {}
         self.hostile: set[int] = set()
+        self.signals = SignalHistory(world)
+        self.pids: dict[int, int] = {}  # of every VMID that there ever was
 
     def _must(self, holds: object, *otherwise: object) -> None:
         if not holds:
@@ -152,7 +155,7 @@ class History:
         """No answer will come: for a reason that is true."""
         self._settles(ticket)
         self._world.say("fail", ticket.node.vmid, ticket.dst, type(error).__name__)
-        if self._closing is ticket.node:
+        if self.closing is ticket.node:
             return
         if isinstance(error, LeaderLost):
             self._must(ticket.dst == LEADER and not self._is_listening(LEADER), "no leader lost")
@@ -168,7 +171,7 @@ class History:
 
     def on_closing(self, node: SimNode) -> None:
         """The requests of this node fail now because it leaves."""
-        self._closing = node
+        self.closing = node
 
     def on_vanished(self, node: SimNode) -> None:
         """Nobody waits for the requests of this node any more."""
@@ -182,7 +185,7 @@ class History:
         """A continuation for a request that must not be refused."""
 
         def then(answer: Body | IpcError, now: float) -> Effects:
-            done = answer == (0,) or isinstance(answer, LeaderLost) or self._closing is node
+            done = answer == (0,) or isinstance(answer, LeaderLost) or self.closing is node
             self._must(done, f"{what}: {answer}")
             return []
 

@@ -32,13 +32,17 @@ from libos_ipc.core.vocabulary import (
     Ended,
     Expect,
     Fail,
+    GetMeta,
     Journal,
+    KernelSignal,
     Message,
     Note,
     Open,
+    PgidChanged,
     Progress,
     Reopen,
     Resolve,
+    Signalled,
     Transmit,
     Withdraw,
 )
@@ -102,6 +106,8 @@ class SimNode:
             decode_answer=decode_answer,
             leader=leader,
         )
+        self.member.inbox.pid, self.member.inbox.uid = identity.pid, 0
+        world.history.pids[self.vmid] = identity.pid
         self.program = Program(self)
         self.pauses = 0
         self.out: dict[int, Connection] = {}
@@ -132,6 +138,10 @@ class SimNode:
             Expect: self._expect,
             ChildExit: lambda effect: world.history.on_child_exit(self, effect),
             ChildJoined: lambda effect: world.history.on_child_joined(self, effect),
+            Signalled: lambda effect: world.history.signals.on_signalled(self, effect),
+            KernelSignal: lambda effect: world.say("kernel", effect.vmid, effect.sig),
+            PgidChanged: self._change_pgid,
+            GetMeta: lambda effect: None,
             Ended: lambda effect: world.history.on_ended(),
             Note: lambda effect: world.say("note", self.vmid, effect.event, effect.fields),
         }
@@ -253,6 +263,9 @@ class SimNode:
     def _fail(self, effect: Fail) -> None:
         assert isinstance(effect.ticket, Ticket)
         effect.ticket.fail(effect.error)
+
+    def _change_pgid(self, effect: PgidChanged) -> None:
+        self.identity = self.identity._replace(pgid=effect.pgid)
 
     def _expect(self, effect: Expect) -> None:
         leader, kernel = self.member.leader, self.world.kernel

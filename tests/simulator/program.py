@@ -12,6 +12,7 @@ from libos_ipc.core.vocabulary import HEADER_WEIGHT, Message, Progress
 from libos_ipc.errors import IpcError
 
 from .handlers import ONE_WAY, Handlers
+from .signals import Signalling
 from .threads import Running, Thread, Ticket, Wait, never
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Program:
         self.world = node.world
         self.threads: dict[Thread, None] = {}
         self.handlers = Handlers(node, ready=node.world.rng.random() < 0.8)
+        self.signalling = Signalling(node)
         #: IDs in use that come from a range of ours
         self.held: list[int] = []
         #: IDs and ranges of ours that only the leader knows of: (first, last)

@@ -18,6 +18,7 @@ from . import final, life
 from .handlers import ANSWER, LATE, REFUSE
 from .knobs import Knobs
 from .node import SimNode
+from .signals import NUMBERS
 from .world import World
 
 __all__ = ["run"]
@@ -57,6 +58,10 @@ class Scenario:
             (self._broadcast, talk),
             (self._flush, talk),
             (self._get_ready, talk),
+            (self._catch, talk),
+            (self._signal, 2 * talk),
+            (self._regroup, talk),
+            (self._tell, talk),
             (self._new_id, 4 * ids),
             (self._release_id, 2 * ids),
             (self._move_id, 2 * ids),
@@ -156,6 +161,40 @@ class Scenario:
 
     def _get_ready(self, node: SimNode) -> None:
         node.program.handlers.set_ready()
+
+    # ---- signals, process groups, what processes tell of themselves
+
+    def _catch(self, node: SimNode) -> None:
+        mask = sum(1 << sig for sig in NUMBERS if self._rng.random() < 0.8)
+        node.program.start("catch", node.program.signalling.ask(Code.SET_CAUGHT, mask))
+
+    def _pid(self) -> int:
+        return self._rng.choice([node.identity.pid for node in self._members()] or [1])
+
+    def _signal(self, node: SimNode) -> None:
+        calls, sig = node.program.signalling, self._rng.choice(NUMBERS)
+        chance = self._rng.random()
+        for _ in range(self._rng.randint(1, 3)):
+            if chance < 0.6:
+                node.program.start("kill", calls.kill(self._pid(), sig))
+            else:
+                kind = self._rng.choice((2, 3))
+                node.program.start("kill many", calls.kill_many(self._pid(), sig, kind))
+
+    def _regroup(self, node: SimNode) -> None:
+        pid = self._rng.choice((0, 0, self._pid()))
+        call = node.program.signalling.ask(Code.SET_PGID, pid, self._rng.choice((0, self._pid())))
+        node.program.start("setpgid", call)
+
+    def _tell(self, node: SimNode) -> None:
+        program, calls = node.program, node.program.signalling
+        entry = (1, b"key\0value") if self._rng.random() < 0.7 else (0, b"key")
+        program.start("meta", calls.ask(Code.SET_META, *entry))
+        program.start("getmeta", calls.ask(Code.GET_META, self._pid(), b"key"))
+        if program.held:
+            tid = self._rng.choice(program.held)
+            native = self._rng.choice((0, 4711))
+            program.start("thread", calls.ask(Code.SET_THREAD, tid, native))
 
     # ---- IDs
 

@@ -93,6 +93,13 @@ FORMS: dict[int, tuple[Form | None, Form | None]] = {
     27: (Form("II"), None),
     28: (Form("II"), None),
     29: (Form("II"), None),
+    30: (Form("I"), Form("iIIIQIIIQ")),
+    31: (Form("Q"), RESULT),
+    32: (Form("II"), RESULT),
+    33: (Form("I"), None),
+    34: (Form("II"), RESULT),
+    35: (Form("B", 65792), RESULT),
+    36: (Form("I", 65792), Form("i", 65792)),
 }
 
 

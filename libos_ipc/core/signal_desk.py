@@ -1,0 +1,164 @@
+"""The leader's part in signals: who has an ID, who is in a process group, and relays to many.
+
+A signal to one process or thread does not come this way: its sender asks whom the ID names,
+which signals that one catches, and sends the message, or the kernel's signal, itself. Signals
+to a group or to everybody come here and go out once for each member, in the sender's name, as a
+message where the number is caught and by way of the kernel where it is not.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from libos_ipc.core.codes import Code
+from libos_ipc.core.roster import Process, Record, Roster
+from libos_ipc.core.signals import LAST_SIGNAL, Kind, may_signal
+from libos_ipc.core.vocabulary import Answer, Effects, Journal, KernelSignal, Say, State
+
+__all__ = ["NO_UID", "SignalDesk"]
+
+NO_UID = 2**32 - 1
+#: The kernel's own: nobody catches them.
+_SIGKILL, _SIGSTOP = 9, 19
+_UNCATCHABLE = 1 << _SIGKILL | 1 << _SIGSTOP
+#: Bytes that the entries of one process may take.
+MOST_META = 1 << 20
+
+
+class SignalDesk:
+    """Answers what concerns signals, process groups, threads and published entries."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+
+    # ---- whom an ID names
+
+    def get_process(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
+        """GET_PROCESS: the process or thread of this ID, or a process that had it as its pid."""
+        id = fields[0]
+        return [Answer(src, seq, Code.GET_PROCESS, self._describe(id))]
+
+    def _describe(self, id: int) -> tuple[int, ...]:
+        roster = self._roster
+        vmid = roster.ids.owner_of(id)
+        process = roster.processes.get(vmid)
+        native = 0
+        if process is not None and process.pid != id:
+            thread = roster.particulars.threads.get(id)
+            if thread is None or thread[0] != vmid:
+                process = None
+            else:
+                native = thread[1]
+        if process is not None:
+            caught = roster.particulars.caught.get(vmid, 0)
+            if process.state is State.DETACHED:
+                caught = 0
+            known = (process.os_pid, process.start_time, process.uid & NO_UID, int(process.state))
+            return 0, vmid, process.pid, *known, native, caught
+        gone = roster.particulars.departed.get(id)
+        if gone is None:
+            return -errno.ESRCH, 0, 0, 0, 0, NO_UID, 0, 0, 0
+        return -errno.ESRCH, gone.vmid, id, gone.os_pid, gone.start_time, gone.uid & NO_UID, 0, 0, 0
+
+    # ---- what a process says of itself
+
+    def set_caught(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
+        """SET_CAUGHT: these numbers come as messages from now on."""
+        record: Record = ("caught", src, fields[0] & ~_UNCATCHABLE & ~1)
+        return self._done(record, src, seq, Code.SET_CAUGHT)
+
+    def set_thread(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
+        """SET_THREAD: an ID of the sender names a thread of it, or no longer does."""
+        tid, native = fields
+        roster = self._roster
+        ours = roster.ids.owner_of(tid) == src and tid != roster.processes[src].pid
+        if not ours and (native or roster.particulars.threads.get(tid, (0,))[0] != src):
+            return [Answer(src, seq, Code.SET_THREAD, (-errno.EINVAL,))]
+        return self._done(("thread", src, tid, native), src, seq, Code.SET_THREAD)
+
+    def set_meta(self, src: int, seq: int, fields: tuple[object, ...], now: float) -> Effects:
+        """SET_META: publish an entry of the sender, or take it back."""
+        there, tail = fields
+        assert isinstance(tail, bytes)
+        name, _, value = tail.partition(b"\0")
+        key = name.decode("utf-8", "replace")
+        particulars = self._roster.particulars
+        if there and particulars.room(src) + len(tail) > MOST_META:
+            return [Answer(src, seq, Code.SET_META, (-errno.ENOSPC,))]
+        record: Record = ("meta", src, key, value if there else None)
+        return self._done(record, src, seq, Code.SET_META)
+
+    def get_meta(self, src: int, seq: int, fields: tuple[object, ...], now: float) -> Effects:
+        """GET_META: an entry of the process with this pid."""
+        pid, tail = fields
+        assert isinstance(pid, int)
+        assert isinstance(tail, bytes)
+        roster = self._roster
+        vmid = roster.ids.owner_of(pid)
+        process = roster.processes.get(vmid)
+        if process is None or process.pid != pid:
+            return [Answer(src, seq, Code.GET_META, (-errno.ESRCH, b""))]
+        value = roster.particulars.entries.get(vmid, {}).get(tail.decode("utf-8", "replace"))
+        answer = (-errno.ENOENT, b"") if value is None else (0, value)
+        return [Answer(src, seq, Code.GET_META, answer)]
+
+    def _done(self, record: Record, src: int, seq: int, code: Code) -> Effects:
+        self._roster.apply(record)
+        return [Journal(record), Answer(src, seq, code, (0,))]
+
+    # ---- process groups
+
+    def set_pgid(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
+        """SET_PGID: of the sender itself or of a child of it, as setpgid(2) has it."""
+        roster = self._roster
+        pid, pgid = fields
+        pid = pid or roster.processes[src].pid
+        pgid = pgid or pid
+        vmid = roster.ids.owner_of(pid)
+        process = roster.processes.get(vmid)
+        if process is None or process.pid != pid or src not in (vmid, process.parent):
+            return [Answer(src, seq, Code.SET_PGID, (-errno.ESRCH,))]
+        if pgid != pid and pgid not in roster.groups.members:
+            return [Answer(src, seq, Code.SET_PGID, (-errno.EPERM,))]
+        told: Effects = [Say(vmid, Code.PGID_CHANGED, (pgid,))]
+        return [*self._done_pgid(vmid, pgid, now), *told, Answer(src, seq, Code.SET_PGID, (0,))]
+
+    def _done_pgid(self, vmid: int, pgid: int, now: float) -> Effects:
+        record: Record = ("pgid", vmid, pgid, now)
+        self._roster.apply(record)
+        return [Journal(record)]
+
+    # ---- relays
+
+    def kill(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
+        """PID_KILL of a process group, or of everybody but the sender."""
+        roster = self._roster
+        sender, _, id, sig, kind = fields
+        me = roster.processes[src]
+        if not 0 <= sig <= LAST_SIGNAL or not 2 <= kind < len(Kind):
+            return self._result(src, seq, -errno.EINVAL)
+        if sender != me.pid:
+            return self._result(src, seq, -errno.EPERM)
+        if kind == 2:
+            vmids = sorted(roster.groups.members.get(id, ()))
+        else:
+            vmids = [vmid for vmid in roster.processes if vmid != src]
+        targets = [roster.processes[vmid] for vmid in vmids if vmid in roster.processes]
+        permitted = [target for target in targets if may_signal(me.uid, target.uid)]
+        if not permitted:
+            return self._result(src, seq, -errno.EPERM if targets else -errno.ESRCH)
+        effects: Effects = []
+        for target in permitted if sig else ():
+            effects.append(self._relay(target, (sender, target.pid, id, sig, kind)))
+        return effects + self._result(src, seq, 0)
+
+    def _relay(self, target: Process, message: tuple[int, ...]) -> Say | KernelSignal:
+        sig = message[3]
+        caught = self._roster.particulars.caught.get(target.vmid, 0)
+        running = target.state is State.RUNNING
+        if target.state is State.STARTING or (running and caught >> sig & 1):
+            return Say(target.vmid, Code.PID_KILL, message)
+        return KernelSignal(target.vmid, sig, message)
+
+    def _result(self, src: int, seq: int, result: int) -> Effects:
+        return [Answer(src, seq, Code.PID_KILL, (result,))] if seq else []

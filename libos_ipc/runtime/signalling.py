@@ -1,0 +1,175 @@
+"""Signals of the group in this process: from the message to the handler in the main thread.
+
+Python runs signal handlers in the main thread, and so do we: a signal that came as a message is
+put down, with its sender, and the main thread is interrupted by the same real signal. The
+*trampoline*, which is what the program's handler looks like to Python, then takes what was put
+down. A real signal that nobody put down came by way of the kernel, and is handled just as well.
+
+    worker:  message -> pending -> pthread_kill(main thread)
+    main:    … interrupted … -> trampoline -> handler(sig, info) for each that is pending
+
+A handler may call the group. So it must not run while the main thread itself is inside a step of
+the machine: then the worker sends the real signal again when that step is done.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from libos_ipc.core.signals import Pending
+from libos_ipc.core.vocabulary import SignalInfo
+
+if TYPE_CHECKING:
+    from libos_ipc.runtime.session import Session
+
+__all__ = ["FROM_KERNEL", "Handler", "Signalling"]
+
+Handler: TypeAlias = Callable[[int, SignalInfo], object]
+
+#: Where a signal is from that no member sent as a message.
+FROM_KERNEL = SignalInfo(0, -1, "kernel")
+#: Seconds within which a lock is free, unless the thread that asks has it itself.
+_STEP_S = 0.01
+
+
+class Signalling:
+    """The handlers of one process in one group, and the signals that wait for them.
+
+    In a process that is in several groups a real signal is offered to all of them, the one joined
+    last first: `all_of_them` gives their objects in that order.
+    """
+
+    def __init__(self) -> None:
+        self.handlers: dict[int, Handler] = {}
+        #: numbers that `sigwait` has asked for: they wait instead of acting
+        self.held: set[int] = set()
+        self.pending = Pending()
+        self.all_of_them: Callable[[], Collection[Signalling]] = lambda: (self,)
+        self._awaited: list[frozenset[int]] = []
+        self._poked: set[int] = set()
+        #: numbers whose handler runs: as in the kernel, it is not interrupted by its own number
+        self._running: set[int] = set()
+
+    def reborn(self) -> None:
+        """In a forked child: handlers stay, what was pending was the parent's."""
+        self.pending = Pending()
+        self._awaited.clear()
+        self._poked.clear()
+        self._running.clear()
+
+    def caught(self) -> int:
+        """One bit for each number that is to come as a message."""
+        mask = 0
+        for sig in {*self.handlers, *self.held}:
+            mask |= 1 << sig
+        return mask
+
+    # ---- handlers; in the main thread
+
+    def install(self, session: Session, sig: int, handler: Handler) -> Any:
+        """Let `handler` handle a signal; what handled it before."""
+        former = self.handlers.get(sig)
+        before = signal.signal(sig, lambda number, frame: self._on_real(session, number))
+        self.handlers[sig] = handler
+        self.held.discard(sig)
+        return former or before
+
+    def uninstall(self, sig: int, action: Any) -> Any:
+        """Back to what Python knows: SIG_DFL or SIG_IGN. What waits is treated like that, too."""
+        before = signal.signal(sig, action)
+        former = self.handlers.pop(sig, None)
+        self.held.discard(sig)
+        while self.pending.take((sig,)) is not None:
+            if action == signal.SIG_DFL:
+                os.kill(os.getpid(), sig)
+        return former or before
+
+    # ---- what comes
+
+    def came(self, session: Session, sig: int, info: SignalInfo) -> None:
+        """A member has sent this. Any thread, under the session's lock or not."""
+        if sig not in self.handlers and sig not in self.held:
+            os.kill(os.getpid(), sig)  # the sender did not know yet
+            return
+        self.pending.arrive(sig, info)
+        if any(sig in sigs for sigs in self._awaited):
+            session.tell_progress()
+        elif sig in self.handlers:
+            self._poke(sig)
+
+    def _poke(self, sig: int) -> None:
+        if sig not in self._poked:
+            self._poked.add(sig)
+            main = threading.main_thread().ident
+            assert main is not None
+            signal.pthread_kill(main, sig)
+
+    def _on_real(self, session: Session, sig: int) -> None:
+        """The trampoline."""
+        if not session.lock.acquire(timeout=_STEP_S):
+            self._put_off(session, sig)
+            return
+        session.lock.release()
+        everyone = self.all_of_them()
+        if any([one._account(session, sig) for one in everyone]):
+            return
+        for one in everyone:
+            if sig in one.handlers:
+                one.pending.arrive(sig, FROM_KERNEL)
+                one._drain(session, sig)
+                return
+
+    def _account(self, session: Session, sig: int) -> bool:
+        """Handle what waits of this number. Whether that is what the real signal was for."""
+        ours = sig in self._poked or self.pending.has((sig,))
+        self._poked.discard(sig)
+        self._drain(session, sig)
+        return ours
+
+    def _drain(self, session: Session, sig: int) -> None:
+        handler = self.handlers.get(sig)
+        if handler is None or sig in self._running:
+            return
+        self._running.add(sig)
+        try:
+            while not any(sig in sigs for sigs in self._awaited):
+                entry = self.pending.take((sig,))
+                if entry is None:
+                    break
+                handler(*entry)
+        finally:
+            self._running.discard(sig)
+            if self.pending.has((sig,)) and sig in self.handlers:
+                self._poked.add(sig)
+                self._put_off(session, sig)  # the handler has raised: the others, after that
+
+    def _put_off(self, session: Session, sig: int) -> None:
+        """The main thread is in the middle of a step: come again when it is not."""
+
+        def again() -> None:
+            with session.lock:
+                pass
+            main = threading.main_thread().ident
+            assert main is not None
+            signal.pthread_kill(main, sig)
+
+        session.later(0, again)
+
+    # ---- waiting
+
+    def wait(self, session: Session, sigs: frozenset[int], timeout: float | None) -> Any:
+        """The next signal of these: (number, info), or None when the time is over."""
+        self._awaited.append(sigs)
+        try:
+            with session.lock:
+                session.wait_for(lambda: self.pending.has(sigs), timeout)
+                return self.pending.take(sigs)
+        finally:
+            self._awaited.remove(sigs)
+            for sig in sigs & self.handlers.keys():
+                if self.pending.has((sig,)):
+                    self._poke(sig)

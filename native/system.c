@@ -1,0 +1,89 @@
+#include "system.h"
+
+#include "arguments.h"
+
+#include <errno.h>
+#include <linux/kcmp.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { LARGEST_PID = INT32_MAX };
+
+static int
+as_int(PyObject *value, const char *what, int *result)
+{
+    uint64_t number;
+    if (as_unsigned(value, what, LARGEST_PID, &number) < 0) {
+        return -1;
+    }
+    *result = (int)number;
+    return 0;
+}
+
+static PyObject *
+system_tgkill(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    int process, thread, sig;
+    if (require_count("tgkill", nargs, 3) < 0 || as_int(args[0], "process", &process) < 0 ||
+        as_int(args[1], "thread", &thread) < 0 || as_int(args[2], "sig", &sig) < 0) {
+        return NULL;
+    }
+    if (syscall(SYS_tgkill, process, thread, sig) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+system_same_file(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    int process, fd, other_process, other_fd;
+    if (require_count("same_file", nargs, 4) < 0 || as_int(args[0], "process", &process) < 0 ||
+        as_int(args[1], "fd", &fd) < 0 || as_int(args[2], "other_process", &other_process) < 0 ||
+        as_int(args[3], "other_fd", &other_fd) < 0) {
+        return NULL;
+    }
+    long order = syscall(SYS_kcmp, (long)process, (long)other_process, (long)KCMP_FILE,
+                         (unsigned long)fd, (unsigned long)other_fd);
+    if (order < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return PyBool_FromLong(order == 0);
+}
+
+static PyObject *
+system_ignore_signal(PyObject *module, PyObject *number)
+{
+    (void)module;
+    int sig;
+    if (as_int(number, "sig", &sig) < 0) {
+        return NULL;
+    }
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    if (sigaction(sig, &ignore, NULL) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef system_methods[] = {
+    {"tgkill", NATIVE_METHOD(system_tgkill), METH_FASTCALL,
+     "tgkill($module, process, thread, sig, /)\n--\n\n"
+     "Send a signal to one thread of a process."},
+    {"same_file", NATIVE_METHOD(system_same_file), METH_FASTCALL,
+     "same_file($module, process, fd, other_process, other_fd, /)\n--\n\n"
+     "Whether two descriptors are of one open file description."},
+    {"ignore_signal", NATIVE_METHOD(system_ignore_signal), METH_O,
+     "ignore_signal($module, sig, /)\n--\n\n"
+     "Have the kernel drop this signal, whatever Python knows of it."},
+    {NULL, NULL, 0, NULL},
+};
+
+int
+system_setup(PyObject *module)
+{
+    return PyModule_AddFunctions(module, system_methods);
+}
