@@ -45,16 +45,21 @@ if TYPE_CHECKING:
     from libos_ipc.errors import RemoteError as RemoteError
     from libos_ipc.errors import Timeout as Timeout
     from libos_ipc.errors import WouldBlock as WouldBlock
+    from libos_ipc.file_lock import FileLock as FileLock
     from libos_ipc.group import Group as Group
     from libos_ipc.group import Member as Member
     from libos_ipc.group import current as current
     from libos_ipc.listing import groups as groups
+    from libos_ipc.locks import LockInfo as LockInfo
     from libos_ipc.metadata import Cred as Cred
     from libos_ipc.metadata import Usage as Usage
     from libos_ipc.runtime.children import ExitStatus as ExitStatus
     from libos_ipc.runtime.handlers import Message as Message
     from libos_ipc.signals import SignalInfo as SignalInfo
     from libos_ipc.spawning import Child as Child
+    from libos_ipc.sync import State as State
+    from libos_ipc.sync import SyncHandle as SyncHandle
+    from libos_ipc.sync import SyncInfo as SyncInfo
 
 _HOME = {
     "GroupConfig": "config",
@@ -65,9 +70,14 @@ _HOME = {
     "Message": "runtime.handlers",
     "ExitStatus": "runtime.children",
     "Child": "spawning",
+    "FileLock": "file_lock",
+    "LockInfo": "locks",
     "Cred": "metadata",
     "Usage": "metadata",
     "SignalInfo": "signals",
+    "State": "sync",
+    "SyncHandle": "sync",
+    "SyncInfo": "sync",
     **dict.fromkeys(
         (
             "Deadlock",
@@ -98,6 +108,7 @@ __all__ = [
     "Cred",
     "Deadlock",
     "ExitStatus",
+    "FileLock",
     "Group",
     "GroupConfig",
     "GroupExists",
@@ -106,6 +117,7 @@ __all__ = [
     "InvalidRange",
     "IpcError",
     "LeaderLost",
+    "LockInfo",
     "Member",
     "Message",
     "MessageTooLarge",
@@ -118,6 +130,9 @@ __all__ = [
     "ProtocolError",
     "RemoteError",
     "SignalInfo",
+    "State",
+    "SyncHandle",
+    "SyncInfo",
     "Timeout",
     "Usage",
     "WouldBlock",

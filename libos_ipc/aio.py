@@ -6,41 +6,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from libos_ipc.core.vocabulary import Body
 from libos_ipc.errors import IpcError, Timeout
+from libos_ipc.runtime.async_ticket import AsyncTicket
 from libos_ipc.runtime.session import Session
 
-__all__ = ["AsyncTicket", "call", "send", "wait_until"]
-
-
-class AsyncTicket:
-    """A request that a coroutine waits for."""
-
-    __slots__ = ("_loop", "future")
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Body] = self._loop.create_future()
-
-    def resolve(self, payload: Body) -> None:
-        self._later(self._set_result, payload)
-
-    def fail(self, error: IpcError) -> None:
-        self._later(self._set_error, error)
-
-    def _later(self, settle: object, value: object) -> None:
-        try:
-            self._loop.call_soon_threadsafe(settle, value)  # type: ignore[arg-type]
-        except RuntimeError:
-            pass  # the loop was closed: nobody waits any more
-
-    def _set_result(self, payload: Body) -> None:
-        if not self.future.done():
-            self.future.set_result(payload)
-
-    def _set_error(self, error: IpcError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+__all__ = ["call", "send", "wait_until"]
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -161,10 +161,13 @@ class Signals:
         return row is not None and processes.is_our_zombie(row.os_pid or row.announced())
 
     def _send_signal(self, target: _Target, id: int, sig: int, kind: int) -> None:
+        """By way of the leader: so it arrives even if the target is stopped, and we are gone."""
         _permit(target, f"pid {target.pid}")
         if sig:
             fields = (self.pid, target.pid, id, sig, kind)
-            self._node.session.send(target.vmid, Code.PID_KILL, fields)
+            (result,) = self._node.session.ask_leader(Code.PID_KILL, *fields)
+            if result:
+                raise error_for(-result, f"signal {sig} to pid {target.pid}: {_reason(-result)}")
 
     def _wakes(self, target: _Target, sig: int) -> bool:
         """Whether only the kernel can do it: continue a process that is stopped."""

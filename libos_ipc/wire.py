@@ -158,6 +158,19 @@ ROWS: Final[dict[Code, Row]] = {
             Layout("I", ENTRY_MAX_BYTES),
             Layout("i", ENTRY_MAX_BYTES),
         ),
+        Row(Code.FILE_LOCK_TAKE, "member", "leader", _LOCK, Layout("iQ")),
+        Row(Code.FILE_LOCK_WITHDRAW, "member", "leader", Layout("Q"), _RESULT),
+        Row(Code.FILE_LOCK_TABLE, "member", "leader", _EMPTY, Layout("", MEMBERS_MAX_BYTES)),
+        Row(Code.HANDLE_AT, "member", "leader", Layout("IQQQii")),
+        Row(Code.HANDLE_DROPPED, "leader", "member", Layout("IQQQ")),
+        Row(Code.HANDLE_CLOSED, "member", "leader", Layout("IQQQ")),
+        Row(Code.SYNC_OPEN, "client", "server", Layout("QB", ENTRY_MAX_BYTES), Layout("Q")),
+        Row(Code.SYNC_WITHDRAW, "client", "server", _SYNC, request_size_at=1),
+        Row(Code.SYNC_IN_USE, "client", "server", _SYNC, request_size_at=1),
+        Row(Code.SYNC_LOCAL_WAIT, "client", "server", _SYNC, request_size_at=1),
+        Row(Code.SYNC_REFUSE, "server", "client", _SYNC, request_size_at=1),
+        Row(Code.SYNC_RESUME, "client", "server", _SYNC, request_size_at=1),
+        Row(Code.SYNC_TABLE, "member", "leader", _EMPTY, Layout("", MEMBERS_MAX_BYTES)),
     )
 }
 
@@ -174,7 +187,7 @@ class FileLock(NamedTuple):
     end: int
     pid: int
     handle_id: int
-    wait: bool
+    wait: int  #: 0 no, 1 for ever, 2 until the sender withdraws it
     path: bytes
     device: int
     inode: int
@@ -225,9 +238,9 @@ class _FileLockFormat(_Format):
         _, device, inode, thread = _LOCK_FILE.unpack(rest[path_size:])
         if rest.find(b"\0", 0, path_size + 1) != path_size:
             raise self.broken(f"expected the first NUL after {path_size} bytes of path")
-        if wait > 1:
-            raise self.broken(f"expected wait to be 0 or 1, found {wait}")
-        return FileLock._make((*fields, wait == 1, rest[:path_size], device, inode, thread))
+        if wait > 2:
+            raise self.broken(f"expected wait to be 0, 1 or 2, found {wait}")
+        return FileLock._make((*fields, wait, rest[:path_size], device, inode, thread))
 
 
 def _request_format(row: Row) -> _Format:

@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import libos_ipc
+from libos_ipc.cli import COMMANDS
 from libos_ipc.cli.demo import files
 from libos_ipc.cli.demo.job import Job
 from libos_ipc.cli.output import printable
@@ -551,7 +552,7 @@ def test_the_script_is_the_same_command() -> None:
     assert done.stdout == cli("--version").stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "run", "ps"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help(command: str) -> None:
     done = cli(command, "--help")
     assert (done.returncode, done.stderr) == (0, "")

@@ -136,7 +136,7 @@ def test_a_relay_goes_as_a_message_where_the_number_is_caught() -> None:
     assert Say(two, Code.PID_KILL, (1, 33, 0, 10, 3)) in effects
     assert KernelSignal(three, 10, (1, 65, 0, 10, 3)) in effects
     assert len(effects) == 3
-    leader.on_detached(two)
+    leader.on_detached(two, 0.0)
     effects = ask(leader, one, Code.PID_KILL, 1, 0, 0, 10, 3)
     assert KernelSignal(two, 10, (1, 33, 0, 10, 3)) in effects, "the program it exec'ed does not"
     assert len(ask(leader, one, Code.PID_KILL, 1, 0, 0, 0, 3)) == 1

@@ -28,7 +28,30 @@ LAYERS = [
     ("libos_ipc", 4),
 ]
 
-#: Machines of the core, which know nothing of each other, and their own data structures.
+LOCKS = {
+    "file_locks",
+    "lock_edges",
+    "lock_owners",
+    "lock_ranges",
+    "lock_space",
+    "lock_table",
+    "lock_undo",
+    "lock_waiters",
+    "lock_words",
+    "overlaps",
+    "wait_graph",
+}
+SYNC = {
+    "sync_client",
+    "sync_handle",
+    "sync_payload",
+    "sync_server",
+    "sync_table",
+    "sync_waits",
+    "sync_words",
+}
+#: Machines of the core, which know nothing of each other, and their own data structures. Only
+#: the roles know them all: leader, roster and desks, member and its ends.
 MACHINES = {
     "links": set(),
     "calls": set(),
@@ -38,7 +61,9 @@ MACHINES = {
     "signals": set(),
     "particulars": set(),
     "process_groups": {"ids"},
-    "roster": {"ids", "particulars", "process_groups"},
+    "descriptors": set(),
+    **dict.fromkeys(LOCKS, LOCKS),
+    **dict.fromkeys(SYNC, SYNC),
 }
 CORE_WORDS = {"codes", "vocabulary"}
 

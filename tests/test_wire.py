@@ -119,7 +119,52 @@ GOLDEN: dict[int, tuple[int, tuple[Any, ...], bytes, str]] = {
     34: (18, (66, 4711), b"", "1900000000000000 1200000000000000 22 42000000 67120000"),
     35: (19, (1,), b"k\0v", "1500000000000000 1300000000000000 23 01 6b0076"),
     36: (20, (65,), b"k", "1600000000000000 1400000000000000 24 41000000 6b"),
+    37: (
+        21,
+        (1, 0, 0, 9, 33, 7, 2, b"", 1, 2, 3),
+        b"",
+        "4b00000000000000 1500000000000000 25 01000000 00000000 0000000000000000"
+        "0900000000000000 21000000 0700000000000000 02 00"
+        "0100000000000000 0200000000000000 03000000",
+    ),
+    38: (22, (9,), b"", "1900000000000000 1600000000000000 26 0900000000000000"),
+    39: (23, (), b"", "1100000000000000 1700000000000000 27"),
+    40: (
+        0,
+        (2, 7, 1, 2, 5, -1),
+        b"",
+        "3500000000000000 0000000000000000 28 02000000 0700000000000000 0100000000000000"
+        "0200000000000000 05000000 ffffffff",
+    ),
+    41: (
+        0,
+        (2, 7, 1, 2),
+        b"",
+        "2d00000000000000 0000000000000000 29 02000000 0700000000000000 0100000000000000"
+        "0200000000000000",
+    ),
+    42: (
+        0,
+        (2, 7, 1, 2),
+        b"",
+        "2d00000000000000 0000000000000000 2a 02000000 0700000000000000 0100000000000000"
+        "0200000000000000",
+    ),
+    43: (24, (0, 1), b"k\0int", "1f00000000000000 1800000000000000 2b 0000000000000000 01 6b00696e74"),
+    **{
+        code: (
+            0,
+            (1, 1, 2),
+            b"?",
+            f"2600000000000000 0000000000000000 {code:02x} 0100000000000000 0100000000000000"
+            " 02000000 3f",
+        )
+        for code in range(44, 49)
+    },
+    49: (25, (), b"", "1100000000000000 1900000000000000 31"),
 }
+
+FILE_LOCKS = (Code.FILE_LOCK_SET, Code.FILE_LOCK_GET, Code.FILE_LOCK_TAKE)
 
 # The payloads of answers.
 GOLDEN_ANSWERS: dict[int, tuple[tuple[int, ...], bytes, str]] = {
@@ -151,11 +196,16 @@ GOLDEN_ANSWERS: dict[int, tuple[tuple[int, ...], bytes, str]] = {
     34: ((0,), b"", "00000000"),
     35: ((-28,), b"", "e4ffffff"),
     36: ((0,), b"v", "00000000 76"),
+    37: ((0, 258), b"", "00000000 0201000000000000"),
+    38: ((-114,), b"", "8effffff"),
+    39: ((), b"\x90", "90"),
+    43: ((4194304,), b"", "0000400000000000"),
+    49: ((), b"\x90", "90"),
 }
 
 
 def encoded(code: int, fields: tuple[Any, ...], tail: bytes) -> bytes:
-    if code in (Code.FILE_LOCK_SET, Code.FILE_LOCK_GET):
+    if code in FILE_LOCKS:
         return wire.encode_file_lock(FileLock(*fields))
     return wire.encode(code, *fields, tail=tail)
 
@@ -182,7 +232,7 @@ def test_golden_message(code: int) -> None:
     golden = bytes.fromhex(text)
     assert _native.pack_message(code, seq, encoded(code, fields, tail)) == golden
     assert _native.unpack_message(golden, len(golden)) == (code, seq, golden[17:])
-    has_tail = wire.ROWS[Code(code)].request.tail and code not in (15, 16)
+    has_tail = wire.ROWS[Code(code)].request.tail and code not in FILE_LOCKS
     assert wire.decode(code, golden[17:]) == ((*fields, tail) if has_tail else fields)
 
 
@@ -300,7 +350,7 @@ def test_path_of_a_file_lock() -> None:
         (bytes(57), "expected 21 bytes after the path, found 20"),
         (bytes(59), "expected the first NUL after 1 bytes of path"),
         (bytes(37) + b"\1" + bytes(20), "expected the first NUL after 0 bytes of path"),
-        (bytes(36) + b"\2" + bytes(21), "expected wait to be 0 or 1, found 2"),
+        (bytes(36) + b"\3" + bytes(21), "expected wait to be 0, 1 or 2, found 3"),
     ],
 )
 def test_refusal_of_a_file_lock(payload: bytes, text: str) -> None:

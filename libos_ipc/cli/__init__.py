@@ -19,10 +19,12 @@ from collections.abc import Sequence
 
 import click
 
+from libos_ipc.cli.complaints import complain, complain_of
+
 __all__ = ["main"]
 
 #: The commands, in the order in which `--help` lists them.
-COMMANDS = ("demo", "run", "ps")
+COMMANDS = ("demo", "run", "ps", "kill", "ids", "locks", "stacks")
 
 
 class _Commands(click.Group):
@@ -57,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except click.ClickException as error:
-        return _complain(error.format_message())
+        return complain(error.format_message())
     except (KeyboardInterrupt, click.Abort):
         return 128 + signal.SIGINT
     except BrokenPipeError:
@@ -65,15 +67,5 @@ def main(args: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        return _complain(_what(error))
+        return complain_of([error])
     return status or 0
-
-
-def _what(error: OSError) -> str:
-    text = error.strerror or str(error)
-    return text if error.filename is None else f"{os.fsdecode(error.filename)}: {text}"
-
-
-def _complain(text: str) -> int:
-    click.echo(f"libos-ipc: {text.splitlines()[0]}", err=True)
-    return 1

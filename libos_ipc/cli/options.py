@@ -8,7 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["json_option", "runtime_dir_option"]
+__all__ = ["ID", "json_option", "runtime_dir_option"]
+
+#: An ID of a group, such as a pid.
+ID = click.IntRange(1, 2**32 - 1)
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from libos_ipc import Group, LeaderLost
+from libos_ipc import Group, LeaderLost, Member
 from libos_ipc.tokens import Token
 
-__all__ = ["PATIENCE_S", "visiting"]
+__all__ = ["PATIENCE_S", "members_of", "visiting"]
 
 #: Seconds that a leader may take to let us in.
 PATIENCE_S = 5.0
@@ -30,3 +30,8 @@ def visiting(name: str, runtime_dir: str | os.PathLike[str] | None) -> Iterator[
         if wanted and Token.parse(group.token()).group_id != wanted:
             raise LeaderLost(f"the group {name!r} of this token is gone; another has its name")
         yield group
+
+
+def members_of(group: Group) -> list[Member]:
+    """The members of a group that we visit: all but ourselves."""
+    return [member for member in group.members() if member.vmid != group.vmid]

@@ -13,8 +13,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from libos_ipc.core.codes import Code
+from libos_ipc.core.descriptors import Inspector
+from libos_ipc.core.lock_desk import LockDesk
 from libos_ipc.core.roster import Applicant, Record, Roster
 from libos_ipc.core.signal_desk import SignalDesk
+from libos_ipc.core.sync_desk import WORD_OF, ReadRemains, SyncDesk
 from libos_ipc.core.vocabulary import (
     Answer,
     ChildExit,
@@ -49,6 +52,16 @@ LEADER_CODES = frozenset(
         Code.SET_THREAD,
         Code.SET_META,
         Code.GET_META,
+        Code.FILE_LOCK_SET,
+        Code.FILE_LOCK_GET,
+        Code.FILE_LOCK_CLEAR_PID,
+        Code.FILE_LOCK_TAKE,
+        Code.FILE_LOCK_WITHDRAW,
+        Code.FILE_LOCK_TABLE,
+        Code.HANDLE_AT,
+        Code.HANDLE_CLOSED,
+        Code.SYNC_OPEN,
+        Code.SYNC_TABLE,
     }
 )
 #: Exits of children without a parent that are remembered.
@@ -70,8 +83,16 @@ class Admission(NamedTuple):
 class Leader(Roster):
     """The leader's machine. `wall` is the time of day of a `now`."""
 
-    def __init__(self, **knobs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        inspector: Inspector | None = None,
+        read_remains: ReadRemains | None = None,
+        **knobs: Any,
+    ) -> None:
         super().__init__(**knobs)
+        self.lock_desk = locks = LockDesk(self, inspector)
+        self.sync_desk = sync = SyncDesk(self, read_remains)
         self.orphan_exits: deque[ChildExit] = deque(maxlen=ORPHANS_KEPT)
         signals = SignalDesk(self)
         self._on_code: dict[int, Callable[[int, int, tuple[Any, ...], float], Effects]] = {
@@ -91,6 +112,16 @@ class Leader(Roster):
             Code.SET_META: signals.set_meta,
             Code.GET_META: signals.get_meta,
             Code.PID_KILL: signals.kill,
+            Code.FILE_LOCK_SET: locks.set,
+            Code.FILE_LOCK_GET: locks.get,
+            Code.FILE_LOCK_CLEAR_PID: locks.clear_pid,
+            Code.FILE_LOCK_TAKE: locks.take,
+            Code.FILE_LOCK_WITHDRAW: locks.withdraw,
+            Code.FILE_LOCK_TABLE: locks.list_all,
+            Code.HANDLE_AT: locks.handle_at,
+            Code.HANDLE_CLOSED: locks.handle_closed,
+            Code.SYNC_OPEN: sync.open,
+            Code.SYNC_TABLE: sync.list_all,
         }
 
     # ---- inputs
@@ -102,6 +133,8 @@ class Leader(Roster):
         if src not in self.processes and code != Code.LEAVE:
             # Asked behind its own LEAVE: what is granted to it now would never return.
             return [Refuse(src, seq, errno.ENOTCONN, f"VMID {src} has left")] if seq else []
+        if code in WORD_OF:
+            return self.sync_desk.on_word(src, code, fields, now)
         return self._on_code[code](src, seq, fields, now)
 
     def on_join(self, applicant: Applicant, now: float, wall: float) -> tuple[Admission, Effects]:
@@ -126,7 +159,7 @@ class Leader(Roster):
             ppid, pgid, parent_vmid = 0, pid, 0
         spares = [] if before is None else sorted(self.spares_of.get(before.vmid, ()))
         joined: Record = ("join", vmid, pid, ppid, parent_vmid, pgid, *applicant, wall, now)
-        effects.append(self._record(joined))
+        effects += [self._record(joined), *self.lock_desk.settle(now)]
         effects += [Expect(each) for each in (vmid, *spares)]
         return Admission(vmid, pid, ppid, pgid, parent_vmid, start, end), effects
 
@@ -153,19 +186,22 @@ class Leader(Roster):
             effects.append(Say(process.parent, Code.CHILD_JOINED, (vmid, process.pid)))
         return effects
 
-    def on_detached(self, vmid: int) -> Effects:
+    def on_detached(self, vmid: int, now: float) -> Effects:
         """The liveness socket of `vmid` ended. It has exec'ed, or its death will be told next."""
         process = self.processes.get(vmid)
         if process is None or process.state is not State.RUNNING:
             return []
-        return [self._record(("detached", vmid))]
+        detached = self._record(("detached", vmid))
+        spares = sorted(self.spares_of.get(vmid, ()))
+        ends = [*self.lock_desk.settle(now), *self.sync_desk.on_gone(vmid)]
+        return [detached, *ends, *(Expect(spare) for spare in spares)]
 
     def on_gone(self, vmid: int, now: float) -> Effects:
         """Nobody listens as `vmid`, and its process is dead if there was one: all that it held
         returns, once."""
         spare = self.spares.get(vmid)
-        if spare is not None and spare.asker not in self.processes:
-            return [self._record(("lost", vmid, now)), *self._ended()]
+        if spare is not None and not self._still_forks(spare.asker):
+            return [*self._lost(vmid, now), *self._ended()]
         if vmid not in self.processes:
             return []
         return [Note("member gone", {"vmid": vmid}), *self._gone(vmid, now), *self._ended()]
@@ -175,6 +211,14 @@ class Leader(Roster):
         child = self.processes.get(told.src)
         if child is not None and child.pid == told.pid:
             self.orphan_exits.append(told)
+
+    def on_tick(self, now: float) -> tuple[Effects, bool]:
+        """Do what nobody asks for. True if another tick will be needed."""
+        return self.lock_desk.on_tick(now)
+
+    def on_cancel(self, src: int, seq: int, now: float) -> Effects:
+        """A request is withdrawn, which may wait here."""
+        return self.lock_desk.on_cancel(src, seq, now)
 
     # ---- requests
 
@@ -256,9 +300,17 @@ class Leader(Roster):
         spare = self.spares.get(vmid)
         if spare is None or spare.asker != src:
             return []
-        return [self._record(("lost", vmid, now))]
+        return self._lost(vmid, now)
 
     # ---- helpers
+
+    def _still_forks(self, vmid: int) -> bool:
+        process = self.processes.get(vmid)
+        return process is not None and process.state is not State.DETACHED
+
+    def _lost(self, vmid: int, now: float) -> Effects:
+        """Nobody has come of this VMID."""
+        return [self._record(("lost", vmid, now)), *self.lock_desk.settle(now)]
 
     def _record(self, record: Record) -> Journal:
         self.apply(record)
@@ -267,7 +319,9 @@ class Leader(Roster):
     def _gone(self, vmid: int, now: float) -> Effects:
         """A process is gone. Children of whom it had no time to tell are there or they are not."""
         spares = sorted(self.spares_of.get(vmid, ()))
-        return [self._record(("gone", vmid, now)), *(Expect(spare) for spare in spares)]
+        gone = self._record(("gone", vmid, now))
+        ends = [*self.lock_desk.settle(now), *self.sync_desk.on_gone(vmid)]
+        return [gone, *ends, *(Expect(spare) for spare in spares)]
 
     def _ended(self) -> Effects:
         """The group is over with its last member, and with the last that could become one."""

@@ -7,7 +7,9 @@ theirs. A message to ourselves takes the same way as any other, less the link.
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from libos_ipc._native import DRAINED, NEXT
 from libos_ipc.core.calls import Calls, DecodeAnswer
@@ -18,6 +20,9 @@ from libos_ipc.core.local_ids import LocalIds
 from libos_ipc.core.mesh import Mesh
 from libos_ipc.core.provision import Provision
 from libos_ipc.core.signals import Inbox
+from libos_ipc.core.sync_desk import WORD_OF
+from libos_ipc.core.sync_end import FROM_SERVER, SyncEnd
+from libos_ipc.core.sync_handle import Effects as ClientEffects
 from libos_ipc.core.vocabulary import (
     Answer,
     Body,
@@ -27,6 +32,7 @@ from libos_ipc.core.vocabulary import (
     Effects,
     Fail,
     GetMeta,
+    HandleDropped,
     Message,
     Note,
     Outgoing,
@@ -43,6 +49,8 @@ from libos_ipc.core.vocabulary import (
 from libos_ipc.errors import IpcError, LeaderLost, PeerDied
 
 __all__ = ["ACK_EVERY", "Member"]
+
+_SYNC_WORDS = WORD_OF.keys() | FROM_SERVER.keys()
 
 #: Received messages after which an acknowledgement is sent although nothing goes the other way.
 ACK_EVERY = 256
@@ -61,6 +69,7 @@ class Member(Mesh):
         quarantine_s: float,
         decode_answer: DecodeAnswer,
         leader: Leader | None = None,
+        max_value: int = 2**26,
     ) -> None:
         super().__init__(vmid, epoch, send_buffer)
         self.leader_vmid = leader_vmid
@@ -68,6 +77,10 @@ class Member(Mesh):
         self.calls = Calls(decode_answer)
         self.ids = LocalIds(quarantine_s=quarantine_s)
         self.provision = Provision(self.ids, self._ask_leader)
+        self.sync = SyncEnd(max_value, self._tell_leader, self._ask_leader)
+        #: words about sync handles from us to ourselves, while others are being said
+        self._put_off: deque[Outgoing] = deque()
+        self._saying = 0
         self.inbox = Inbox(vmid, leader_vmid, self._ask_leader, self._result_of_kill)
         self._on_own: dict[int, Callable[[int, int, Body, float], Effects]] = {
             Code.RESP: self.calls.on_answer,
@@ -79,6 +92,8 @@ class Member(Mesh):
             Code.PID_KILL: self._on_kill,
             Code.PID_GETMETA: self._on_get_meta,
             Code.PGID_CHANGED: self._on_pgid_changed,
+            Code.HANDLE_DROPPED: self._on_handle_dropped,
+            **{code: partial(self._on_sync, code) for code in FROM_SERVER},
         }
         self._on_code: dict[int, Callable[[Link, int, Body, float], Effects]] = {
             Code.ACK: self._on_ack,
@@ -128,6 +143,12 @@ class Member(Mesh):
 
         return self._ask_leader(Code.CHANGE_ID_OWNER, (id, owner), then, now)
 
+    def sync_do(self, wanted: ClientEffects, now: float) -> Effects:
+        """Do what the machine of sync handles wants done."""
+        self._saying += 1
+        effects = self.sync.do(wanted, now)
+        return effects + self._said(now)
+
     def consumed(self, src: int, size: int) -> bool:
         """The program has taken up a message of `src`. True if that is to be announced.
 
@@ -140,6 +161,15 @@ class Member(Mesh):
         """Tell `src` how much has been taken up."""
         link = self.links.get(src)
         return [] if link is None else self.send(src, Code.CREDIT, (link.credit(),), now)
+
+    def on_tick(self, now: float) -> tuple[Effects, bool]:
+        """Say what is overdue, and do what nobody asks for. True if another tick is needed."""
+        effects, again = super().on_tick(now)
+        if self.leader is not None:
+            more, once_more = self.leader.on_tick(now)
+            effects += self._lead(more, now)
+            again = again or once_more
+        return effects, again
 
     # ---- what comes
 
@@ -190,6 +220,8 @@ class Member(Mesh):
         effects: Effects = [Close(peer)] if self.links.pop(peer, None) else []
         effects += self.calls.fail_peer(peer, self._gone_error(peer), now)
         self.inbox.on_gone(peer)
+        if peer == self.leader_vmid:
+            effects += self.sync.on_server_lost(self._gone_error(peer))
         effects.append(Progress(peer))
         return effects
 
@@ -209,11 +241,24 @@ class Member(Mesh):
 
     def _dispatch(self, dst: int, message: Outgoing, now: float) -> Effects:
         if dst == self.vmid:
+            if message.code in _SYNC_WORDS:
+                self._saying += 1
+                self._put_off.append(message)
+                return self._said(now)
             return self._receive(dst, message.code, message.seq, message.body, now)
         link = self.links.get(dst)
         if link is None:
             link = self.links[dst] = Link(dst)
         return self._numbered(link, message, now)
+
+    def _said(self, now: float) -> Effects:
+        """A list of words is through: now what was put off, unless this is inside another."""
+        effects: Effects = []
+        while self._saying == 1 and self._put_off:
+            message = self._put_off.popleft()
+            effects += self._receive(self.vmid, message.code, 0, message.body, now)
+        self._saying -= 1
+        return effects
 
     def _reply(self, dst: int, message: Outgoing, now: float) -> Effects:
         if dst == self.vmid:
@@ -230,7 +275,7 @@ class Member(Mesh):
         handle = self._on_own.get(code)
         if handle is not None:
             return handle(src, seq, body, now)
-        if code in LEADER_CODES:
+        if code in LEADER_CODES or code in WORD_OF:
             if self.leader is None:
                 text = f"VMID {self.vmid} is not the leader; epoch {self.epoch}"
                 return self.refuse(src, seq, errno.EPROTO, text, now) if seq else []
@@ -269,7 +314,10 @@ class Member(Mesh):
 
     def _on_cancel(self, src: int, seq: int, body: Body, now: float) -> Effects:
         assert isinstance(body, tuple)
-        return [Withdraw(src, int(body[0]))]  # type: ignore[call-overload]
+        effects: Effects = [Withdraw(src, int(body[0]))]  # type: ignore[call-overload]
+        if self.leader is not None:
+            effects += self._lead(self.leader.on_cancel(src, int(body[0]), now), now)  # type: ignore[call-overload]
+        return effects
 
     def _on_child_joined(self, src: int, seq: int, body: Body, now: float) -> Effects:
         assert isinstance(body, tuple)
@@ -284,8 +332,9 @@ class Member(Mesh):
 
     def _on_kill(self, src: int, seq: int, body: Body, now: float) -> Effects:
         assert isinstance(body, tuple)
-        # To a group or everybody: a request is for the leader, its relay for us.
-        if self.leader is not None and body[4] not in (0, 1) and (seq or src != self.vmid):
+        # For others than us, a request is for the leader in us; its relay is for us.
+        ours = body[4] in (0, 1) and body[1] == self.inbox.pid
+        if self.leader is not None and not ours and (seq or src != self.vmid):
             return self._ask_own_leader(src, Code.PID_KILL, seq, body, now)
         return self.inbox.on_kill(src, seq, body, now)
 
@@ -300,6 +349,16 @@ class Member(Mesh):
         assert isinstance(body, tuple)
         return [PgidChanged(*body)] if src == self.leader_vmid else []  # type: ignore[arg-type]
 
+    def _on_sync(self, code: int, src: int, seq: int, body: Body, now: float) -> Effects:
+        if src != self.leader_vmid:
+            return []
+        self._saying += 1
+        return self.sync.on_message(code, body, now) + self._said(now)
+
+    def _on_handle_dropped(self, src: int, seq: int, body: Body, now: float) -> Effects:
+        assert isinstance(body, tuple)
+        return [HandleDropped(body)] if src == self.leader_vmid else []  # type: ignore[arg-type]
+
     # ---- the leader, ours or another process
 
     def _ask_leader(
@@ -312,8 +371,12 @@ class Member(Mesh):
         assert isinstance(body, tuple)
         return self._lead(self.leader.on_request(src, code, seq, body, now), now)
 
+    def _tell_leader(self, code: Code, body: Body, now: float) -> Effects:
+        return self.send(self.leader_vmid, code, body, now)
+
     def _lead(self, effects: Effects, now: float) -> Effects:
         said: Effects = []
+        self._saying += 1
         for effect in effects:
             if isinstance(effect, Answer):
                 said += self.answer(effect.dst, effect.seq, effect.fields, now, effect.of)
@@ -323,7 +386,7 @@ class Member(Mesh):
                 said += self.send(effect.dst, effect.code, effect.fields, now)
             else:
                 said.append(effect)
-        return said
+        return said + self._said(now)
 
     def _gone_error(self, peer: int) -> IpcError:
         if peer == self.leader_vmid:

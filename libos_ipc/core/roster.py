@@ -18,11 +18,16 @@ says that nobody listens as one of them, and never did.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
+from libos_ipc.core.descriptors import DescriptorTable
+from libos_ipc.core.file_locks import FileLocks
 from libos_ipc.core.ids import IdSpace
+from libos_ipc.core.lock_words import Kind
 from libos_ipc.core.particulars import Particulars
 from libos_ipc.core.process_groups import ProcessGroups
+from libos_ipc.core.sync_server import SyncServer
 from libos_ipc.core.vocabulary import State
 
 __all__ = ["LEADER_VMID", "Applicant", "Process", "Record", "Roster"]
@@ -131,6 +136,9 @@ class Roster:
         self.regrouped = False
         self.groups = ProcessGroups(self.ids, self._pid_of)
         self.particulars = Particulars()
+        self.locks = FileLocks()
+        self.descriptors = DescriptorTable()
+        self.sync = SyncServer(find_cycle=lambda agent, blockers: None)
         self._apply: dict[str, Callable[..., None]] = {
             "range": self._apply_range,
             "release": self._apply_release,
@@ -146,7 +154,12 @@ class Roster:
             "caught": self.particulars.catch,
             "thread": self.particulars.set_thread,
             "meta": self.particulars.set_entry,
+            "at": self.descriptors.put,
+            "unat": self._apply_unat,
+            "sync": lambda *record: self.sync.apply(record),
         }
+        for kind in self.locks.record_kinds:
+            self._apply[kind] = partial(self._apply_to_locks, kind)
 
     def _pid_of(self, vmid: int) -> int:
         process = self.processes.get(vmid)
@@ -215,6 +228,8 @@ class Roster:
         if before is not None:
             self.ids.move(pid, vmid, now=now)
             self.groups.enter(vmid, pgid)
+            self.locks.rename(before.vmid, vmid)
+            self.descriptors.rename(before.vmid, vmid, Kind.POSIX)
             self._apply_gone(before.vmid, now)
             self.particulars.departed.pop(pid, None)
         self.next_vmid = vmid + 1
@@ -233,6 +248,8 @@ class Roster:
         self.processes[vmid] = Process(vmid, spare.pid, ppid, spare.asker, pgid)
         self.groups.enter(vmid, pgid)
         self.particulars.inherit(spare.asker, vmid)
+        self.locks.share(spare.asker, vmid)
+        self.descriptors.share(spare.asker, vmid, Kind.POSIX)
         self.ever_joined = True
 
     def _take_spare(self, vmid: int) -> Spare:
@@ -250,25 +267,44 @@ class Roster:
 
     def _apply_detached(self, vmid: int) -> None:
         self.processes[vmid].state = State.DETACHED
+        self._share_with_unborn(vmid)
+        self.locks.detach(vmid)
 
     def _apply_gone(self, vmid: int, now: float) -> None:
         process = self.processes.pop(vmid)
         pid, pgid = process.pid, process.pgid
+        self._share_with_unborn(vmid)
         for orphan in self.spares_of.pop(vmid, ()):
             self.spares[orphan].ppid = pid
             self.spares[orphan].pgid = pgid
             self.groups.enter(orphan, pgid)
         self._give_back(vmid, pid, pgid, now)
+        self.locks.drop_process(vmid, now)
+        self.descriptors.drop(vmid)
         self.particulars.drop(vmid, pid, process.os_pid, process.start_time, process.uid)
+
+    def _share_with_unborn(self, vmid: int) -> None:
+        """A child of whom nobody has told yet has the descriptors that its parent had."""
+        for spare in self.spares_of.get(vmid, ()):
+            self.locks.share(vmid, spare)
+            self.descriptors.share(vmid, spare, Kind.POSIX)
 
     def _apply_lost(self, vmid: int, now: float) -> None:
         spare = self._take_spare(vmid)
         self._give_back(vmid, spare.pid, spare.pgid, now)
+        self.locks.drop_process(vmid, now)
+        self.descriptors.drop(vmid)
 
     def _give_back(self, vmid: int, pid: int, pgid: int, now: float) -> None:
         self.groups.settle(vmid, pid, now)
         self.groups.leave(vmid, pgid, now)
         self.ids.release_owner(vmid, now)
+
+    def _apply_to_locks(self, kind: str, *fields: object) -> None:
+        self.locks.apply((kind, *fields))
+
+    def _apply_unat(self, vmid: int, kind: int, handle: int, device: int, inode: int) -> None:
+        self.descriptors.forget(vmid, (kind, handle, device, inode))
 
     def _apply_pgid(self, vmid: int, pgid: int, now: float) -> None:
         process = self.processes[vmid]
@@ -287,6 +323,9 @@ class Roster:
             self.ids.snapshot(),
             self.groups.state(),
             self.particulars.state(),
+            self.locks.state(),
+            self.descriptors.state(),
+            self.sync.state(),
         )
 
     def check(self) -> None:
@@ -294,6 +333,9 @@ class Roster:
         self.ids.check()
         self.groups.check()
         self.particulars.check()
+        self.locks.check()
+        self.descriptors.check()
+        self.sync.check()
         assert not self.processes.keys() & self.spares.keys()
         for vmid, process in self.processes.items():
             assert vmid < self.next_vmid

@@ -1,9 +1,9 @@
 """The leader's part in signals: who has an ID, who is in a process group, and relays to many.
 
-A signal to one process or thread does not come this way: its sender asks whom the ID names,
-which signals that one catches, and sends the message, or the kernel's signal, itself. Signals
-to a group or to everybody come here and go out once for each member, in the sender's name, as a
-message where the number is caught and by way of the kernel where it is not.
+Who signals one process or thread asks here whom the ID names and which signals that one catches,
+and sends the kernel's signal itself. All others come here and go out once for each member that
+they are for, in the sender's name, as a message where the number is caught and by way of the
+kernel where it is not.
 """
 
 from __future__ import annotations
@@ -131,15 +131,20 @@ class SignalDesk:
     # ---- relays
 
     def kill(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
-        """PID_KILL of a process group, or of everybody but the sender."""
+        """PID_KILL: of a process group, of everybody but the sender, or of one process, so that the
+        signal does not depend on its sender's staying until it is taken."""
         roster = self._roster
-        sender, _, id, sig, kind = fields
+        sender, pid, id, sig, kind = fields
         me = roster.processes[src]
-        if not 0 <= sig <= LAST_SIGNAL or not 2 <= kind < len(Kind):
+        if not 0 <= sig <= LAST_SIGNAL or not 0 <= kind < len(Kind):
             return self._result(src, seq, -errno.EINVAL)
         if sender != me.pid:
             return self._result(src, seq, -errno.EPERM)
-        if kind == 2:
+        if kind < 2:
+            vmid = roster.ids.owner_of(pid)
+            there = vmid in roster.processes and roster.processes[vmid].pid == pid
+            vmids = [vmid] if there else []
+        elif kind == 2:
             vmids = sorted(roster.groups.members.get(id, ()))
         else:
             vmids = [vmid for vmid in roster.processes if vmid != src]

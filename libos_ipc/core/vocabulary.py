@@ -213,6 +213,32 @@ class GetMeta(NamedTuple):
     what: int
 
 
+class HandleDropped(NamedTuple):
+    """The leader counts us no more among those who lock by this: kind, handle, device, inode."""
+
+    key: tuple[int, int, int, int]
+
+
+class Discard(NamedTuple):
+    """The large value that lies at `where` is needed no more."""
+
+    where: bytes
+
+
+class Publish(NamedTuple):
+    """Put this value where the leader finds it if this process dies, before anything else."""
+
+    id: int
+    version: int
+    data: object
+
+
+class Unpublish(NamedTuple):
+    """Nothing need be found of this handle any more."""
+
+    id: int
+
+
 class Ended(NamedTuple):
     """The last member has left: the group is over."""
 
@@ -245,6 +271,10 @@ Effect: TypeAlias = (
     | KernelSignal
     | PgidChanged
     | GetMeta
+    | HandleDropped
+    | Discard
+    | Publish
+    | Unpublish
     | Ended
     | Note
 )

@@ -19,6 +19,11 @@ from libos_ipc.errors import ProtocolError
 __all__ = ["Greeting", "decode_answer", "decode_body", "pack"]
 
 
+#: Requests whose answers are msgpack.
+_TABLES = frozenset({Code.GET_MEMBERS, Code.JOIN, Code.FILE_LOCK_TABLE, Code.SYNC_TABLE})
+_FILE_LOCKS = frozenset({Code.FILE_LOCK_SET, Code.FILE_LOCK_GET, Code.FILE_LOCK_TAKE})
+
+
 class Greeting(msgspec.Struct, frozen=True, array_like=True):
     """What a process that wants to join says to the leader."""
 
@@ -38,7 +43,7 @@ def pack(
 
 def _payload(code: int, fields: tuple[object, ...], of: int, group_id: bytes) -> bytes:
     if code == Code.RESP:
-        if of in (Code.GET_MEMBERS, Code.JOIN):
+        if of in _TABLES:
             return wire.encode_answer(of, tail=msgspec.msgpack.encode(fields))
         return _encode(wire.encode_answer, of, fields)
     if code == Code.ERROR:
@@ -48,6 +53,8 @@ def _payload(code: int, fields: tuple[object, ...], of: int, group_id: bytes) ->
         return wire.encode(code, *head, *fields, tail=group_id)  # type: ignore[arg-type]
     if code == Code.JOIN:
         return wire.encode(code, tail=msgspec.msgpack.encode(fields[0]))
+    if code in _FILE_LOCKS:
+        return wire.encode_file_lock(wire.FileLock(*fields))  # type: ignore[arg-type]
     return _encode(wire.encode, code, fields)
 
 
@@ -70,7 +77,7 @@ def decode_body(code: int, payload: bytes) -> Body:
 def decode_answer(code: int, payload: bytes) -> tuple[object, ...]:
     """The fields of the answer to one of the library's requests."""
     fields = wire.decode_answer(code, payload)
-    if code in (Code.GET_MEMBERS, Code.JOIN):
+    if code in _TABLES:
         try:
             return tuple(msgspec.msgpack.decode(fields[-1], type=list))
         except msgspec.MsgspecError as error:

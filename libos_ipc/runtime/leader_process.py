@@ -16,9 +16,11 @@ from libos_ipc.config import GroupConfig
 from libos_ipc.core.leader import Leader
 from libos_ipc.core.roster import LEADER_VMID, Applicant
 from libos_ipc.core.vocabulary import Journal
+from libos_ipc.runtime.inspector import Inspector
 from libos_ipc.runtime.liveness import start_time
 from libos_ipc.runtime.node import Identity, Node
 from libos_ipc.runtime.rundir import GroupDir, GroupFile
+from libos_ipc.runtime.slabs import read_remains
 from libos_ipc.runtime.sockets import Sockets
 
 __all__ = ["found", "found_embedded", "main"]
@@ -29,13 +31,17 @@ def _new_group_file(name: str, config: GroupConfig) -> GroupFile:
     return GroupFile(os.urandom(8).hex(), name, 1, LEADER_VMID, config)
 
 
-def _make_leader(config: GroupConfig, *, first_vmid: int = LEADER_VMID + 1) -> Leader:
+def _make_leader(
+    directory: GroupDir, config: GroupConfig, *, first_vmid: int = LEADER_VMID + 1
+) -> Leader:
     """An empty leader's machine with the group's knobs."""
     return Leader(
         id_max=config.id_max,
         range_size=config.id_range_size,
         quarantine_s=config.quarantine,
         first_vmid=first_vmid,
+        inspector=Inspector(),
+        read_remains=lambda vmid: read_remains(directory.slabs(vmid)),
     )
 
 
@@ -45,14 +51,14 @@ def found(directory: GroupDir, config: GroupConfig) -> Node:
     file = _new_group_file(directory.name, config)
     identity = Identity(LEADER_VMID, 0, 0, 0, 0)
     sockets = Sockets.make(directory, LEADER_VMID)
-    return Node(directory, file, identity, sockets, leader=_make_leader(config))
+    return Node(directory, file, identity, sockets, leader=_make_leader(directory, config))
 
 
 def found_embedded(directory: GroupDir, config: GroupConfig) -> Node:
     """Found a group whose leader is this process, and its first member."""
     directory.claim()
     try:
-        leader = _make_leader(config, first_vmid=LEADER_VMID)
+        leader = _make_leader(directory, config, first_vmid=LEADER_VMID)
         os_pid, now, wall = os.getpid(), time.monotonic(), time.time()
         applicant = Applicant(os_pid, start_time(os_pid), os.getuid(), 0, True)
         admission, effects = leader.on_join(applicant, now, wall)

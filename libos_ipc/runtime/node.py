@@ -7,6 +7,7 @@ member: same group and handlers, new identity, new session, nothing of the paren
 
 from __future__ import annotations
 
+import itertools
 import logging
 import mmap
 import os
@@ -19,16 +20,26 @@ from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Admission, Leader
 from libos_ipc.core.member import Member
 from libos_ipc.core.provision import SPARE_PAIRS
-from libos_ipc.core.vocabulary import HEADER_WEIGHT, ChildExit, Effects, GetMeta, SignalInfo
+from libos_ipc.core.vocabulary import (
+    HEADER_WEIGHT,
+    ChildExit,
+    Effects,
+    GetMeta,
+    Publish,
+    SignalInfo,
+)
 from libos_ipc.errors import IpcError, LeaderLost, Timeout
 from libos_ipc.runtime.children import Children, ChildRow, announce
 from libos_ipc.runtime.codec import decode_answer
+from libos_ipc.runtime.descriptions import Descriptions
 from libos_ipc.runtime.dispatch import Dispatcher
 from libos_ipc.runtime.journal_file import JournalFile
 from libos_ipc.runtime.metadata import answer_meta
+from libos_ipc.runtime.mirror import Mirrors
 from libos_ipc.runtime.rundir import GroupDir, GroupFile
 from libos_ipc.runtime.session import Session
 from libos_ipc.runtime.signalling import Signalling
+from libos_ipc.runtime.slabs import Slabs, remove_large
 from libos_ipc.runtime.sockets import Sockets
 
 __all__ = ["ForkPlan", "Identity", "Node"]
@@ -80,6 +91,10 @@ class Node:
         self.dispatcher = Dispatcher(HEADER_WEIGHT)
         self.deliver = self.dispatcher.deliver
         self.signalling = Signalling()
+        self.descriptions = Descriptions()
+        self.mirrors = Mirrors()
+        #: numbers the acquisitions of file locks
+        self.acquisitions = itertools.count(1)
         #: IDs of threads, each in its own thread
         self.threads = threading.local()
         self.leading = leader is not None
@@ -125,7 +140,9 @@ class Node:
             quarantine_s=config.quarantine,
             decode_answer=decode_answer,
             leader=leader,
+            max_value=config.max_message,
         )
+        self.slabs = Slabs(self.directory.slabs(self.identity.vmid))
         member.inbox.pid, member.inbox.uid = self.identity.pid, os.getuid()
         self.children = Children()
         self.session = Session(self.directory, self.file, member, sockets, self)
@@ -154,6 +171,7 @@ class Node:
         session = self.session
         config = self.file.config
         try:
+            self._close_handles()
             self.flush(config.linger)
             if not self.leading:
                 session.say_goodbye(LEAVE_S)
@@ -164,8 +182,18 @@ class Node:
         session.close()
         with session.lock:
             self.children.close()
+        self.descriptions.close()
+        self.mirrors.close()
+        self.slabs.close()
         if self.leading:
             self.end_leading()
+
+    def _close_handles(self) -> None:
+        """All sync handles, with what was committed last."""
+        session, member = self.session, self.session.member
+        with session.lock:
+            session.check_open()
+            session.perform(member.sync_do(member.sync.client.close_all(), time.monotonic()))
 
     def end_leading(self) -> None:
         """The leader's files go with the group."""
@@ -258,6 +286,7 @@ class Node:
         if plan is not None:
             announce(plan.page)
         self.session.abandon()
+        self.slabs.close()
         self.children.close()
         self.directory.release()
         if self._journal is not None:
@@ -269,6 +298,8 @@ class Node:
         self._gate = threading.Lock()
         self.dispatcher.reborn()
         self.signalling.reborn()
+        self.descriptions.reborn()
+        self.mirrors.close()
         if plan is None:
             self.session.closed = True
             return False
@@ -309,6 +340,18 @@ class Node:
 
     def signalled(self, sig: int, info: SignalInfo) -> None:
         self.signalling.came(self.session, sig, info)
+
+    def handle_dropped(self, key: tuple[int, int, int, int]) -> None:
+        self.descriptions.on_dropped(*key)
+
+    def publish(self, effect: Publish) -> None:
+        self.slabs.publish(effect.id, effect.version, effect.data)  # type: ignore[arg-type]
+
+    def unpublish(self, id: int) -> None:
+        self.slabs.forget(id)
+
+    def discard(self, where: bytes) -> None:
+        remove_large(self.directory.path, where)
 
     def pgid_changed(self, pgid: int) -> None:
         self.identity = self.identity._replace(pgid=pgid)

@@ -128,7 +128,7 @@ class Receiver:
             if leader is not None:
                 known = vmid in leader.processes and session.watches.watches_process(vmid)
                 alive = known and not dead
-                effects = leader.on_detached(vmid) if alive else leader.on_gone(vmid, now)
+                effects = leader.on_detached(vmid, now) if alive else leader.on_gone(vmid, now)
                 session.perform(session.member.lead(effects, now))
                 if not alive:
                     session.watches.drop_process(vmid)

@@ -194,10 +194,18 @@ class GroupDir:
         """Path of a member's liveness socket."""
         return f"{self.path}/{vmid}.live"
 
+    def slabs(self, vmid: int) -> str:
+        """Path of what a member has committed, to which a number is added."""
+        return f"{self.path}/{vmid}.slab-"
+
     def forget(self, vmid: int) -> None:
-        """Remove the sockets of a member that is gone."""
+        """Remove the sockets and slabs of a member that is gone."""
         for path in (self.message_socket(vmid), self.live_socket(vmid)):
             _remove(path)
+        number = 0
+        while os.path.lexists(slab := f"{self.slabs(vmid)}{number}"):
+            _remove(slab)
+            number += 1
 
 
 def _remove(path: str) -> None:

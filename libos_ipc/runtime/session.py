@@ -25,11 +25,13 @@ from libos_ipc.core.vocabulary import (
     ChildExit,
     ChildJoined,
     Close,
+    Discard,
     Effects,
     Ended,
     Expect,
     Fail,
     GetMeta,
+    HandleDropped,
     Journal,
     KernelSignal,
     Message,
@@ -37,11 +39,13 @@ from libos_ipc.core.vocabulary import (
     Open,
     PgidChanged,
     Progress,
+    Publish,
     Reopen,
     Resolve,
     SignalInfo,
     Signalled,
     Transmit,
+    Unpublish,
     Withdraw,
 )
 from libos_ipc.errors import NotJoined
@@ -75,6 +79,10 @@ class Host(Protocol):
     def signalled(self, sig: int, info: SignalInfo) -> None: ...
     def pgid_changed(self, pgid: int) -> None: ...
     def get_meta(self, asked: GetMeta) -> None: ...
+    def handle_dropped(self, key: tuple[int, int, int, int]) -> None: ...
+    def publish(self, effect: Publish) -> None: ...
+    def unpublish(self, id: int) -> None: ...
+    def discard(self, where: bytes) -> None: ...
     def identified(self, vmid: int, os_pid: int) -> None: ...
     def gone(self, vmid: int) -> None: ...
     def journal(self, record: tuple[object, ...]) -> None: ...
@@ -131,6 +139,10 @@ class Session(Calling):
             KernelSignal: self._kernel_signal,
             PgidChanged: lambda effect: host.pgid_changed(effect.pgid),
             GetMeta: host.get_meta,
+            HandleDropped: lambda effect: host.handle_dropped(effect.key),
+            Publish: host.publish,
+            Unpublish: lambda effect: host.unpublish(effect.id),
+            Discard: lambda effect: host.discard(effect.where),
             Ended: lambda effect: host.ended(),
             Note: self._note,
         }
@@ -289,7 +301,8 @@ class Session(Calling):
         else:
             there = self.watches.live(vmid, self.directory.live_socket(vmid))
         if not there:
-            self.perform(leader.on_gone(vmid, time.monotonic()))
+            now = time.monotonic()
+            self.perform(self.member.lead(leader.on_gone(vmid, now), now))
             self.directory.forget(vmid)
 
     def _kernel_signal(self, effect: KernelSignal) -> None:

@@ -115,7 +115,8 @@ class Signalling:
             return
         session.lock.release()
         everyone = self.all_of_them()
-        if any([one._account(session, sig) for one in everyone]):
+        accounted = [one._account(session, sig) for one in everyone]  # all of them
+        if any(accounted):
             return
         for one in everyone:
             if sig in one.handlers:

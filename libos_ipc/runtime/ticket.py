@@ -46,6 +46,10 @@ class Ticket:
         """Whether there is a result."""
         return not self._gate.locked()
 
+    def succeeded(self) -> bool:
+        """Whether the result is no error. Only when settled."""
+        return self._error is None
+
     def wait(self, timeout: float | None) -> bool:
         """Wait until settled; False when `timeout` seconds pass first."""
         if timeout is None:

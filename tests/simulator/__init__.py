@@ -11,6 +11,8 @@ failure is repeated by naming its seed, and thousands of groups live and die wit
     node       one process of the group: a `Member` driven as the runtime drives it
     program    what programs do with it: send, request, IDs, handlers; threads that wait
     signals    what programs do with signals, and what must hold of them
+    locks      what programs do with file locks, and what must hold of them
+    sync       what programs do with sync handles, and what must hold of their values
     life       join, fork, exec, leave, kill
     history    what must hold, from all that was observed
     scenario   one seed from the founding of the group to its end

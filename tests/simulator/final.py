@@ -29,6 +29,8 @@ def check_rest(world: World) -> None:
         _is_idle(node)
     _all_delivered(world)
     world.history.signals.check_rest()
+    world.history.locks.check_rest()
+    world.history.sync.check_rest()
     for ticket in world.history.tickets:
         _must(ticket.state != "open", f"request {ticket.code} of {ticket.node.vmid} hangs")
     leader = world.leader

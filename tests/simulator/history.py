@@ -17,9 +17,18 @@ import msgspec
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.leader import Leader
 from libos_ipc.core.vocabulary import Body, ChildExit, ChildJoined, Effects, Message, Outgoing
-from libos_ipc.errors import IpcError, LeaderLost, PeerDied
+from libos_ipc.errors import (
+    Deadlock,
+    IpcError,
+    LeaderLost,
+    NotJoined,
+    PeerDied,
+    WouldBlock,
+)
 
+from .locks import LOCK_CODES, LockHistory
 from .signals import SignalHistory
+from .sync import SYNC, SyncHistory
 from .threads import Ticket
 
 if TYPE_CHECKING:
@@ -69,6 +78,8 @@ class History:
         self.joined_children: dict[tuple[int, int], int] = {}
         self.hostile: set[int] = set()
         self.signals = SignalHistory(world)
+        self.locks = LockHistory(world)
+        self.sync = SyncHistory(world)
         self.pids: dict[int, int] = {}  # of every VMID that there ever was
 
     def _must(self, holds: object, *otherwise: object) -> None:
@@ -157,8 +168,13 @@ class History:
         self._world.say("fail", ticket.node.vmid, ticket.dst, type(error).__name__)
         if self.closing is ticket.node:
             return
+        if ticket.code == SYNC:
+            return
         if isinstance(error, LeaderLost):
             self._must(ticket.dst == LEADER and not self._is_listening(LEADER), "no leader lost")
+        elif ticket.code in LOCK_CODES and isinstance(error, Deadlock | WouldBlock | NotJoined):
+            left = ticket.node.goodbye_said
+            self._must(left or not isinstance(error, NotJoined), f"refused, but a member: {error}")
         elif isinstance(error, PeerDied):
             self._must(not self._is_listening(ticket.dst), f"VMID {ticket.dst} lives: {error}")
         else:
@@ -175,6 +191,8 @@ class History:
 
     def on_vanished(self, node: SimNode) -> None:
         """Nobody waits for the requests of this node any more."""
+        self.locks.on_vanished(node.vmid)
+        self.sync.on_vanished(node.vmid)
         for ticket in self.tickets:
             if ticket.node is node and ticket.state == "open":
                 ticket.state = "dropped"
@@ -235,6 +253,12 @@ class History:
         read = tuple(msgspec.msgpack.decode(msgspec.msgpack.encode(record)))
         self.records.append(read)
         self.shadow.apply(read)
+
+    def _on_lock(self, asks: object, number: int, now: float) -> None:
+        self.locks.on_record(number)
+
+    def _on_sync(self, kind: str, *fields: object) -> None:
+        self.sync.on_record(kind, fields)
 
     def _on_vmid(self, vmid: int, asker: int) -> None:
         self._must(vmid not in self.vmids, f"VMID {vmid} given out twice")

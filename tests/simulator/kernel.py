@@ -22,7 +22,16 @@ __all__ = ["Kernel", "OsProcess", "Port"]
 class OsProcess:
     """A process: OS pid and start time name it."""
 
-    __slots__ = ("alive", "node", "os_pid", "pid", "start_time", "stopped_until", "watchers")
+    __slots__ = (
+        "alive",
+        "node",
+        "os_pid",
+        "pid",
+        "returns",
+        "start_time",
+        "stopped_until",
+        "watchers",
+    )
 
     def __init__(self, os_pid: int, start_time: int) -> None:
         self.os_pid = os_pid
@@ -31,6 +40,8 @@ class OsProcess:
         self.stopped_until = 0.0
         #: what it was in the group when it exec'ed, and is to be again
         self.pid = 0
+        #: without a membership, it is about to get one
+        self.returns = True
         #: its membership, if it has one
         self.node: SimNode | None = None
         self.watchers: list[tuple[SimNode, int]] = []

@@ -39,6 +39,8 @@ class Knobs:
     largest: int  #: payload
     w_talk: int
     w_ids: int
+    w_locks: int
+    w_sync: int
     w_life: int
     w_faults: int
 
@@ -72,6 +74,8 @@ class Knobs:
             largest=rng.choice((8, 60, 200)),
             w_talk=rng.randint(2, 8),
             w_ids=rng.randint(1, 8),
+            w_locks=rng.choice((0, 2, 6)),
+            w_sync=rng.choice((0, 2, 6)),
             w_life=rng.randint(1, 6),
             w_faults=0 if quiet else rng.randint(1, 6),
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from libos_ipc.core.codes import Code
+from libos_ipc.core.lock_words import Kind
 from libos_ipc.core.vocabulary import State
 
 from .history import Violation
@@ -95,7 +96,10 @@ def _arrive(world: World, process: OsProcess, admission: Admission) -> None:
     identity = Identity(
         admission.vmid, admission.pid, admission.ppid, admission.pgid, admission.parent
     )
-    _settle_in(SimNode(world, process, identity, port), admission)
+    node = SimNode(world, process, identity, port)
+    _settle_in(node, admission)
+    if not world.faulty:
+        node.program.start("unlock", node.program.locking.release_all())
 
 
 def _settle_in(node: SimNode, admission: Admission) -> None:
@@ -125,7 +129,9 @@ def fork(node: SimNode, fails: bool) -> Running:
         if pair is not None and port is not None:
             port_, (vmid, pid), me = port, pair, node.identity
             identity = Identity(vmid, pid, me.pid, me.pgid, me.vmid)
-            world.soon(STEP_S, lambda: _born(world, child, identity, port_), child)
+            shared = {k: f for k, f in node.program.locking.handles.items() if k[0] != Kind.FAIR}
+            world.history.locks.share(me.vmid, vmid)
+            world.soon(STEP_S, lambda: _born(world, child, identity, port_, shared), child)
         else:
             world.soon(STEP_S, lambda: world.kernel.kill(child), child)
     yield Wait(never, world.rng.random() * STEP_S)
@@ -141,14 +147,24 @@ def fork(node: SimNode, fails: bool) -> Running:
     node.perform(provision.top_up(world.now))
 
 
-def _born(world: World, process: OsProcess, identity: Identity, port: Port) -> None:
+def _born(
+    world: World,
+    process: OsProcess,
+    identity: Identity,
+    port: Port,
+    handles: dict[tuple[int, int], int],
+) -> None:
     """The hook in the child: nothing of the parent's stays open."""
     for other in list(world.kernel.ports.values()):
         if other is not port:
             world.kernel.close(other, process)
     port.owner = process
     world.say("born", identity)
-    SimNode(world, process, identity, port).begin()
+    node = SimNode(world, process, identity, port)
+    node.program.locking.handles.update(handles)
+    node.begin()
+    if not world.faulty:
+        node.program.start("unlock", node.program.locking.release_all())
     _give_something(world, identity.vmid)
 
 
@@ -173,6 +189,7 @@ def exec_image(node: SimNode, comes_back: bool) -> None:
         process.pid = node.identity.pid
     node.vanish()
     world.kernel.close_all(process)
+    process.returns = comes_back
     if comes_back:
         world.soon(1.0, lambda: join(world, process), process)
 

@@ -28,11 +28,13 @@ from libos_ipc.core.vocabulary import (
     ChildExit,
     ChildJoined,
     Close,
+    Discard,
     Effects,
     Ended,
     Expect,
     Fail,
     GetMeta,
+    HandleDropped,
     Journal,
     KernelSignal,
     Message,
@@ -40,10 +42,12 @@ from libos_ipc.core.vocabulary import (
     Open,
     PgidChanged,
     Progress,
+    Publish,
     Reopen,
     Resolve,
     Signalled,
     Transmit,
+    Unpublish,
     Withdraw,
 )
 from libos_ipc.errors import IpcError, ProtocolError
@@ -142,6 +146,10 @@ class SimNode:
             KernelSignal: lambda effect: world.say("kernel", effect.vmid, effect.sig),
             PgidChanged: self._change_pgid,
             GetMeta: lambda effect: None,
+            HandleDropped: lambda effect: None,
+            Publish: lambda effect: world.history.sync.on_commit(self, effect),
+            Unpublish: lambda effect: None,
+            Discard: lambda effect: None,
             Ended: lambda effect: world.history.on_ended(),
             Note: lambda effect: world.say("note", self.vmid, effect.event, effect.fields),
         }
@@ -277,7 +285,8 @@ class SimNode:
         else:
             there = self.watch(effect.vmid)
         if not there:
-            self.perform(leader.on_gone(effect.vmid, self.world.now))
+            effects = leader.on_gone(effect.vmid, self.world.now)
+            self.perform(self.member.lead(effects, self.world.now))
 
     def _watch_process(self, vmid: int, process: OsProcess | None) -> bool:
         if vmid in self.watched_processes:
@@ -362,7 +371,7 @@ class SimNode:
         if leader is not None:
             known = vmid in leader.processes and vmid in self.watched_processes
             alive = known and not dead
-            effects = leader.on_detached(vmid) if alive else leader.on_gone(vmid, now)
+            effects = leader.on_detached(vmid, now) if alive else leader.on_gone(vmid, now)
             self.perform(self.member.lead(effects, now))
             if not alive:
                 self.watched_processes.pop(vmid, None)

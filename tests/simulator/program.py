@@ -12,7 +12,9 @@ from libos_ipc.core.vocabulary import HEADER_WEIGHT, Message, Progress
 from libos_ipc.errors import IpcError
 
 from .handlers import ONE_WAY, Handlers
+from .locks import Locking
 from .signals import Signalling
+from .sync import Syncing
 from .threads import Running, Thread, Ticket, Wait, never
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ class Program:
         self.threads: dict[Thread, None] = {}
         self.handlers = Handlers(node, ready=node.world.rng.random() < 0.8)
         self.signalling = Signalling(node)
+        self.locking = Locking(node)
+        self.syncing = Syncing(node)
         #: IDs in use that come from a range of ours
         self.held: list[int] = []
         #: IDs and ranges of ours that only the leader knows of: (first, last)
@@ -225,9 +229,13 @@ class Program:
                 if vmid in member.links or vmid == node.vmid:
                     self.world.history.child_exits[vmid, (node.vmid, *told)] = 0
                     break
+        node.perform(member.sync_do(member.sync.client.close_all(), self.world.now))
+        self.world.history.sync.on_vanished(node.vmid)
         yield from self.flush(2.0)
         ticket = self._ask(Code.LEAVE)
         node.goodbye_said = True
+        self.world.history.locks.on_vanished(node.vmid)
+        self.world.history.sync.on_vanished(node.vmid)
         yield Wait(ticket.settled, 2.0, ticket)
         while node.pauses:  # another thread is inside a fork
             yield Wait(never, 0.005)

@@ -62,6 +62,8 @@ class Scenario:
             (self._signal, 2 * talk),
             (self._regroup, talk),
             (self._tell, talk),
+            (self._sync, 4 * world.knobs.w_sync),
+            (self._lock, 4 * world.knobs.w_locks),
             (self._new_id, 4 * ids),
             (self._release_id, 2 * ids),
             (self._move_id, 2 * ids),
@@ -94,6 +96,8 @@ class Scenario:
         self._heal()
         world.come_to_rest()
         self._all_ready()  # the last born, too
+        world.come_to_rest()
+        self._unlock_all()  # what one has unlocked another may have locked, by the same handle
         world.come_to_rest()
         final.check_rest(world)
         self._end()
@@ -195,6 +199,16 @@ class Scenario:
             tid = self._rng.choice(program.held)
             native = self._rng.choice((0, 4711))
             program.start("thread", calls.ask(Code.SET_THREAD, tid, native))
+
+    def _lock(self, node: SimNode) -> None:
+        for _ in range(self._rng.randint(1, 3)):
+            if not node.dead:
+                node.program.start("lock", node.program.locking.random_call())
+
+    def _sync(self, node: SimNode) -> None:
+        for _ in range(self._rng.randint(1, 3)):
+            if not node.dead:
+                node.program.start("sync", node.program.syncing.random_call())
 
     # ---- IDs
 
@@ -323,7 +337,15 @@ class Scenario:
         world.network.blocked.clear()
         for process in world.kernel.processes:
             process.stopped_until = 0.0
+        for process in [p for p in world.kernel.processes if p.node is None and not p.returns]:
+            life.kill(world, process)  # it has exec'ed for good, and would keep its locks
+        self._unlock_all()
         world.at(1.0, self._all_ready)
+
+    def _unlock_all(self) -> None:
+        for node in list(self._world.nodes.values()):
+            if node.identity.pid and not node.leaving:
+                node.program.start("unlock", node.program.locking.release_all())
 
     def _all_ready(self) -> None:
         for node in list(self._world.nodes.values()):

@@ -62,6 +62,7 @@ class World:
             range_size=knobs.range_size,
             quarantine_s=knobs.quarantine_s,
             first_vmid=1 if knobs.embedded else 2,
+            read_remains=lambda vmid: lambda id: self.history.sync.remains(vmid, id),
         )
 
     # ---- events

@@ -100,6 +100,15 @@ FORMS: dict[int, tuple[Form | None, Form | None]] = {
     34: (Form("II"), RESULT),
     35: (Form("B", 65792), RESULT),
     36: (Form("I", 65792), Form("i", 65792)),
+    37: (None, Form("iQ")),
+    38: (Form("Q"), RESULT),
+    39: (Form(""), Form("", 2**26)),
+    40: (Form("IQQQii"), None),
+    41: (Form("IQQQ"), None),
+    42: (Form("IQQQ"), None),
+    43: (Form("QB", 65792), Form("Q")),
+    **{code: (SYNC, None) for code in range(44, 49)},
+    49: (Form(""), Form("", 2**26)),
 }
 
 

@@ -1,0 +1,216 @@
+"""All handles of one process: which are open here, and to which of them a message goes.
+
+What happens to a handle while it is open stands in `sync_handle`; here is how it begins and
+ends. Opening is a request to the server, closing is not:
+
+    client                                        server
+       |   OPEN name                                 |
+       |-------------------------------------------->|  the first opener decides on the type
+       |   id                                        |
+       |<--------------------------------------------|
+       |   …                                         |
+       |   REQUEST_CLOSE, with the value if EXCLUSIVE|
+       |-------------------------------------------->|  the last close forgets the value
+       |   CONFIRM_CLOSE                             |
+       |<--------------------------------------------|
+
+Between these two the client says nothing about the handle and hears nothing; opening it again
+may be asked at once, and its answer comes behind the CONFIRM_CLOSE. One race is left. An agent
+asks to open what another agent of its process has open and is about to close: if the server
+sees the opening first, the close undoes it. Its answer then comes *before* the CONFIRM_CLOSE,
+and so it is recognised: `opened` says that the request must be made once more.
+
+A process may open a handle several times; it stays open until as many closes.
+
+Invariants: a handle is open, closing or unknown, and only one of these.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+from libos_ipc.core.sync_handle import Effects, LocalHandle, ignored
+from libos_ipc.core.sync_words import (
+    Closed,
+    ConfirmClose,
+    ConfirmUpgrade,
+    Data,
+    Failed,
+    RefuseWait,
+    RequestClose,
+    RequestDowngrade,
+    ServerWord,
+    State,
+)
+from libos_ipc.errors import IpcError, NotJoined
+
+__all__ = ["SyncClient"]
+
+_ON_MESSAGE: dict[type[ServerWord], Callable[[LocalHandle, Any], Effects]] = {
+    RequestDowngrade: LocalHandle.on_downgrade,
+    ConfirmUpgrade: LocalHandle.on_upgrade,
+    RefuseWait: LocalHandle.on_refused,
+}
+
+
+class SyncClient:
+    """The handles of one process. Not thread-safe: its owner holds one lock.
+
+    Threads are numbers from 1; tickets are hashable, and no two that wait at a time are equal.
+    `max_value` is in bytes.
+    """
+
+    __slots__ = ("_closing", "_handles", "max_value")
+
+    def __init__(self, *, max_value: int) -> None:
+        self.max_value = max_value
+        self._handles: dict[int, LocalHandle] = {}
+        self._closing: dict[int, RequestClose] = {}
+
+    def __len__(self) -> int:
+        """How many handles are open."""
+        return len(self._handles)
+
+    # ---- opening and closing
+
+    def opened(self, id: int) -> bool:
+        """The server has answered that the handle is open here.
+
+        False if another agent of this process has closed it since: it must be asked once more.
+        """
+        if id in self._closing:
+            return False
+        handle = self._handles.get(id)
+        if handle is None:
+            self._handles[id] = LocalHandle(id)
+        else:
+            handle.opened += 1
+        return True
+
+    def close(self, id: int, *, force: bool = False) -> Effects:
+        """Undo one opening; the last close ends what waits here, and tells the server.
+
+        While an agent uses the handle the last close is refused with IpcError(EBUSY), unless by
+        `force`, which ends all openings at once and drops what the user has not committed.
+        """
+        handle = self._find(id)
+        if handle.opened > 1 and not force:
+            handle.opened -= 1
+            return []
+        if handle.user and not force:
+            text = f"closing sync handle {id}: thread {handle.user} uses it, and must unlock first"
+            raise IpcError(errno.EBUSY, text)
+        text = f"sync handle {id} was closed here"
+        effects: Effects = [Failed(each, errno.ENOTCONN, text) for each in handle.waiting()]
+        del self._handles[id]
+        word = self._closing[id] = handle.last_word()
+        if word.state < State.EXCLUSIVE:
+            word = word._replace(value=None)
+        return [*effects, word]
+
+    def close_all(self) -> Effects:
+        """Close every handle by force, as when the process leaves."""
+        return [effect for id in list(self._handles) for effect in self.close(id, force=True)]
+
+    # ---- locking and waiting
+
+    def lock(
+        self, id: int, thread: int, state: State, ticket: object, timed: bool = False
+    ) -> Effects:
+        """Get the lock for `thread`, at once or later: `ticket` is granted or fails.
+
+        `timed` is for who gives up by itself, and so closes no cycle.
+        """
+        handle = self._handles.get(id)
+        if handle is None:
+            return [Failed(ticket, errno.ENOTCONN, f"locking sync handle {id}: not open here")]
+        return handle.lock(thread, state, ticket, timed)
+
+    def unlock(self, id: int, thread: int, data: Data | None = None) -> Effects:
+        """Give up the lock; under EXCLUSIVE perhaps with a new value.
+
+        PermissionDenied if `thread` does not use the handle, NotJoined if it is not open;
+        InvalidArgument or MessageTooLarge for `data`: then nothing has changed, the lock is
+        still held.
+        """
+        return self._find(id).unlock(thread, data, self.max_value)
+
+    def withdraw(self, id: int, ticket: object) -> Effects:
+        """`ticket` waits no longer, for the lock or for a change. Nothing if it is settled."""
+        handle = self._handles.get(id)
+        return [] if handle is None else handle.withdraw(ticket)
+
+    def abandon_waits(self) -> list[object]:
+        """There is no server: the tickets of all who wait, who wait no longer."""
+        tickets = []
+        for handle in self._handles.values():
+            # From the end, so that none is served because the one before it went.
+            for ticket in reversed(handle.waiting()):
+                handle.withdraw(ticket)
+                tickets.append(ticket)
+        return tickets
+
+    def watch(self, id: int, ticket: object, version: int) -> Effects:
+        """Wait for a version newer than `version`: `ticket` is told of the first one seen here.
+
+        For an agent that has seen that version under the lock, and does not hold it.
+        """
+        handle = self._handles.get(id)
+        if handle is None:
+            return [Failed(ticket, errno.ENOTCONN, f"watching sync handle {id}: not open here")]
+        return handle.watch(ticket, version)
+
+    # ---- the server
+
+    def on_message(self, word: ServerWord) -> Effects:
+        """A message of the server. What fits nothing here is ignored with a note."""
+        if isinstance(word, ConfirmClose):
+            return [] if self._closing.pop(word.id, None) is None else [Closed(word.id)]
+        handle = self._handles.get(word.id)
+        if handle is None:
+            return [] if word.id in self._closing else [ignored(word, "not open here")]
+        return _ON_MESSAGE[type(word)](handle, word)
+
+    def resume(self) -> Effects:
+        """There is a new leader, who knows the journal: tell it the rest, and ask again.
+
+        Nothing that the former leader said may come after this.
+        """
+        effects: Effects = list(self._closing.values())
+        for handle in self._handles.values():
+            effects += handle.resume()
+        return effects
+
+    # ---- asking
+
+    def state_of(self, id: int) -> State:
+        """The state that this process has of a handle. NotJoined if it is not open here."""
+        return State(self._find(id).state)
+
+    def version_of(self, id: int) -> int:
+        """The newest version of the value that has been here. NotJoined if it is not open."""
+        return self._find(id).value.version
+
+    def user_of(self, id: int) -> int:
+        """The thread that uses the handle, 0 for none. NotJoined if it is not open here."""
+        return self._find(id).user
+
+    def _find(self, id: int) -> LocalHandle:
+        handle = self._handles.get(id)
+        if handle is None:
+            raise NotJoined(f"sync handle {id} is not open here: it was closed, or never opened")
+        return handle
+
+    def state(self) -> tuple[object, ...]:
+        """All there is, comparable; hashable if the tickets are."""
+        rows = tuple(handle.row() for _, handle in sorted(self._handles.items()))
+        return rows, tuple(sorted(self._closing.items()))
+
+    def check(self) -> None:
+        """Assert the invariants. O(n)."""
+        assert not self._handles.keys() & self._closing.keys()
+        for id, handle in self._handles.items():
+            assert handle.id == id
+            handle.check()

@@ -1,0 +1,137 @@
+"""The leader's part in sync handles: the server's machine between messages and the journal.
+
+The machine speaks in words and records of its own. Here messages become words and words become
+messages, its records are kept under one name in the leader's journal, and two things are added
+that it leaves to others: cycles of waiters are looked for over file locks and handles together,
+and the files in which large values lie are done away with when no handle leads to them.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from libos_ipc.core.codes import Code
+from libos_ipc.core.roster import Record, Roster
+from libos_ipc.core.sync_end import FROM_SERVER, TO_SERVER
+from libos_ipc.core.sync_payload import Word, pack, unpack
+from libos_ipc.core.sync_server import SyncServer
+from libos_ipc.core.sync_words import Decision, Reference, Remains
+from libos_ipc.core.vocabulary import Answer, Discard, Effects, Journal, Note, Refuse, Say
+from libos_ipc.core.wait_graph import Agent, Edge, explain, find_cycle
+from libos_ipc.errors import IpcError
+
+__all__ = ["WORD_OF", "ReadRemains", "SyncDesk"]
+
+#: What a dead process has left of its handles: VMID -> handle -> remains.
+ReadRemains = Callable[[int], Callable[[int], Remains]]
+
+WORD_OF: dict[int, type[Word]] = {code: word for word, code in TO_SERVER.items()}
+_CODE_OF: dict[type[Word], int] = {word: code for code, word in FROM_SERVER.items()}
+
+_ON_DEATH = ("last", "raise")
+
+
+class SyncDesk:
+    """Answers what concerns sync handles. `read_remains` reads what dead processes published."""
+
+    def __init__(self, roster: Roster, read_remains: ReadRemains | None) -> None:
+        self._roster = roster
+        self._read_remains = read_remains
+        self._server.find_cycle = self._find_cycle
+        self._roster.locks.others = self
+        self._references: dict[int, bytes] = {}  # of handles whose values lie in files
+
+    @property
+    def _server(self) -> SyncServer:
+        return self._roster.sync
+
+    # ---- requests and messages
+
+    def open(self, src: int, seq: int, fields: tuple[Any, ...], now: float) -> Effects:
+        """SYNC_OPEN."""
+        id, on_death, tail = fields
+        name, _, type_text = tail.partition(b"\0")
+        try:
+            if on_death >= len(_ON_DEATH):
+                raise IpcError(errno.EINVAL, f"on_owner_death {on_death} is neither 0 nor 1")
+            words = (name.decode("utf-8", "replace"), type_text.decode("utf-8", "replace"))
+            id, decision = self._server.open(src, id, *words, _ON_DEATH[on_death])
+        except IpcError as error:
+            return [Refuse(src, seq, error.errno or errno.EINVAL, str(error.args[-1]))]
+        return [*self._tell(decision), Answer(src, seq, Code.SYNC_OPEN, (id,))]
+
+    def on_word(self, src: int, code: int, fields: tuple[Any, ...], now: float) -> Effects:
+        """A message of a client about a handle."""
+        id = fields[0]
+        try:
+            word = unpack(WORD_OF[code], fields)
+        except IpcError as error:
+            return [Note("sync", {"peer": src, "handle": id, "error": str(error)})]
+        return self._tell(self._server.on_message(src, word), id)  # type: ignore[arg-type]
+
+    def list_all(self, src: int, seq: int, fields: tuple[Any, ...], now: float) -> Effects:
+        """SYNC_TABLE."""
+        rows = tuple(_row(handle) for _, handle in sorted(self._server.handles.items()))
+        return [Answer(src, seq, Code.SYNC_TABLE, (rows,))]
+
+    def on_gone(self, vmid: int) -> Effects:
+        """A process is dead, has left, or has exec'ed: it uses no handle any more."""
+        if vmid not in self._server.open_at:
+            return []
+        ids = list(self._server.open_at[vmid])
+        remains = _nothing if self._read_remains is None else self._read_remains(vmid)
+        return self._tell(self._server.on_gone(vmid, remains), *ids)
+
+    # ---- from the machine's words to messages
+
+    def _tell(self, decision: Decision, *ids: int) -> Effects:
+        effects: Effects = [Journal(("sync", *record)) for record in decision.records]
+        for id in ids:
+            effects += self._discard(id)
+        for vmid, word in decision.messages:
+            effects.append(Say(vmid, _CODE_OF[type(word)], pack(word)))
+        return [*effects, *decision.notes]
+
+    def _discard(self, id: int) -> Effects:
+        """The file of a value that is not the handle's any more."""
+        handle = self._server.handles.get(id)
+        data = None if handle is None else handle.value.data
+        there = data.where if isinstance(data, Reference) else b""
+        before = self._references.pop(id, b"")
+        if there:
+            self._references[id] = there
+        return [Discard(before)] if before and before != there else []
+
+    # ---- cycles, over locks and handles
+
+    def waits_for(self, agent: Agent) -> Iterator[Edge]:
+        """Whom this agent waits for over handles: for the graph of file locks."""
+        for blocker, text in self._server.waits_for(agent):
+            yield Edge(blocker, text)
+
+    def is_waited_for(self, agent: Agent) -> bool:
+        """False if certainly nobody waits for a handle."""
+        return bool(self._server.waiting)
+
+    def _find_cycle(self, agent: Agent, blockers: Iterable[tuple[Agent, str]]) -> str | None:
+        first = [Edge(blocker, text) for blocker, text in blockers]
+        cycle = find_cycle(first, (agent,), self._all_waits)
+        return None if cycle is None else explain(cycle)
+
+    def _all_waits(self, agent: Agent) -> Iterator[Edge]:
+        yield from self.waits_for(agent)
+        yield from self._roster.locks.waits_for(agent)
+
+
+def _nothing(id: int) -> Remains:
+    return Remains(None, False)
+
+
+def _row(handle: Any) -> Record:
+    data = handle.value.data
+    size = data.size if isinstance(data, Reference) else len(data)
+    states = tuple((vmid, int(row.state), row.user) for vmid, row in sorted(handle.rows.items()))
+    queue = tuple((entry.vmid, int(entry.state)) for entry in handle.queue)
+    return (handle.id, handle.name, handle.type_text, handle.value.version, size, states, queue)

@@ -1,0 +1,387 @@
+"""One handle in one process: local locks on a shared value, and what the server is asked for.
+
+The problem: processes share a value, each wants it at the speed of its own memory, and nobody
+may read an old one. The idea is that of a cache: a process *keeps* what it was granted after it
+has unlocked, so that it locks again without a message, until the server recalls it because
+another process waits. Messages are one-way, ordered and exactly once between two processes.
+
+    client 2 (SHARED, unused)        server                        client 3 (INVALID)
+       |                                |      REQUEST_UPGRADE EXCLUSIVE     |  lock
+       |                                |<-----------------------------------|
+       |   REQUEST_DOWNGRADE INVALID    |                                    |
+       |<-------------------------------|                                    |
+       |   CONFIRM_DOWNGRADE INVALID    |                                    |
+       |------------------------------->|  CONFIRM_UPGRADE EXCLUSIVE, value  |
+       |                                |----------------------------------->|  uses it
+       |     REQUEST_UPGRADE SHARED     |                                    |
+ lock  |------------------------------->|      REQUEST_DOWNGRADE SHARED      |
+       |                                |----------------------------------->|  still in use
+       |                                |           IN_USE thread            |
+       |                                |<-----------------------------------|
+       |                                |  CONFIRM_DOWNGRADE SHARED, value   |  unlock: Commit
+       | CONFIRM_UPGRADE SHARED, value  |<-----------------------------------|
+ uses  |<-------------------------------|                                    |
+
+One agent of a process at a time uses a handle; the others wait here, in order of arrival, and
+only the first of them is asked for at the server. A recall is complied with as soon as the use
+allows it, and before the next one here is served. Requests and confirmations need not pair:
+
+  - A request replaces the former one; what that was for may have been granted meanwhile. So every
+    CONFIRM_UPGRADE is taken, wanted or not, and what nobody wants is kept like anything else.
+  - Of two recalls on their way the stronger counts, and is confirmed once; but who uses as SHARED
+    what is EXCLUSIVE here, and is to be INVALID, lets others read at once, and confirms twice.
+  - Waits carry numbers that are never used again, so that a refusal meets the wait it is meant
+    for or none. The server refuses a wait that would close a cycle; for this it is told who
+    waits behind whom in this process, as long as somebody does so without time-out.
+
+Who waits for a change leaves here the version that it knows. For it the process wants to be
+SHARED, asking anew after each recall; a recall comes only if somebody is about to write.
+
+A value changes only under EXCLUSIVE. `Commit` is performed before the lock is given up, so that
+a death costs nothing committed; what was changed here stays until the next grant, so that a new
+leader can be told.
+
+Refused: a second lock by the agent that uses the handle already, in any state (EDEADLK); unlock
+by anybody but the user; a change without EXCLUSIVE; a value over `max_value` bytes.
+
+Invariants: a recall is pending only while the use needs all there is; the server is asked only
+while nobody uses the handle; the first to wait needs more than there is, or somebody uses it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from typing import NamedTuple
+
+from libos_ipc.core.sync_words import (
+    NEVER_WRITTEN,
+    Changed,
+    ClientEffect,
+    Commit,
+    ConfirmDowngrade,
+    ConfirmUpgrade,
+    Data,
+    Failed,
+    Granted,
+    InUse,
+    LocalWait,
+    RefuseWait,
+    RequestClose,
+    RequestDowngrade,
+    RequestUpgrade,
+    Resume,
+    ServerWord,
+    State,
+    Value,
+    WithdrawWait,
+)
+from libos_ipc.core.vocabulary import Note, make
+from libos_ipc.errors import InvalidArgument, MessageTooLarge, PermissionDenied
+
+__all__ = ["Effects", "LocalHandle", "Wait", "ignored"]
+
+Effects = list[ClientEffect]
+
+INVALID, SHARED, EXCLUSIVE = State.INVALID, State.SHARED, State.EXCLUSIVE
+
+
+class Wait(NamedTuple):
+    """Somebody who waits for the lock. Thread 0 wants a copy, and has no lock."""
+
+    number: int
+    thread: int
+    state: int
+    timed: bool
+    ticket: object
+    told: bool  #: the server knows that it waits behind another agent of this process
+
+
+class LocalHandle:
+    """A handle that is open here, and has been opened `opened` times."""
+
+    __slots__ = (
+        "asked",
+        "id",
+        "number",
+        "opened",
+        "own",
+        "owner_died",
+        "recall",
+        "state",
+        "told_user",
+        "told_waits",
+        "user",
+        "using",
+        "value",
+        "waits",
+        "watches",
+    )
+
+    def __init__(self, id: int) -> None:
+        self.id = id
+        self.opened = 1
+        self.state: int = INVALID
+        self.value = NEVER_WRITTEN
+        self.own = False  # `value` was committed here, after the last grant
+        self.owner_died = False  # the next one to lock is to be told
+        self.user = 0  # the thread that has the lock, and …
+        self.using: int = INVALID  # … as what
+        self.recall = 0  # the state to go down to, 0 for none
+        self.number = 0  # of the last wait
+        self.asked: Wait | None = None  # for whom the server was asked
+        self.waits: deque[Wait] | None = None
+        self.told_waits = 0  # how many of `waits` the server knows of, but for `asked`
+        self.told_user = 0  # whom the server takes for the user
+        self.watches: dict[object, int] | None = None  # ticket -> version it knows
+
+    # ---- what the program asks
+
+    def lock(self, thread: int, state: State, ticket: object, timed: bool) -> Effects:
+        """Get the lock for `thread`, at once or later: `ticket` is granted or fails."""
+        user = self.user
+        if not user and not self.waits and state <= self.state and not self.owner_died:
+            self.user = thread
+            self.using = state
+            return [make(Granted, (ticket, self.value))]
+        if user == thread:
+            text = f"locking sync handle {self.id}: thread {thread} uses it already; unlock first"
+            return [Failed(ticket, errno.EDEADLK, text)]
+        self.number += 1
+        told = not timed and bool(user or self.waits)
+        if self.waits is None:
+            self.waits = deque()
+        self.waits.append(Wait(self.number, thread, state, timed, ticket, told))
+        if not told:
+            return self._settle()
+        self.told_waits += 1
+        self.told_user = user
+        return [LocalWait(self.id, self.using, self.number, thread, user)]
+
+    def unlock(self, thread: int, data: Data | None, max_value: int) -> Effects:
+        """Give up the lock, with a changed value or without."""
+        if self.user != thread:
+            user = f"thread {self.user} does" if self.user else "nobody does"
+            text = f"thread {thread} unlocking sync handle {self.id}, which it does not use: {user}"
+            raise PermissionDenied(text)
+        effects = [] if data is None else self._commit(data, max_value)
+        self.user = 0
+        self.using = INVALID
+        if self.recall or self.waits or self.told_user:
+            effects += self._settle()
+        return effects
+
+    def withdraw(self, ticket: object) -> Effects:
+        """`ticket` waits no longer, for the lock or for a change. Nothing if it is settled."""
+        if self.watches and self.watches.pop(ticket, None) is not None:
+            return self._settle()
+        wait = next((wait for wait in self.waits or () if wait.ticket == ticket), None)
+        return [] if wait is None else self._end_wait(wait)
+
+    def watch(self, ticket: object, version: int) -> Effects:
+        """Tell `ticket` of the first version seen here that is newer than `version`."""
+        if self.value.version > version:
+            return [Changed(ticket, self.value.version)]
+        if self.watches is None:
+            self.watches = {}
+        self.watches[ticket] = version
+        return self._settle()
+
+    def waiting(self) -> list[object]:
+        """The tickets that are not settled."""
+        return [wait.ticket for wait in self.waits or ()] + list(self.watches or ())
+
+    # ---- what the server says, and what it is told of all at once
+
+    def on_downgrade(self, word: RequestDowngrade) -> Effects:
+        """A recall."""
+        if not INVALID <= word.state < self.state:
+            return [ignored(word, f"asked down to {word.state} one who has {self.state}")]
+        self.recall = min(self.recall or EXCLUSIVE, word.state)
+        return self._settle()
+
+    def on_upgrade(self, word: ConfirmUpgrade) -> Effects:
+        """A grant, of what was asked or of what was asked before that."""
+        if not self.state < word.state <= EXCLUSIVE:
+            return [ignored(word, f"granted {word.state} to one who has {self.state}")]
+        self.state = word.state
+        self.value = word.value
+        self.own = False
+        self.owner_died |= word.owner_died
+        if self.asked is not None and not self.asked.thread:
+            self.asked = None  # any state is a copy
+        return self._wake() + self._settle()
+
+    def on_refused(self, word: RefuseWait) -> Effects:
+        """A wait would never end."""
+        wait = next((wait for wait in self.waits or () if wait.number == word.number), None)
+        if wait is None:
+            return []
+        if self.asked == wait and not wait.told:
+            self.asked = None  # otherwise the refusal may have crossed what was asked since
+        failed = Failed(wait.ticket, word.errno, word.text)
+        return [failed, *self._end_wait(wait, refused=True)]
+
+    def last_word(self) -> RequestClose:
+        """The handle is closed here. A new leader may lack a value that is only SHARED by now."""
+        return RequestClose(self.id, self.state, self._unsaved(), self.owner_died)
+
+    def resume(self) -> Effects:
+        """Tell a new leader how things stand, and ask again."""
+        effects: Effects = [Resume(self.id, self.state, self._unsaved(), self.owner_died)]
+        told = [wait for wait in self.waits or () if wait.told]
+        for wait in told:
+            effects.append(LocalWait(self.id, self.using, wait.number, wait.thread, self.user))
+        self.told_waits = len(told)
+        self.told_user = self.user if told else 0
+        self.recall = 0
+        self.asked = None
+        return effects + self._settle()
+
+    # ---- what follows from it
+
+    def _settle(self) -> Effects:
+        """Do what has become possible, and ask for what has become necessary."""
+        effects: Effects = []
+        if self.recall and self.using < self.state:
+            effects.append(self._comply())
+        waits = self.waits
+        while waits and not self.user and waits[0].state <= self.state:
+            effects += self._serve(waits.popleft())
+        if not waits:
+            self.waits = None
+        return effects + self._ask() + self._tell_user()
+
+    def _comply(self) -> ConfirmDowngrade:
+        """Go down as far as the use allows; what remains of the recall has to wait for its end."""
+        value = self.value if self.state == EXCLUSIVE else None
+        self.state = max(self.recall, self.using)
+        hand_back = self.owner_died and self.state == INVALID
+        word = ConfirmDowngrade(self.id, self.state, value, hand_back)
+        self.owner_died &= not hand_back
+        self.recall = 0 if self.state == self.recall else self.recall
+        self.told_user = 0
+        if self.state == INVALID and not self.own:
+            self.value = Value(self.value.version, b"")
+        return word
+
+    def _serve(self, wait: Wait) -> Effects:
+        asked = self.asked == wait
+        if asked:
+            self.asked = None
+        told = wait.told and not asked
+        self.told_waits -= told
+        if self.owner_died:
+            self.owner_died = False
+            text = f"the former user of sync handle {self.id} died while it held it exclusively"
+            failed = Failed(wait.ticket, errno.EOWNERDEAD, text)
+            return [failed, WithdrawWait(self.id, wait.number)] if told else [failed]
+        self.user = wait.thread
+        self.using = wait.state
+        granted = Granted(wait.ticket, self.value)
+        if not told:
+            return [granted]
+        if self.told_waits or self.told_user:
+            self.told_user = wait.thread
+            return [granted, InUse(self.id, wait.state, wait.thread)]
+        return [granted, WithdrawWait(self.id, wait.number)]
+
+    def _ask(self) -> Effects:
+        """Ask the server for the first who waits, or no longer for one who does not."""
+        asked, want = self.asked, None
+        if not self.user:
+            if self.waits:
+                want = self.waits[0]
+            elif self.watches and self.state == INVALID:
+                want = asked if asked is not None and not asked.thread else self._copy_wanted()
+        if want == asked:
+            return []
+        self.asked = want
+        if want is None:
+            return [] if asked is None else [WithdrawWait(self.id, asked.number)]
+        self.told_waits -= want.told
+        self.told_user = 0
+        return [RequestUpgrade(self.id, want.state, want.number, want.thread, want.timed)]
+
+    def _copy_wanted(self) -> Wait:
+        self.number += 1
+        return Wait(self.number, 0, SHARED, True, None, False)
+
+    def _tell_user(self) -> Effects:
+        """The server knows the user while somebody may wait for it, and never a former one."""
+        user = self.user if self.recall or self.told_waits else 0
+        if self.told_user in (user, self.user):
+            return []
+        self.told_user = user
+        return [InUse(self.id, self.using if user else INVALID, user)]
+
+    def _end_wait(self, wait: Wait, *, refused: bool = False) -> Effects:
+        """Somebody waits no longer; `refused` if the server has said so."""
+        assert self.waits is not None
+        self.waits.remove(wait)
+        effects: Effects = []
+        if wait.told and self.asked != wait:
+            self.told_waits -= 1
+            if not refused:
+                effects.append(WithdrawWait(self.id, wait.number))
+        return effects + self._settle()
+
+    def _commit(self, data: Data, max_value: int) -> Effects:
+        if self.using != EXCLUSIVE:
+            text = f"changing sync handle {self.id} under a shared lock: lock it exclusively"
+            raise InvalidArgument(text)
+        size = len(data) if isinstance(data, bytes) else data.size
+        if size > max_value:
+            text = f"a value of {size} bytes for sync handle {self.id}: {max_value} at most"
+            raise MessageTooLarge(text)
+        self.value = Value(self.value.version + 1, data)
+        self.own = True
+        return [Commit(self.id, self.value), *self._wake()]
+
+    def _unsaved(self) -> Value | None:
+        return self.value if self.own or self.state == EXCLUSIVE else None
+
+    def _wake(self) -> Effects:
+        if not self.watches:
+            return []
+        version = self.value.version
+        woken = [ticket for ticket, known in self.watches.items() if known < version]
+        for ticket in woken:
+            del self.watches[ticket]
+        return [Changed(ticket, version) for ticket in woken]
+
+    # ---- what must hold
+
+    def row(self) -> tuple[object, ...]:
+        """All fields in a fixed order, for comparing."""
+        named = tuple(getattr(self, name) for name in LocalHandle.__slots__[:-2])
+        return *named, tuple(self.waits or ()), tuple((self.watches or {}).items())
+
+    def check(self) -> None:
+        """Assert the invariants. O(n) in those who wait."""
+        asked, waits = self.asked, list(self.waits or ())
+        assert self.opened >= 1
+        assert bool(self.user) == (self.using > INVALID)
+        assert self.using <= self.state
+        assert not self.recall or self.recall < self.using == self.state
+        if self.user:
+            assert asked is None
+        elif waits:
+            assert asked == waits[0]
+            assert asked.state > self.state
+        else:
+            assert (asked is not None) == bool(self.watches and self.state == INVALID)
+            assert asked is None or not asked.thread
+        numbers = [wait.number for wait in waits]
+        assert numbers == sorted(set(numbers))
+        assert all(number <= self.number for number in numbers)
+        assert self.told_waits == sum(wait.told and wait != asked for wait in waits)
+        assert self.told_user in (0, self.user)
+        assert self.told_user == self.user or not (self.recall or self.told_waits)
+        assert all(known >= self.value.version for known in (self.watches or {}).values())
+
+
+def ignored(word: ServerWord, reason: str) -> Note:
+    """What an operator may read about a message that fits nothing here."""
+    fields: dict[str, object] = {"handle": word.id, "word": type(word).__name__, "reason": reason}
+    return Note("sync message ignored", fields)

@@ -1,0 +1,238 @@
+"""`group.file_lock`: a lock of a file for a `with`, fair, and between threads and tasks too."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
+
+from libos_ipc.core.codes import Code
+from libos_ipc.core.lock_words import EOF, NO_WAIT, READ, UNLOCK, WAIT, WAIT_TIMED, WRITE
+from libos_ipc.errors import InvalidArgument, InvalidRange, IpcError
+from libos_ipc.locks import TYPE_NAMES, check_range, identify
+from libos_ipc.runtime.agents import current_agent
+from libos_ipc.runtime.locking import alock, lock
+from libos_ipc.runtime.mirror import Mirror
+from libos_ipc.wire import FileLock as Asks
+
+if TYPE_CHECKING:
+    from libos_ipc.group import Group
+    from libos_ipc.runtime.session import Session
+
+__all__ = ["FileLock", "Token"]
+
+#: Handles of acquisitions: beside those of descriptors and of `Locks.flock`.
+_ACQUISITION = 3 << 30
+
+
+_Call: TypeAlias = "tuple[Session, Code, Asks, float | None]"
+
+
+class Token(NamedTuple):
+    """A fencing token: it grows with every grant in the group, whatever happens to its leaders.
+
+    Whoever writes somewhere under a lock passes it along, and what has seen a greater one refuses.
+    """
+
+    epoch: int
+    n: int
+
+
+class FileLock:
+    """A lock for the time of a `with` or `async with`; may be entered again when it was left.
+
+    Each acquisition excludes every other one: those of other processes, and of other threads and
+    tasks of this one. Made by `group.file_lock`.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        path: str | os.PathLike[str],
+        shared: bool,
+        start: int,
+        length: int | None,
+        timeout: float | None,
+        mirror: bool,
+    ) -> None:
+        if length is not None and (not isinstance(length, int) or length <= 0):
+            raise InvalidRange(f"a length of {length!r} bytes locks nothing; None is to the end")
+        self._end = EOF if length is None else start + length - 1
+        check_range(start, self._end)
+        self._group = group
+        self.path = os.fsdecode(path)
+        self._start = start
+        self._timeout = timeout
+        self._type = READ if shared else WRITE
+        self._mirror = Mirror(group._node.mirrors, start, length or 0) if mirror else None
+        self._handle = 0
+        self._keeper = -1
+        self._held = UNLOCK
+        self._vmid = 0
+        #: by the VMID of this process: that somebody acquires or holds it
+        self._inside: dict[int, object] = {}
+        #: the fencing token of the present acquisition
+        self.token: Token | None = None
+
+    # ---- in and out
+
+    def acquire(self, timeout: float | None = None) -> Token:
+        """Take it; WouldBlock, Timeout or Deadlock if that cannot be. `with` does this."""
+        self._begin()
+        timeout = self._timeout if timeout is None else timeout
+        deadline = _deadline(timeout)
+        try:
+            self._got(self._type, lock(*self._call(self._type, timeout)))
+            if self._mirror is not None:
+                self._mirror.take(self._keeper, self._type, timeout, deadline)
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        assert self.token is not None
+        return self.token
+
+    async def aacquire(self, timeout: float | None = None) -> Token:
+        """`acquire` for asyncio; `async with` does this."""
+        self._begin()
+        timeout = self._timeout if timeout is None else timeout
+        deadline = _deadline(timeout)
+        try:
+            self._got(self._type, await alock(*self._call(self._type, timeout)))
+            if self._mirror is not None:
+                await self._mirror.atake(self._keeper, self._type, timeout, deadline)
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        assert self.token is not None
+        return self.token
+
+    def release(self) -> None:
+        """Give it back; the next has it when this returns. Does nothing in a forked child, or if
+        it is not held."""
+        call = self._leave() if self._held != UNLOCK else None
+        if call is not None:
+            try:
+                lock(*call)
+            except IpcError:
+                pass  # closed meanwhile, or the leader is gone: nothing is held
+
+    async def arelease(self) -> None:
+        """`release` for asyncio; `async with` does this."""
+        call = self._leave() if self._held != UNLOCK else None
+        if call is not None:
+            try:
+                await alock(*call)
+            except IpcError:
+                pass  # as above
+
+    def upgrade(self, timeout: float | None = None) -> Token:
+        """From shared to exclusive, without letting go in between. Deadlock if another holder
+        already waits to do the same; what is held then stays shared."""
+        return self._change(WRITE, timeout)
+
+    def downgrade(self) -> Token:
+        """From exclusive to shared, at once."""
+        return self._change(READ, None)
+
+    def _change(self, type: int, timeout: float | None) -> Token:
+        if self._held == UNLOCK or self._vmid != self._group.vmid:
+            raise InvalidArgument(f"the lock of {self.path!r} is not held here")
+        if type != self._held:
+            deadline = _deadline(timeout)
+            before = self._held
+            self._got(type, lock(*self._call(type, timeout)))
+            if self._mirror is not None:
+                try:
+                    self._mirror.take(self._keeper, type, timeout, deadline)
+                except BaseException:
+                    self._got(before, lock(*self._call(before, None)))
+                    raise
+        assert self.token is not None
+        return self.token
+
+    @property
+    def held(self) -> str | None:
+        """`"read"`, `"write"`, or None."""
+        return None if self._held == UNLOCK else TYPE_NAMES[self._held]
+
+    def _begin(self) -> None:
+        identify(self.path)
+        self._group._session.check_open()
+        vmid, me = self._group.vmid, object()
+        if self._inside.setdefault(vmid, me) is not me:
+            raise InvalidArgument(f"this lock of {self.path!r} is in use already: make another one")
+        try:
+            if self._keeper >= 0:
+                os.close(self._keeper)  # of the process that we were forked from
+                self._keeper = -1
+            self._keeper = os.open(self.path, os.O_PATH | os.O_CLOEXEC)
+        except BaseException:
+            self._inside.clear()
+            raise
+        self._held = UNLOCK
+        self._vmid = vmid
+        self._handle = vmid << 32 | _ACQUISITION | next(self._group._node.acquisitions)
+
+    def _call(self, type: int, timeout: float | None) -> _Call:
+        if timeout is not None and timeout <= 0:
+            how, timeout = NO_WAIT, None
+        else:
+            how = WAIT if timeout is None else WAIT_TIMED
+        found = os.fstat(self._keeper)
+        file = (found.st_dev, found.st_ino)
+        name = os.fsencode(self.path)[-4096:]
+        known = (self._group.pid, self._handle, how, name, *file, current_agent())
+        asks = Asks(1, type, self._start, self._end, *known)
+        return self._group._session, Code.FILE_LOCK_TAKE, asks, timeout
+
+    def _got(self, type: int, number: int) -> None:
+        self._held = type
+        self.token = Token(self._group.epoch, number)
+
+    def _leave(self) -> _Call | None:
+        """Hold nothing any more, here: how to unlock, None if nothing of ours is to be unlocked."""
+        ours = self._vmid == self._group.vmid and not self._group.closed
+        self._held = UNLOCK
+        self.token = None
+        try:
+            if not ours:
+                return None
+            if self._mirror is not None:
+                self._mirror.release()
+            return self._call(UNLOCK, None)
+        finally:
+            os.close(self._keeper)
+            self._keeper = -1
+            self._inside.clear()
+
+    def _give_up(self, error: BaseException) -> None:
+        """The acquisition has failed, perhaps in the moment in which it succeeded."""
+        held = self._held != UNLOCK
+        call = self._leave()
+        if call is not None and (held or not isinstance(error, IpcError)):
+            session, code, asks, _ = call
+            try:
+                session.send(session.member.leader_vmid, code, asks)
+            except IpcError:
+                pass  # closed meanwhile, or the leader is gone
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    async def __aenter__(self) -> Self:
+        await self.aacquire()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.arelease()
+
+    def __repr__(self) -> str:
+        return f"<FileLock of {self.path!r}: {self.held or 'not held'}>"
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout

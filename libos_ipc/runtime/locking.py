@@ -1,0 +1,126 @@
+"""Asking the leader for a file lock, and taking the request back where it must not be granted.
+
+A request that waits is answered when it is granted. Who stops waiting, for a time-out, a signal
+handler that raised, or a cancelled task, takes the request back and does not return before the
+leader has said whether that came in time: so a lock is never held on behalf of nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from libos_ipc.core.codes import Code
+from libos_ipc.core.vocabulary import Body
+from libos_ipc.errors import Deadlock, IpcError, Timeout, WouldBlock
+from libos_ipc.runtime.ticket import Ticket
+
+if TYPE_CHECKING:
+    from libos_ipc.runtime.session import Session
+    from libos_ipc.wire import FileLock
+
+__all__ = ["alock", "lock"]
+
+
+def lock(session: Session, code: Code, asks: FileLock, timeout: float | None) -> int:
+    """Lock or unlock; the number of the grant, 0 for none. Blocks as long as the lock waits.
+
+    WouldBlock, Deadlock, Timeout. Whatever ends the wait, the request does not wait on.
+    """
+    ticket = Ticket()
+    deadline = None if timeout is None else time.monotonic() + timeout
+    seq = 0
+    try:
+        with session.lock:
+            session.check_open()
+            member, now = session.member, time.monotonic()
+            seq, effects = member.request(member.leader_vmid, code, asks, ticket, now)
+            session.perform(effects)
+        session.loop.sit(ticket.settled, deadline, urgent=True)
+        answered = ticket.wait(None if deadline is None else deadline - time.monotonic())
+    except BaseException:
+        if seq:
+            _take_back(session, seq)
+        raise
+    if not answered:
+        if _take_back(session, seq):
+            raise Timeout(f"the lock of {_path(asks)} was not free within {timeout} s")
+        ticket.wait(None)  # it was granted just then
+    try:
+        return _number(ticket.result())
+    except IpcError as error:
+        raise _own(error) from None
+
+
+def _take_back(session: Session, seq: int) -> bool:
+    """Withdraw a request. False if it had been granted at once, and so can only be unlocked."""
+    ticket = Ticket()
+    with session.lock:
+        if session.closed:
+            return True
+        member, now = session.member, time.monotonic()
+        leader = member.leader_vmid
+        session.perform(member.request(leader, Code.FILE_LOCK_WITHDRAW, (seq,), ticket, now)[1])
+    ticket.wait(None)
+    try:
+        (result,) = ticket.result()
+    except IpcError:
+        return True  # the leader is gone, or this group is closed: nothing is held
+    if result == 0:
+        with session.lock:
+            session.member.calls.withdraw(seq)
+    return result == 0
+
+
+async def alock(session: Session, code: Code, asks: FileLock, timeout: float | None) -> int:
+    """`lock` for asyncio."""
+    from libos_ipc.runtime.async_ticket import AsyncTicket
+
+    ticket = AsyncTicket()
+    seq = session.request(session.member.leader_vmid, code, asks, ticket)
+    try:
+        return _number(await asyncio.wait_for(asyncio.shield(ticket.future), timeout))
+    except IpcError as error:
+        raise _own(error) from None
+    except TimeoutError:
+        if await _atake_back(session, seq):
+            raise Timeout(f"the lock of {_path(asks)} was not free within {timeout} s") from None
+        return _number(await ticket.future)
+    except asyncio.CancelledError:
+        await _atake_back(session, seq)
+        raise
+
+
+async def _atake_back(session: Session, seq: int) -> bool:
+    from libos_ipc.runtime.async_ticket import AsyncTicket
+
+    ticket = AsyncTicket()
+    session.request(session.member.leader_vmid, Code.FILE_LOCK_WITHDRAW, (seq,), ticket)
+    try:
+        (result,) = await asyncio.shield(ticket.future)
+    except IpcError:
+        return True
+    if result == 0:
+        with session.lock:
+            session.member.calls.withdraw(seq)
+    return result == 0
+
+
+def _number(answer: Body) -> int:
+    """The number of the grant, from an answer to FILE_LOCK_SET or FILE_LOCK_TAKE."""
+    assert isinstance(answer, tuple)
+    number = answer[1] if len(answer) > 1 else 0
+    assert isinstance(number, int)
+    return number
+
+
+def _own(error: IpcError) -> IpcError:
+    """EAGAIN and EDEADLK have the leader's words in them; say them as they are."""
+    if isinstance(error, Deadlock | WouldBlock):
+        return type(error)(error.args[-1])
+    return error
+
+
+def _path(asks: FileLock) -> str:
+    return asks.path.decode(errors="replace")

@@ -1,0 +1,206 @@
+"""What programs do with file locks; and what must hold of locks, seen from those who hold them.
+
+Each byte of each file is watched: from the answer that grants a lock until the call that gives it
+up, or the end of its holder, nobody else may be granted what conflicts. Numbers of grants only
+grow. When all have come to rest nobody waits, and nothing is held by anybody who is gone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from libos_ipc.core.codes import Code
+from libos_ipc.core.lock_words import NO_WAIT, READ, UNLOCK, WAIT, WAIT_TIMED, WRITE, Kind
+
+from .threads import Running, Wait
+
+if TYPE_CHECKING:
+    from .node import SimNode
+    from .world import World
+
+__all__ = ["LAST_BYTE", "LOCK_CODES", "LockHistory", "Locking"]
+
+LOCK_CODES = (Code.FILE_LOCK_SET, Code.FILE_LOCK_TAKE)
+#: Files are small here, so that ranges meet.
+LAST_BYTE = 7
+FILES = 2
+_ANY_PID = 2**32 - 1
+
+#: (kind, pid or handle)
+Owner = tuple[int, int]
+
+
+class LockHistory:
+    """Who believes to hold what, in one world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        #: (file, FLOCK or not) -> owner -> byte -> type
+        self.held: dict[tuple[int, bool], dict[Owner, dict[int, int]]] = {}
+        self.sharers: dict[Owner, set[int]] = {}
+        #: calls under way: of several at once nobody knows what came last
+        self.under_way: dict[tuple[Owner, int], int] = {}
+        self.crossed: set[tuple[Owner, int]] = set()
+        self.last_number = 0
+
+    def on_record(self, number: int) -> None:
+        """A grant is written."""
+        if number:
+            assert number > self.last_number, f"grant {number} after {self.last_number}"
+            self.last_number = number
+
+    def before(self, owner: Owner, file: int, type: int, first: int, last: int) -> None:
+        """A request goes out: what it gives up may be gone from now on."""
+        key = owner, file
+        self.under_way[key] = self.under_way.get(key, 0) + 1
+        if self.under_way[key] > 1:
+            self.crossed.add(key)
+        flock = owner[0] == Kind.FLOCK
+        bytes_of = self.held.get((file, flock), {}).get(owner, {})
+        for byte in range(first, last + 1):
+            if type == UNLOCK or flock:
+                bytes_of.pop(byte, None)
+            elif type == READ and byte in bytes_of:
+                bytes_of[byte] = READ
+
+    def after(self, owner: Owner, file: int) -> bool:
+        """The call is over. Whether it was the only one all the time."""
+        key = owner, file
+        self.under_way[key] -= 1
+        alone = key not in self.crossed
+        if not self.under_way[key]:
+            self.crossed.discard(key)
+        return alone
+
+    def granted(
+        self, node: SimNode, owner: Owner, file: int, type: int, first: int, last: int
+    ) -> None:
+        """The answer has come: nobody else believes what conflicts with it."""
+        place = file, owner[0] == Kind.FLOCK
+        self._world.say("locked", node.vmid, owner, file, type, first, last)
+        for other, bytes_of in self.held.get(place, {}).items():
+            for byte in range(first, last + 1):
+                clash = other != owner and WRITE in (type, bytes_of.get(byte, type))
+                assert not (clash and byte in bytes_of), (
+                    f"byte {byte} of {place}: {owner} gets {type}, {other} has {bytes_of[byte]}"
+                )
+        had = self.held.setdefault(place, {}).setdefault(owner, {})
+        had.update(dict.fromkeys(range(first, last + 1), type))
+        self.sharers.setdefault(owner, set()).add(node.vmid)
+
+    def share(self, parent: int, child: int) -> None:
+        """The child has the parent's open file descriptions, too."""
+        for owner, vmids in self.sharers.items():
+            if parent in vmids and owner[0] in (Kind.FLOCK, Kind.OFD):
+                vmids.add(child)
+
+    def on_vanished(self, vmid: int) -> None:
+        """This process holds nothing any more."""
+        for owner, vmids in self.sharers.items():
+            vmids.discard(vmid)
+            if not vmids:
+                for owners in self.held.values():
+                    owners.pop(owner, None)
+
+    def check_rest(self) -> None:
+        """Nobody waits at the leader, and nothing belongs to the gone."""
+        leader = self._world.leader
+        if leader is None or leader.dead:
+            return
+        machine = leader.member.leader
+        assert machine is not None
+        for row in machine.locks.table(self._world.now):
+            assert not row.waiting, f"still waits: {row}"
+            assert row.kind == Kind.POSIX, f"still held: {row}"
+            assert row.vmid in machine.processes, f"held by the gone: {row}"
+            assert row.vmid not in self._world.nodes, f"still held: {row}"
+
+
+class Locking:
+    """The calls of one node's program."""
+
+    def __init__(self, node: SimNode) -> None:
+        self._node = node
+        self._world = node.world
+        #: handles by which this process may hold something: (kind, handle) -> file
+        self.handles: dict[tuple[int, int], int] = {}
+        self._last_handle = 0
+
+    def random_call(self) -> Running:
+        """Lock or unlock something."""
+        rng = self._world.rng
+        file = rng.randrange(FILES)
+        first = rng.randint(0, LAST_BYTE)
+        bounds = first, rng.randint(first, LAST_BYTE)
+        kind = rng.choice((Kind.POSIX, Kind.POSIX, Kind.FLOCK, Kind.OFD, Kind.FAIR))
+        known = [key for key, place in self.handles.items() if key[0] == kind and place == file]
+        handle = 0
+        if kind != Kind.POSIX:
+            handle = rng.choice(known)[1] if known and rng.random() < 0.7 else self._new_handle()
+        type = rng.choice((READ, WRITE, WRITE, UNLOCK))
+        if kind == Kind.FLOCK:
+            bounds = 0, LAST_BYTE
+        if kind == Kind.FAIR and type != UNLOCK:
+            handle = self._new_handle()
+        wait = rng.choice((NO_WAIT, WAIT, WAIT_TIMED))
+        patience = rng.choice((0.01, 0.3, 2.0)) if wait == WAIT_TIMED else None
+        return self.set(
+            (kind, handle or self._node.identity.pid), file, type, bounds, wait, patience
+        )
+
+    def _new_handle(self) -> int:
+        self._last_handle += 1
+        return self._node.vmid << 32 | self._last_handle
+
+    def set(
+        self,
+        owner: Owner,
+        file: int,
+        type: int,
+        bounds: tuple[int, int],
+        wait: int,
+        patience_s: float | None,
+    ) -> Running:
+        """One lock call: it is taken back if the time is over before the answer."""
+        node, history = self._node, self._world.history
+        kind, id = owner
+        history.locks.before(owner, file, type, *bounds)
+        code = Code.FILE_LOCK_TAKE if kind == Kind.FAIR else Code.FILE_LOCK_SET
+        pid = _ANY_PID if kind == Kind.OFD else node.identity.pid
+        family, handle = (2 if kind == Kind.FLOCK else 1), (0 if kind == Kind.POSIX else id)
+        fields = (family, type, *bounds, pid, handle, wait, b"f", 1, file, 1)
+        leader, now = node.member.leader_vmid, self._world.now
+        ticket = history.ticket(node, leader, code)
+        if kind != Kind.POSIX:
+            self.handles[kind, id] = file
+        seq, effects = node.member.request(leader, code, fields, ticket, now)
+        node.perform(effects)
+        answered = yield Wait(ticket.settled, patience_s, ticket)
+        if not answered:
+            if node.goodbye_said:
+                return
+            back = node.program._ask(Code.FILE_LOCK_WITHDRAW, seq)
+            yield Wait(back.settled, None, back)
+            if back.error is not None or back.payload == (0,):
+                node.member.calls.withdraw(seq)
+                ticket.state = "withdrawn"
+                history.locks.after(owner, file)
+                return
+            yield Wait(ticket.settled, None, ticket)
+        alone = history.locks.after(owner, file)
+        if ticket.error is None and type != UNLOCK and not node.goodbye_said:
+            if alone:
+                history.locks.granted(node, owner, file, type, *bounds)
+            if not self._world.faulty:
+                yield from self.set(owner, file, UNLOCK, (0, LAST_BYTE), NO_WAIT, None)
+
+    def release_all(self) -> Running:
+        """Unlock everything that may be held."""
+        for (kind, handle), file in list(self.handles.items()):
+            yield from self.set((kind, handle), file, UNLOCK, (0, LAST_BYTE), NO_WAIT, None)
+        owner, history = (int(Kind.POSIX), self._node.identity.pid), self._world.history.locks
+        for file in range(FILES):
+            history.before(owner, file, UNLOCK, 0, LAST_BYTE)
+        yield from self._node.program.ask(Code.FILE_LOCK_CLEAR_PID, owner[1])
+        for file in range(FILES):
+            history.after(owner, file)
