@@ -18,7 +18,6 @@ from libos_ipc.errors import (
     InvalidArgument,
     NotJoined,
 )
-from libos_ipc.file_lock import FileLock
 from libos_ipc.ids import Ids, Vmids
 from libos_ipc.locks import Locks
 from libos_ipc.messaging import Messaging
@@ -28,9 +27,9 @@ from libos_ipc.runtime.fork import ForkHooks
 from libos_ipc.runtime.founding import start as start_leader
 from libos_ipc.runtime.rundir import GroupDir
 from libos_ipc.runtime.stacks import StackFile
+from libos_ipc.sharing import Sharing
 from libos_ipc.signals import Signals
 from libos_ipc.spawning import Child, fork, run_target, wait_for_child
-from libos_ipc.sync import SyncHandle, SyncInfo, open_sync, sync_table
 from libos_ipc.tokens import Token
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class Member(NamedTuple):
     joined_at: float
 
 
-class Group(Messaging, Signals, Metadata):
+class Group(Messaging, Signals, Metadata, Sharing):
     """This process's membership in a group.
 
     Made by `create` and `join`, never directly. Any thread may use it. After a fork the same
@@ -256,58 +255,6 @@ class Group(Messaging, Signals, Metadata):
             for vmid, pid, ppid, pgid, os_pid, state, joined_at in rows
             if state != State.DETACHED
         )
-
-    # ---- files
-
-    def file_lock(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        shared: bool = False,
-        start: int = 0,
-        length: int | None = None,
-        timeout: float | None = None,
-        mirror: bool = False,
-    ) -> FileLock:
-        """A lock of a file, or of `length` bytes of it, for a `with` or an `async with`.
-
-        Fair: nobody who comes later passes one that waits. It excludes other threads and tasks
-        of this process like other processes; the same one asking again gets Deadlock, and so does
-        whoever would close a longer cycle, of whatever locks. `timeout` bounds each waiting
-        (Timeout; with 0 WouldBlock at once). The file must exist (NotFound). With `mirror` it holds the
-        kernel's own lock as well, so that programs outside of the group are kept out; these are
-        waited for by polling. `.token` is the fencing token, `.upgrade()` and `.downgrade()`
-        change between shared and exclusive.
-
-        >>> with group.file_lock(path) as lock:
-        ...     assert lock.token.n > 0
-        """
-        return FileLock(self, path, shared, start, length, timeout, mirror)
-
-    # ---- shared values
-
-    def sync(
-        self,
-        key: int | str | None = None,
-        *,
-        type: Any = bytes,
-        on_owner_death: Literal["last", "raise"] = "last",
-    ) -> SyncHandle[Any]:
-        """Open a value that all processes share: by name, by ID, or, with neither, a new one.
-
-        `type` is any type that msgspec encodes, the same for all who open it (InvalidArgument
-        otherwise). If the one who changes it dies in the middle, the next one has what was
-        committed last; with `on_owner_death="raise"` OwnerDied first. Asks the leader.
-
-        >>> counter = group.sync("counter", type=int)
-        >>> with counter.exclusive() as box:
-        ...     box.value += 1
-        """
-        return open_sync(self, key, type, on_owner_death)
-
-    def sync_table(self) -> list[SyncInfo]:
-        """All shared values that anybody has open. Asks the leader."""
-        return sync_table(self)
 
     # ---- processes
 

@@ -40,8 +40,8 @@ _PLAIN = (bytes, int, float, str, bool)
 
 
 class SyncInfo(NamedTuple):
-    """A handle as the server has it: `states` is (VMID, state, thread that uses it) of everybody who
-    has it open, `waiting` is (VMID, state) in the order in which they will be served."""
+    """A handle as the server has it: `states` is (VMID, state, thread that uses it) of everybody
+    who has it open, `waiting` is (VMID, state) in the order in which they will be served."""
 
     id: int
     name: str

@@ -21,7 +21,7 @@ from libos_ipc.locks import EOF
 
 pytestmark = pytest.mark.usefixtures("runtime_dir")
 
-LISTINGS = ("ps", "ids", "locks", "stacks")
+LISTINGS = ("ps", "ids", "locks", "stacks", "sync")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def rows_of(table: str, heads: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("command", LISTINGS)
 def test_without_any_group(command: str, here: Callable[..., str]) -> None:
-    assert re.fullmatch(r"no (group is alive|file is locked) here\n", here(command))
+    assert re.fullmatch(r"no (group is alive|file is locked|value is shared) here\n", here(command))
     assert json.loads(here(command, "--json")) == []
     assert "no group named 'gone'" in complaint_of(command, "--group", "gone")
 
@@ -89,7 +89,8 @@ def test_every_group_or_one(
         found(name).locks.posix(file, "write")
     rows = json.loads(here(command, "--json", "--runtime-dir", runtime_dir))
     assert [row["group"] for row in rows] == ["first", "other"]
-    assert [row["os_pid"] for row in rows] == [os.getpid()] * 2
+    if command != "sync":  # where a row is of many processes
+        assert [row["os_pid"] for row in rows] == [os.getpid()] * 2
     assert all("python" in row["command"] or "pytest" in row["command"] for row in rows)
     (row,) = json.loads(here(command, "--json", "--group", "other", "--runtime-dir", runtime_dir))
     assert row["group"] == "other"
@@ -353,3 +354,42 @@ def test_the_stacks_of_some(group: libos_ipc.Group) -> None:
     assert done.stderr == "libos-ipc: no process of the group has the pid 4001, 4002\n"
     assert done.stdout.count("group g, pid") == 1
     assert "test_the_stacks_of_some" in done.stdout
+
+
+# ---- sync
+
+
+def test_shared_values(group: libos_ipc.Group, here: Callable[..., str]) -> None:
+    def holds(line: processes.Line) -> None:
+        handle = group.sync("jobs", type=dict)
+        with handle.exclusive() as box:
+            box.value["done"] = 1
+            line.send(group.pid)
+            line.recv()
+
+    def waits(line: processes.Line) -> None:
+        handle = group.sync("jobs", type=dict)
+        line.send(group.pid)
+        with handle.shared() as value:
+            line.send(value)
+
+    group.sync(type=int)
+    with processes.Forked(holds) as holder:
+        owner = holder.recv()
+        with processes.Forked(waits) as waiter:
+            pid = waiter.recv()
+
+            def told() -> Any:
+                rows = json.loads(here("sync", "--json", "--group", group.token()))
+                return rows if any(row["waiting"] for row in rows) else None
+
+            jobs, number = sorted(processes.poll(told), key=lambda row: str(row["name"]) == "")
+            assert (jobs["name"], jobs["type"], number["type"]) == ("jobs", "dict", "int")
+            states = {each["pid"]: each["state"] for each in jobs["open"]}
+            assert states == {owner: "exclusive", pid: "invalid"}
+            assert [(each["pid"], each["state"]) for each in jobs["waiting"]] == [(pid, "shared")]
+            table = here("sync", "--group", group.token())
+            assert f"{owner}*" in table
+            assert f"{pid} shared" in table
+            holder.send()
+            assert waiter.recv() == {"done": 1}

@@ -1,10 +1,10 @@
 """What a process has committed, in memory that outlives it: for the leader to read if it dies.
 
-Each process has files in the group's directory, *slabs* of a mebibyte, mapped as long as it is a
-member. A slab is a row of records of different sizes, one for each handle that the process has
+Each process has files in the group's directory, *slabs* of a mebibyte, mapped as long as it is
+a member. A slab is a row of records of different sizes, one for each handle that the process has
 changed; a record has room for two values and is used again for the next value of its handle:
 
-    capacity u32 | in use u32 | handle u64 | word u64 | size u32, size u32 | crc u32, crc u32 | A | B
+    capacity, in use u32 | handle u64 | word u64 | size u32, size u32 | crc u32, crc u32 | A | B
 
 The *word* is written last: twice the version, plus which of the two holds it. So whenever the
 process dies, one of the two is whole, and the word says which. Records follow one another without
@@ -74,7 +74,7 @@ class Slabs:
         self._free: dict[int, list[_Record]] = {}
 
     def reserve(self, id: int, size: int) -> None:
-        """Make sure that a value of so many bytes can be published. OSError where memory is full."""
+        """Make sure that so many bytes can be published. OSError where memory is full."""
         size = min(size, LARGE) + _PREFIX.size
         record = self._records.get(id)
         if record is None or record.capacity < size:
