@@ -86,12 +86,14 @@ def test_every_group_or_one(
     for name in ("first", "other"):
         file = tmp_path / name
         file.touch()
-        found(name).locks.posix(file, "write")
+        there = found(name)
+        there.locks.posix(file, "write")
+        there.sync("value")
     rows = json.loads(here(command, "--json", "--runtime-dir", runtime_dir))
     assert [row["group"] for row in rows] == ["first", "other"]
     if command != "sync":  # where a row is of many processes
         assert [row["os_pid"] for row in rows] == [os.getpid()] * 2
-    assert all("python" in row["command"] or "pytest" in row["command"] for row in rows)
+        assert all("python" in row["command"] or "pytest" in row["command"] for row in rows)
     (row,) = json.loads(here(command, "--json", "--group", "other", "--runtime-dir", runtime_dir))
     assert row["group"] == "other"
 
