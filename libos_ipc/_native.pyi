@@ -194,3 +194,39 @@ def same_file(process: int, fd: int, other_process: int, other_fd: int, /) -> bo
 
 def ignore_signal(sig: int, /) -> None:
     """Have the kernel drop this signal, in any thread, whatever Python knows of it. OSError."""
+
+SLOT_BYTES: Final[int]
+#: What `Delegation.take` and `give` say besides a number: the leader has the file by now; another
+#: handle is in the way; there is no room, or no number left.
+GONE: Final[int]
+BUSY: Final[int]
+FULL: Final[int]
+
+@final
+class Delegation:
+    """A slot in shared memory by which one process locks a file alone; see native/delegation.h.
+
+    `memory` is kept until `close`. Nothing blocks. The holder uses `take` and `give`, the leader
+    the rest.
+    """
+
+    def __new__(cls, memory: Buffer, offset: int) -> Delegation:
+        """The slot at this offset, a multiple of 8. ValueError if it does not lie in the memory."""
+    def take(self, handle: int, type: int, start: int, end: int, thread: int, /) -> int:
+        """Lock a range, or change what the handle has: the number of the grant, or GONE, BUSY or
+        FULL."""
+    def give(self, handle: int, /) -> int:
+        """Unlock what the handle has, if anything: 0, or GONE."""
+    def begin(self, first: int, last: int, /) -> None:
+        """Give an empty table to the holder, with these numbers for its grants."""
+    def recall(
+        self,
+    ) -> tuple[int, tuple[tuple[int, int, int, int, int, int], ...]]:
+        """Take the file back: the next number, and what is locked.
+
+        That is (handle, type, start, end, number, thread) each. As the holder has written it.
+        """
+    def look(self) -> tuple[int, tuple[tuple[int, int, int, int, int, int], ...]]:
+        """What `recall` would find, while the holder goes on."""
+    def close(self) -> None:
+        """Let go of the memory. ValueError from all methods from then on."""

@@ -298,6 +298,7 @@ def _set(
     how = NO_WAIT if not waits else WAIT if timeout is None else WAIT_TIMED
     with _place(group, fd, kind) as place:
         asks = _asks(group, fd, kind, what, how, place)
+        place.locks = what[0] != UNLOCK
         lock(group._session, Code.FILE_LOCK_SET, asks, timeout)
         place.freed = what == (UNLOCK, 0, EOF)
 
@@ -325,7 +326,8 @@ class _place:  # noqa: N801 (used like a function)
     def __init__(self, group: Group, fd: int, kind: Kind) -> None:
         self._group = group
         self._kind = kind
-        self.freed = False
+        self.freed = False  # the whole file was unlocked
+        self.locks = False  # this asks for a lock
         # The leader hears of it before anything that other threads ask for by the same file.
         with group._node.descriptions.telling:
             self._begun = group._node.descriptions.begin(fd, kind, group.vmid)
@@ -351,8 +353,18 @@ class _place:  # noqa: N801 (used like a function)
         if self._begun.at is not None:
             session.send(leader, Code.HANDLE_AT, self._begun.at)
 
-    def __exit__(self, *exc: object) -> None:
-        self._group._node.descriptions.end(self._begun, self._kind, freed=self.freed)
+    def __exit__(
+        self, kind: object = None, error: BaseException | None = None, trace: object = None
+    ) -> None:
+        granted = self.locks and not isinstance(error, IpcError)
+        ends = self._group._node.descriptions.end
+        at = ends(self._begun, self._kind, freed=self.freed, granted=granted)
+        if at is not None:
+            session = self._group._session
+            try:
+                session.send(session.member.leader_vmid, Code.HANDLE_AT, at)
+            except IpcError:
+                pass  # the group was closed meanwhile
 
 
 def _of_kernel(call: Callable[[int], None], operation: int, timeout: float | None) -> None:

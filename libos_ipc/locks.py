@@ -33,6 +33,8 @@ class LockInfo(NamedTuple):
     inclusive, `EOF` for no end. `pid` is the group's and `os_pid` the kernel's; both are -1 for an
     open file description in a query, which no single process has. `handle` is 0 for POSIX locks,
     which belong to the process. `since` is how long it has been held, or waited for, in seconds.
+    A `delegated` file is locked by one process without a word to anybody, until another one asks:
+    how long is not known then, and one that it has not locked just now has the type `"none"`.
     """
 
     kind: str
@@ -50,6 +52,7 @@ class LockInfo(NamedTuple):
     since: float = 0.0
     waiting: bool = False
     waits_for: tuple[int, ...] = ()
+    delegated: bool = False
 
 
 class Locks:
@@ -199,10 +202,11 @@ def query(group: Group, fields: Asks) -> LockInfo | None:
 
 
 def _row(row: Any, os_pids: dict[int, int]) -> LockInfo:
-    file, path, kind, type, start, end, pid, vmid, thread, handle, since, waiting, waits = row
+    file, path, kind, type, start, end, pid, vmid, thread, *rest = row
+    handle, since, waiting, waits, delegated = rest
     return LockInfo(
         _KINDS[Kind(kind)],
-        TYPE_NAMES[type],
+        TYPE_NAMES[type] if type != UNLOCK else "none",
         start,
         end,
         pid,
@@ -216,4 +220,5 @@ def _row(row: Any, os_pids: dict[int, int]) -> LockInfo:
         since=since,
         waiting=waiting,
         waits_for=tuple(pid for _, pid in waits),
+        delegated=delegated,
     )

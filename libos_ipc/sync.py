@@ -7,11 +7,16 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
-import msgspec
-
 from libos_ipc.core.codes import Code
-from libos_ipc.core.sync_words import Reference, State, Value
-from libos_ipc.errors import InvalidArgument, InvalidRange, IpcError, NotJoined, Timeout
+from libos_ipc.core.sync_client import SyncClient
+from libos_ipc.core.sync_words import NEVER_WRITTEN, Reference, State, Value
+from libos_ipc.errors import (
+    InvalidArgument,
+    IpcError,
+    NotJoined,
+    Timeout,
+    WouldBlock,
+)
 from libos_ipc.runtime.agents import current_agent
 from libos_ipc.runtime.handlers import from_payload
 from libos_ipc.runtime.slabs import read_large
@@ -23,6 +28,7 @@ from libos_ipc.runtime.syncing import (
     open_handle,
     release,
 )
+from libos_ipc.sync_values import check_key, check_type, empty_value, encode_value, type_text
 
 if TYPE_CHECKING:
     from libos_ipc.group import Group
@@ -30,10 +36,10 @@ if TYPE_CHECKING:
 __all__ = ["Box", "Section", "State", "SyncHandle", "SyncInfo", "open_sync", "sync_table"]
 
 T = TypeVar("T")
+A = TypeVar("A")
 B = TypeVar("B")
 
 _ON_DEATH = {"last": 0, "raise": 1}
-_MOST_NAME = 4096
 _UNCHANGED = object()
 #: Types whose values cannot be changed in place: decoded once for each version.
 _PLAIN = (bytes, int, float, str, bool)
@@ -71,6 +77,8 @@ class SyncHandle(Generic[T]):
     handlers run.
     """
 
+    __slots__ = ("_closed", "_current", "_decoded", "_group", "_vmid", "id", "name", "type")
+
     def __init__(self, group: Group, id: int, name: str | None, type: Any) -> None:
         self._group = group
         self._vmid = group.vmid
@@ -79,113 +87,143 @@ class SyncHandle(Generic[T]):
         self.type = type
         self._closed = False
         self._decoded: tuple[int, Any] = (-1, None)
-        self._current: Value = Value(0, b"")
+        self._current: Value = NEVER_WRITTEN  # as of the last lock here
 
     # ---- locking
 
     def shared(self, timeout: float | None = None) -> Section[T, T]:
-        """Read: `with handle.shared() as value`, or `async with`. Nobody changes it meanwhile."""
+        """Read: `with handle.shared() as value`, or `async with`. Nobody changes it meanwhile.
+
+        Who changes the value in place changes only what he was given. Errors as of `lock`.
+        """
         return Section(self, State.SHARED, timeout)
 
     def exclusive(self, timeout: float | None = None) -> Section[T, Box[T]]:
         """Change: `with handle.exclusive() as box: box.value = …`, or `async with`.
 
-        It is committed at the end of the block; an exception in the block rolls the value back.
-        Deadlock if this thread or task holds it SHARED.
+        It is committed at the end of the block; an exception in the block rolls the value back,
+        and so does one at its end: InvalidArgument if it is not of the handle's type,
+        MessageTooLarge if it is over `max_message` bytes, OSError if memory is full, NotJoined if
+        the handle was closed meanwhile. The lock is given up in any case. What has not been
+        changed is no new version. Errors at its beginning as of `lock`; Deadlock if this thread
+        or task holds it SHARED.
         """
         return Section(self, State.EXCLUSIVE, timeout)
 
     def lock(self, state: State, timeout: float | None = None) -> T:
         """Lock in this state, and give the newest value; `unlock` follows, in the same thread.
 
-        WouldBlock with a timeout of 0, Timeout, Deadlock if this thread uses it already or a cycle
-        of waiters would close, OwnerDied, once, if the one who changed it died and the handle was
-        opened with `on_owner_death="raise"`.
+        Blocks; a signal handler that raises ends that. With a timeout of 0 it waits for nobody who
+        uses the handle, only for processes that keep it unused, a few milliseconds. WouldBlock
+        then, else Timeout. Deadlock if this thread uses it already or a cycle of waiters would
+        close. OwnerDied, once, if the one who changed it died and the handle was opened with
+        `on_owner_death="raise"`. NotJoined if the handle or the group is closed, or was opened
+        before a fork. LeaderLost. ProtocolError if what is there is not of our type. After an
+        error it is not locked.
         """
         self._check(state)
-        value = acquire(self._group._node, self.id, current_agent(), state, timeout)
-        self._current = value
-        return self._decode(value)
+        node, agent = self._group._node, current_agent()
+        return self._decode(agent, acquire(node, self.id, agent, state, timeout))
 
     async def alock(self, state: State, timeout: float | None = None) -> T:
         """`lock` for asyncio. `unlock` does not wait, and follows in the same task."""
         self._check(state)
-        node = self._group._node
-        value = await aacquire(node, self.id, current_agent(), state, timeout)
-        self._current = value
-        return self._decode(value)
+        node, agent = self._group._node, current_agent()
+        return self._decode(agent, await aacquire(node, self.id, agent, state, timeout))
 
     def unlock(self, value: T | object = _UNCHANGED) -> None:
-        """Unlock, with a new value if one is given: it is committed when this returns."""
-        data = None if value is _UNCHANGED else self._encode(value)
+        """Unlock, with a new value if one is given: it is committed when this returns.
+
+        Errors as at the end of an `exclusive` block, and InvalidArgument for a new value under
+        SHARED; then it is still locked, and nothing has changed. PermissionDenied if this thread
+        or task does not use the handle.
+        """
+        data = None if value is _UNCHANGED else encode_value(self.type, value)
         self._release(current_agent(), data)
 
     def _release(self, agent: int, data: bytes | None) -> None:
         self._check_open()
+        release(self._group._node, self.id, agent, data)
+
+    def _give_up(self, agent: int) -> None:
+        """Unlock, after another attempt at that has failed."""
         try:
-            release(self._group._node, self.id, agent, data)
-        except BaseException as error:
-            if data is not None and not isinstance(error, NotJoined):
-                release(self._group._node, self.id, agent, None)
-            raise
+            self._release(agent, None)
+        except IpcError:
+            pass  # it was not locked: closed meanwhile, for one
 
     # ---- waiting for a change
 
     def wait(self, predicate: Callable[[T], bool], timeout: float | None = None) -> T:
-        """Wait until the value fulfils the predicate, and give it. Does not poll: the predicate is
-        asked for each version that this process sees. Timeout."""
+        """Wait until the value fulfils the predicate, and give it. Timeout; errors as of `lock`.
+
+        Does not poll: the predicate is asked for each version that this process sees, without
+        the lock. What it raises ends the wait.
+        """
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while True:
-            with self.shared(_left(deadline)) as value:
-                if predicate(value):
-                    return value
-                version = self._current.version
-            left = self._left_to_wait(deadline, timeout)
-            await_change(self._group._node, self.id, version, left)
+            try:
+                with self.shared(_left(deadline)) as value:
+                    version = self._current.version
+            except (Timeout, WouldBlock):
+                raise self._too_late(timeout) from None
+            if predicate(value):
+                return value
+            try:
+                await_change(self._group._node, self.id, version, _left(deadline))
+            except (Timeout, WouldBlock):
+                raise self._too_late(timeout) from None
 
     async def await_value(self, predicate: Callable[[T], bool], timeout: float | None = None) -> T:
         """`wait` for asyncio."""
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while True:
-            async with self.shared(_left(deadline)) as value:
-                if predicate(value):
-                    return value
-                version = self._current.version
-            left = self._left_to_wait(deadline, timeout)
-            await aawait_change(self._group._node, self.id, version, left)
+            try:
+                async with self.shared(_left(deadline)) as value:
+                    version = self._current.version
+            except (Timeout, WouldBlock):
+                raise self._too_late(timeout) from None
+            if predicate(value):
+                return value
+            try:
+                await aawait_change(self._group._node, self.id, version, _left(deadline))
+            except (Timeout, WouldBlock):
+                raise self._too_late(timeout) from None
 
-    def _left_to_wait(self, deadline: float, timeout: float | None) -> float | None:
-        left = _left(deadline)
-        if left is not None and left <= 0:
-            raise Timeout(f"sync handle {self.id} did not come to be as wanted: {timeout} s")
-        return left
+    def _too_late(self, timeout: float | None) -> Timeout:
+        return Timeout(f"sync handle {self.id} did not come to be as wanted within {timeout} s")
 
     # ---- what it is
 
     @property
     def state(self) -> State:
-        """What this process has: INVALID, SHARED or EXCLUSIVE, locked or not."""
-        self._check_open()
-        with self._group._session.lock:
-            return self._group._session.member.sync.client.state_of(self.id)
+        """What this process has: INVALID, SHARED or EXCLUSIVE, locked or not. NotJoined."""
+        return self._ask_client(lambda client: client.state_of(self.id))
 
     @property
     def version(self) -> int:
-        """How often the value had been changed when this process last had it. 0: never."""
-        self._check_open()
-        with self._group._session.lock:
-            return self._group._session.member.sync.client.version_of(self.id)
+        """How often the value had been changed when this process last had it. 0: never.
+        NotJoined."""
+        return self._ask_client(lambda client: client.version_of(self.id))
 
-    def close(self) -> None:
-        """Close it here. The value is forgotten when the last process has. IpcError (EBUSY) while a
-        thread of this process uses it. A second time does nothing."""
-        if self._closed or self._vmid != self._group.vmid or self._group.closed:
-            return
+    def _ask_client(self, question: Callable[[SyncClient], A]) -> A:
+        self._check_open()
         session = self._group._session
         with session.lock:
+            session.check_open()
+            return question(session.member.sync.client)
+
+    def close(self) -> None:
+        """Close it here; who waits for it gets NotJoined. The value is forgotten when the last
+        process has. IpcError (EBUSY) while a thread of this process uses it. A second time does
+        nothing, and so it is after `group.close` and in a forked child. Does not block."""
+        session = self._group._session
+        with session.lock:
+            if self._closed or self._vmid != self._group.vmid or session.closed or session.leaving:
+                return
             effects = session.member.sync.client.close(self.id)
+            self._closed = True
             session.perform(session.member.sync_do(effects, time.monotonic()))
-        self._closed = True
 
     def __enter__(self) -> SyncHandle[T]:
         return self
@@ -195,7 +233,7 @@ class SyncHandle(Generic[T]):
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name else ""
-        return f"<SyncHandle {self.id}{name} of {_type_text(self.type)}>"
+        return f"<SyncHandle {self.id}{name} of {type_text(self.type)}>"
 
     # ---- helpers
 
@@ -211,35 +249,45 @@ class SyncHandle(Generic[T]):
             )
             raise NotJoined(f"sync handle {self.id} was {why}: open it with group.sync")
 
-    def _decode(self, value: Value) -> T:
-        version, data = value
-        if version == self._decoded[0]:
-            return self._decoded[1]  # type: ignore[no-any-return]
-        if isinstance(data, Reference):
-            data = read_large(self._group._node.directory.path, data)
-        decoded = _empty(self.type) if not version else from_payload(data, self.type)
-        if self.type in _PLAIN:
-            self._decoded = (version, decoded)
-        return decoded  # type: ignore[no-any-return]
-
-    def _encode(self, value: Any) -> bytes:
-        if self.type is bytes:
-            if not isinstance(value, bytes | bytearray | memoryview):
-                raise InvalidArgument(f"the value is to be bytes, not {value!r:.60}: give a type")
-            return bytes(value)
+    def _decode(self, agent: int, value: Value) -> T:
+        """The value that has just been locked; not locked any more if it cannot be had."""
         try:
-            data = msgspec.msgpack.encode(value)
-            msgspec.msgpack.decode(data, type=self.type)
-        except (msgspec.MsgspecError, TypeError) as error:
-            raise InvalidArgument(f"the value is no {_type_text(self.type)}: {error}") from None
-        return data
+            self._current = value
+            if value.version == self._decoded[0]:
+                return self._decoded[1]  # type: ignore[no-any-return]
+            if not value.version:
+                return empty_value(self.type)  # type: ignore[no-any-return]
+            decoded = from_payload(self._bytes_of(value), self.type)
+            if self.type in _PLAIN:
+                self._decoded = (value.version, decoded)
+            return decoded  # type: ignore[no-any-return]
+        except BaseException:
+            release(self._group._node, self.id, agent, None)
+            raise
+
+    def _bytes_of(self, value: Value) -> bytes:
+        if not isinstance(value.data, Reference):
+            return value.data
+        try:
+            return read_large(self._group._node.directory.path, value.data)
+        except (OSError, ValueError) as error:
+            text = f"version {value.version} of sync handle {self.id} cannot be read: {error}"
+            raise IpcError(text) from None
 
     def _changed(self, before: Value, value: Any) -> bytes | None:
         """The new value's bytes, None if it is what it was."""
-        data = self._encode(value)
-        if before.version and not isinstance(before.data, Reference) and data == before.data:
+        if not before.version:
+            empty = empty_value(self.type)
+            if value is None and empty is None:
+                return None
+            data = encode_value(self.type, value)
+            return None if empty is not None and data == encode_value(self.type, empty) else data
+        if value is self._decoded[1] and before.version == self._decoded[0]:
             return None
-        return data
+        data = encode_value(self.type, value)
+        if isinstance(before.data, Reference) and before.data.size != len(data):
+            return data
+        return None if self._bytes_of(before) == data else data
 
 
 class Section(Generic[T, B]):
@@ -252,7 +300,7 @@ class Section(Generic[T, B]):
         self._state = state
         self._timeout = timeout
         self._agent = 0
-        self._before = Value(0, b"")
+        self._before = NEVER_WRITTEN
         self._box: Box[T] | None = None
 
     def __enter__(self) -> B:
@@ -270,13 +318,15 @@ class Section(Generic[T, B]):
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         handle, data = self._handle, None
-        if self._box is not None and error is None:
-            try:
+        try:
+            if self._box is not None and error is None:
                 data = handle._changed(self._before, self._box.value)
-            except BaseException:
-                handle._release(self._agent, None)
+            handle._release(self._agent, data)
+        except BaseException as failure:
+            nothing = data is None and isinstance(failure, NotJoined)
+            if not nothing:  # closed meanwhile, or forked: and nothing is lost by it
+                handle._give_up(self._agent)
                 raise
-        handle._release(self._agent, data)
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         self.__exit__(kind, error, trace)
@@ -286,43 +336,20 @@ def _left(deadline: float) -> float | None:
     return None if deadline == math.inf else max(deadline - time.monotonic(), 0)
 
 
-def _empty(type: Any) -> Any:
-    """The value of a handle that nobody has written: the type's own empty one, or None."""
-    try:
-        return type()
-    except TypeError:
-        return None
-
-
-def _type_text(type: Any) -> str:
-    return getattr(type, "__qualname__", None) or str(type)
-
-
 def open_sync(
     group: Group, key: int | str | None, type: Any, on_owner_death: Literal["last", "raise"]
 ) -> SyncHandle[Any]:
     """See `Group.sync`."""
     if on_owner_death not in _ON_DEATH:
         raise InvalidArgument(f'on_owner_death is "last" or "raise", not {on_owner_death!r}')
-    id, name = 0, ""
-    if isinstance(key, str):
-        name = key
-        if not key or "\0" in key or len(key.encode()) > _MOST_NAME:
-            raise InvalidArgument(f"{key!r:.60} names no handle: 1 to {_MOST_NAME} bytes, no NUL")
-    elif key is not None:
-        if not isinstance(key, int) or not 1 <= key < 2**32:
-            raise InvalidRange(f"{key!r} is no ID: they are whole numbers in 1 … 2**32-1")
-        id = key
-    if isinstance(type, str) or type is None:
-        raise InvalidArgument(f"{type!r} is no type of a value")
-    tail = name.encode() + b"\0" + _type_text(type).encode()
+    id, name = check_key(key)
+    check_type(type)
+    tail = name + b"\0" + type_text(type).encode()
     try:
         id = open_handle(group._node, (id, _ON_DEATH[on_owner_death], tail))
-    except IpcError as error:
-        if isinstance(error, InvalidArgument):
-            raise InvalidArgument(error.args[-1]) from None
-        raise
-    return SyncHandle(group, id, name or None, type)
+    except InvalidArgument as error:
+        raise InvalidArgument(error.args[-1]) from None
+    return SyncHandle(group, id, name.decode() or None, type)
 
 
 def sync_table(group: Group) -> list[SyncInfo]:

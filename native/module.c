@@ -1,5 +1,6 @@
 #include "calls.h"
 #include "codec.h"
+#include "delegation.h"
 #include "frames.h"
 #include "layout.h"
 #include "ledger.h"
@@ -24,7 +25,8 @@ static int
 module_exec(PyObject *module)
 {
     if (add_malformed(module) < 0 || codec_setup(module) < 0 || frames_setup(module) < 0 ||
-        layout_setup(module) < 0 || calls_setup(module) < 0 || system_setup(module) < 0) {
+        layout_setup(module) < 0 || calls_setup(module) < 0 || system_setup(module) < 0 ||
+        delegation_setup(module) < 0) {
         return -1;
     }
     return ledger_setup(module) < 0 ? -1 : zeromq_setup(module);

@@ -21,7 +21,7 @@ import zmq
 import zmq.backend
 
 from libos_ipc import _native
-from libos_ipc._native import LARGE, Layout, Ledger, Malformed, Outstanding, Port
+from libos_ipc._native import LARGE, Delegation, Layout, Ledger, Malformed, Outstanding, Port
 
 ROUNDS = 300
 # Fresh objects, and no small or immortal ones, so that a reference too many can be seen.
@@ -82,6 +82,69 @@ def case_unpack_envelope() -> None:
     _native.unpack_envelope(ENVELOPE)
     refused(_native.unpack_envelope, PAYLOAD)
     refused(_native.unpack_envelope, None)
+
+
+SLOT = bytearray(_native.SLOT_BYTES + 8)
+
+
+def slot() -> Delegation:
+    for offset in range(8):
+        with contextlib.suppress(ValueError):
+            return Delegation(SLOT, offset)
+    raise AssertionError("no place for a slot")
+
+
+def case_delegation() -> None:
+    slot().close()
+    refused(Delegation, SLOT, -1)
+    refused(Delegation, SLOT, NUMBER)
+    refused(Delegation, b"read only", 0)
+    refused(Delegation, None, 0)
+
+
+def case_delegation_take() -> None:
+    given = slot()
+    given.begin(1, NUMBER)
+    given.take(NUMBER, 1, 0, NUMBER, 1)
+    refused(given.take, NUMBER, 2, 0, 0, 0)
+    refused(given.take, NUMBER)
+    given.close()
+    refused(given.take, NUMBER, 1, 0, 0, 0)
+
+
+def case_delegation_give() -> None:
+    given = slot()
+    given.begin(1, NUMBER)
+    given.take(NUMBER, 1, 0, NUMBER, 1)
+    given.give(NUMBER)
+    refused(given.give, "1")
+
+
+def case_delegation_begin() -> None:
+    given = slot()
+    given.begin(NUMBER, NUMBER)
+    refused(given.begin, -1, 0)
+    refused(given.begin, NUMBER)
+
+
+def case_delegation_recall() -> None:
+    given = slot()
+    given.begin(1, NUMBER)
+    given.take(NUMBER, 1, 0, NUMBER, 1)
+    given.recall()
+
+
+def case_delegation_look() -> None:
+    given = slot()
+    given.begin(1, NUMBER)
+    given.take(NUMBER, 1, 0, NUMBER, 1)
+    given.look()
+
+
+def case_delegation_close() -> None:
+    given = slot()
+    given.close()
+    given.close()
 
 
 def case_tgkill() -> None:

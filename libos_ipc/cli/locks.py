@@ -29,7 +29,8 @@ __all__ = ["command"]
 def command(path: Path | None, place: Place, as_json: bool) -> int:
     """List the file locks of a group, or of all groups: held and waited for.
 
-    FOR is how long a lock has been held, or waited for. WAITS FOR are pids in the group, as is PID.
+    FOR is how long a lock has been held, or waited for. A delegated file is locked by one process
+    without a message, until another asks. WAITS FOR are pids in the group, as is PID.
     """
     file = path and _file(path)
 
@@ -70,15 +71,21 @@ def _cells(row: Row) -> list[object]:
         row["group"],
         row["kind"],
         row["type"],
-        "waiting" if row["waiting"] else "held",
+        _state(row),
         f"{row['start']}-{end}",
         row["pid"],
         row["os_pid"],
-        duration(row["since"]),
+        "-" if row["delegated"] else duration(row["since"]),
         or_dash(", ".join(map(str, row["waits_for"]))),
         row["path"],
         row["command"],
     ]
+
+
+def _state(row: Row) -> str:
+    if row["delegated"]:
+        return "delegated" if row["type"] == "none" else "held, delegated"
+    return "waiting" if row["waiting"] else "held"
 
 
 _HEADS = ("GROUP", "KIND", "TYPE", "STATE", "RANGE", "PID", "OS PID", "FOR", "WAITS FOR", "PATH")

@@ -63,3 +63,6 @@ class Code(IntEnum):
     SYNC_REFUSE = 47
     SYNC_RESUME = 48
     SYNC_TABLE = 49
+    FILE_DELEGATED = 50
+    FILE_RECALLED = 51
+    FILE_RETURNED = 52

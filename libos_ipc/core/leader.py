@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from libos_ipc.core.codes import Code
+from libos_ipc.core.delegations import Memory
 from libos_ipc.core.descriptors import Inspector
 from libos_ipc.core.lock_desk import LockDesk
 from libos_ipc.core.roster import Applicant, Record, Roster
@@ -60,6 +61,7 @@ LEADER_CODES = frozenset(
         Code.FILE_LOCK_TABLE,
         Code.HANDLE_AT,
         Code.HANDLE_CLOSED,
+        Code.FILE_RETURNED,
         Code.SYNC_OPEN,
         Code.SYNC_TABLE,
     }
@@ -87,11 +89,12 @@ class Leader(Roster):
         self,
         *,
         inspector: Inspector | None = None,
+        memory: Memory | None = None,
         read_remains: ReadRemains | None = None,
         **knobs: Any,
     ) -> None:
         super().__init__(**knobs)
-        self.lock_desk = locks = LockDesk(self, inspector)
+        self.lock_desk = locks = LockDesk(self, inspector, memory)
         self.sync_desk = sync = SyncDesk(self, read_remains)
         self.orphan_exits: deque[ChildExit] = deque(maxlen=ORPHANS_KEPT)
         signals = SignalDesk(self)
@@ -120,6 +123,7 @@ class Leader(Roster):
             Code.FILE_LOCK_TABLE: locks.list_all,
             Code.HANDLE_AT: locks.handle_at,
             Code.HANDLE_CLOSED: locks.handle_closed,
+            Code.FILE_RETURNED: locks.returned,
             Code.SYNC_OPEN: sync.open,
             Code.SYNC_TABLE: sync.list_all,
         }
@@ -193,6 +197,7 @@ class Leader(Roster):
             return []
         detached = self._record(("detached", vmid))
         spares = sorted(self.spares_of.get(vmid, ()))
+        self.lock_desk.delegations.on_gone(vmid)
         ends = [*self.lock_desk.settle(now), *self.sync_desk.on_gone(vmid)]
         return [detached, *ends, *(Expect(spare) for spare in spares)]
 
@@ -320,6 +325,7 @@ class Leader(Roster):
         """A process is gone. Children of whom it had no time to tell are there or they are not."""
         spares = sorted(self.spares_of.get(vmid, ()))
         gone = self._record(("gone", vmid, now))
+        self.lock_desk.delegations.on_gone(vmid)
         ends = [*self.lock_desk.settle(now), *self.sync_desk.on_gone(vmid)]
         return [gone, *ends, *(Expect(spare) for spare in spares)]
 

@@ -11,9 +11,11 @@ or where a descriptor was passed on: then they are one owner.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from typing import Any
 
 from libos_ipc.core.codes import Code
+from libos_ipc.core.delegations import Delegations, Memory
 from libos_ipc.core.descriptors import Inspector, Key
 from libos_ipc.core.file_locks import FileLocks
 from libos_ipc.core.lock_table import place_of
@@ -42,8 +44,11 @@ _PER_TICK = 64
 class LockDesk:
     """Answers what concerns file locks. Without an `inspector` no descriptor counts as closed."""
 
-    def __init__(self, roster: Roster, inspector: Inspector | None) -> None:
+    def __init__(
+        self, roster: Roster, inspector: Inspector | None, memory: Memory | None = None
+    ) -> None:
         self._roster = roster
+        self.delegations = Delegations(roster, memory)
         self._inspector = inspector
 
     @property
@@ -64,21 +69,24 @@ class LockDesk:
         ask = self._ask_of(src, seq, fields, code)
         if isinstance(ask, int):
             return [self._refuse(src, seq, ask)] if seq else []
-        effects: Effects = []
+        effects = self._recalled(ask, now)
         if ask.owner.kind in (Kind.OFD, Kind.FLOCK):
-            ask, effects = self._unified(ask, now)
+            ask, found = self._unified(ask, now)
+            effects += found
         if ask.type != UNLOCK:
             effects += self._close_the_closed(ask, now)
-        return effects + self._tell(self._locks.set(ask, now), {(src, seq): code})
+        effects += self._tell(self._locks.set(ask, now), {(src, seq): code})
+        return effects + self.delegations.on_unlock(ask) if ask.type == UNLOCK else effects
 
     def get(self, src: int, seq: int, fields: tuple[Any, ...], now: float) -> Effects:
         """FILE_LOCK_GET."""
         ask = self._ask_of(src, seq, fields, Code.FILE_LOCK_GET)
         if isinstance(ask, int):
             return [self._refuse(src, seq, ask)] if seq else []
-        effects: Effects = []
+        effects = self._recalled(ask, now)
         if ask.owner.kind in (Kind.OFD, Kind.FLOCK):
-            ask, effects = self._unified(ask, now)
+            ask, same = self._unified(ask, now)
+            effects += same
         effects += self._close_the_closed(ask, now)
         found = self._locks.get(ask)
         if found is None:
@@ -114,8 +122,28 @@ class LockDesk:
         effects: Effects = []
         for _, waiter in list(self._locks.waiting.values())[:_PER_TICK]:
             effects += self._close_the_closed(waiter.ask, now)
-        rows = tuple(self._locks.table(now))
-        return [*effects, Answer(src, seq, Code.FILE_LOCK_TABLE, (rows,))]
+        rows = [(*row, False) for row in self._locks.table(now)]
+        rows += self._delegated_rows()
+        return [*effects, Answer(src, seq, Code.FILE_LOCK_TABLE, (tuple(rows),))]
+
+    def _delegated_rows(self) -> Iterator[tuple[Any, ...]]:
+        """What is locked in files that were given away; for one where nothing is, its holder."""
+        for file, grant, entries in self.delegations.table():
+            process = self._roster.processes.get(grant.vmid)
+            who = (0 if process is None else process.pid, grant.vmid)
+            head = (file, grant.path, int(Kind.FAIR))
+            for handle, type, start, end, _, thread in entries or [(0, UNLOCK, 0, EOF, 0, 0)]:
+                yield (*head, type, start, end, *who, thread, handle, 0.0, False, (), True)
+
+    def returned(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
+        """FILE_RETURNED: the sender has closed a slot that was recalled."""
+        return self.delegations.on_returned(src, fields[0])
+
+    def _recalled(self, ask: Ask, now: float) -> Effects:
+        """The file is ours to decide on, whoever had it."""
+        if ask.owner.kind == Kind.FLOCK:
+            return []
+        return self.delegations.on_ask(ask.src, ask.file, now)
 
     def handle_at(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
         """HANDLE_AT: by which descriptor the sender locks."""
@@ -202,8 +230,9 @@ class LockDesk:
         if inspector is None or mine is None or locks.owners.places(ask.owner):
             return ask, []
         space = locks.spaces.get(place_of(ask))
-        holders = dict.fromkeys(owner for owner, _ in space.ranges) if space else {}
-        for owner in [owner for owner in holders if owner.kind == ask.owner.kind]:
+        there = [owner for owner, _ in space.ranges] if space else []
+        there += [waiter.ask.owner for waiter in space.waiters] if space else []
+        for owner in dict.fromkeys(owner for owner in there if owner.kind == ask.owner.kind):
             for vmid in sorted(locks.sharers(owner)):
                 spot = self._roster.descriptors.spot(vmid, _key(owner, ask.file))
                 other = self._roster.processes.get(vmid)
@@ -221,9 +250,10 @@ class LockDesk:
         """The asker has this owner too, whatever becomes of its request: what is held is locked
         once more in its name."""
         locks = self._locks
-        if ask.src in locks.sharers(owner):
+        held_by = locks.spaces[place_of(ask)].ranges.held_by(owner, 0, EOF)
+        if ask.src in locks.sharers(owner) or not held_by:
             return []
-        held = locks.spaces[place_of(ask)].ranges.held_by(owner, 0, EOF)[0]
+        held = held_by[0]
         again = ask._replace(seq=0, owner=owner, type=held.type, start=held.start, end=held.end)
         record: Record = ("lock", again.plain(), locks.next_number, now)
         self._roster.apply(record)
@@ -273,13 +303,14 @@ class LockDesk:
     ) -> Effects:
         effects: Effects = [Journal(record) for record in decision.records]
         codes = codes or {}
+        refused = {(outcome.src, outcome.seq) for outcome in decision.outcomes if outcome.errno}
         for record in decision.records:
             if record[0] == "lock":
                 ask = Ask.of(record[1])
                 fair = ask.owner.kind == Kind.FAIR
                 codes[ask.src, ask.seq] = Code.FILE_LOCK_TAKE if fair else Code.FILE_LOCK_SET
                 if ask.type == UNLOCK:
-                    effects += self._after_unlock(ask)
+                    effects += self._after_unlock(ask, (ask.src, ask.seq) in refused)
         for src, seq, number, granted, text in decision.outcomes:
             if src not in self._roster.processes or not seq:
                 continue
@@ -291,9 +322,10 @@ class LockDesk:
                 effects.append(Answer(src, seq, Code.FILE_LOCK_SET, (0,)))
         return effects
 
-    def _after_unlock(self, ask: Ask) -> Effects:
+    def _after_unlock(self, ask: Ask, refused: bool) -> Effects:
         """An owner that has nothing left in a file needs no descriptor of it. Who has unlocked all
-        of the file knows that; others are told."""
+        of the file knows that; others are told, and who was `refused` a conversion of FLOCK, which
+        has lost what it had."""
         owner = ask.owner
         places = self._locks.owners.places(owner)
         if owner.kind == Kind.FAIR or any(place[:2] == ask.file for place in places):
@@ -301,7 +333,7 @@ class LockDesk:
         effects: Effects = []
         for vmid in sorted({ask.src, *self._locks.sharers(owner)}):
             told = self._forget(vmid, _key(owner, ask.file))
-            if vmid == ask.src and (ask.start, ask.end) == (0, EOF):
+            if vmid == ask.src and (ask.start, ask.end) == (0, EOF) and not refused:
                 told = [effect for effect in told if isinstance(effect, Journal)]
             effects += told
         return effects

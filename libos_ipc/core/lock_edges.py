@@ -104,11 +104,17 @@ def cycle_of(table: LockTable, others: Waits | None, ask: Ask, fair: bool) -> li
 
 
 def cycle_through(table: LockTable, others: Waits | None, ask: Ask) -> list[Edge] | None:
-    """The cycle that a lock just granted has closed, since its owner waits elsewhere too."""
-    agents = agents_of(ask.owner, ask.src, ask.thread)
-    look = all_waits(table, others, who_matters(table, others, agents))
-    first = [edge for agent in agents for edge in look(agent)]
-    return find_cycle(first, agents, look) if first else None
+    """The cycle that a lock just granted has closed, since its owner waits elsewhere too.
+
+    A thread waits, or its process by another thread: to go out by one and come back to the
+    other is no cycle.
+    """
+    for agent in agents_of(ask.owner, ask.src, ask.thread):
+        look = all_waits(table, others, who_matters(table, others, (agent,)))
+        cycle = find_cycle(look(agent), (agent,), look)
+        if cycle is not None:
+            return cycle
+    return None
 
 
 def is_wanted(table: LockTable, others: Waits | None, agent: Agent) -> bool:

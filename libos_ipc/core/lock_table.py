@@ -101,7 +101,7 @@ class LockTable:
             before = tuple(self._space(place).ranges.held_by(owner, start, end))
         self._put(place, owner, Held(start, end, type, src, pid, thread, number, now, path))
         if type != UNLOCK:
-            self.next_number = number + 1
+            self.next_number = max(self.next_number, number + 1)
             self.owners.give(src, owner)
             if waited is not None:
                 self.grants.keep(Undo(ask, number, before))

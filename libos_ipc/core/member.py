@@ -29,6 +29,8 @@ from libos_ipc.core.vocabulary import (
     ChildExit,
     ChildJoined,
     Close,
+    Delegated,
+    Effect,
     Effects,
     Fail,
     GetMeta,
@@ -38,6 +40,7 @@ from libos_ipc.core.vocabulary import (
     Outgoing,
     PgidChanged,
     Progress,
+    Recalled,
     Refuse,
     Reopen,
     Resolve,
@@ -88,11 +91,13 @@ class Member(Mesh):
             Code.CREDIT: lambda src, seq, *rest: self._on_credit(self.links[src], seq, *rest),
             Code.CANCEL: self._on_cancel,
             Code.CHILDEXIT: self._on_child_exit,
-            Code.CHILD_JOINED: self._on_child_joined,
+            Code.CHILD_JOINED: partial(self._on_leaders_word, ChildJoined),
             Code.PID_KILL: self._on_kill,
             Code.PID_GETMETA: self._on_get_meta,
-            Code.PGID_CHANGED: self._on_pgid_changed,
-            Code.HANDLE_DROPPED: self._on_handle_dropped,
+            Code.PGID_CHANGED: partial(self._on_leaders_word, PgidChanged),
+            Code.HANDLE_DROPPED: partial(self._on_leaders_word, lambda *key: HandleDropped(key)),
+            Code.FILE_DELEGATED: partial(self._on_leaders_word, Delegated),
+            Code.FILE_RECALLED: partial(self._on_leaders_word, Recalled),
             **{code: partial(self._on_sync, code) for code in FROM_SERVER},
         }
         self._on_code: dict[int, Callable[[Link, int, Body, float], Effects]] = {
@@ -319,10 +324,6 @@ class Member(Mesh):
             effects += self._lead(self.leader.on_cancel(src, int(body[0]), now), now)  # type: ignore[call-overload]
         return effects
 
-    def _on_child_joined(self, src: int, seq: int, body: Body, now: float) -> Effects:
-        assert isinstance(body, tuple)
-        return [ChildJoined(*body)] if src == self.leader_vmid else []  # type: ignore[arg-type]
-
     def _on_child_exit(self, src: int, seq: int, body: Body, now: float) -> Effects:
         assert isinstance(body, tuple)
         told = ChildExit(src, *body)  # type: ignore[arg-type]
@@ -345,19 +346,17 @@ class Member(Mesh):
         assert isinstance(body, tuple)
         return [GetMeta(src, seq, *body)] if seq else []  # type: ignore[arg-type]
 
-    def _on_pgid_changed(self, src: int, seq: int, body: Body, now: float) -> Effects:
-        assert isinstance(body, tuple)
-        return [PgidChanged(*body)] if src == self.leader_vmid else []  # type: ignore[arg-type]
-
     def _on_sync(self, code: int, src: int, seq: int, body: Body, now: float) -> Effects:
         if src != self.leader_vmid:
             return []
         self._saying += 1
         return self.sync.on_message(code, body, now) + self._said(now)
 
-    def _on_handle_dropped(self, src: int, seq: int, body: Body, now: float) -> Effects:
+    def _on_leaders_word(
+        self, kind: Callable[..., Effect], src: int, seq: int, body: Body, now: float
+    ) -> Effects:
         assert isinstance(body, tuple)
-        return [HandleDropped(body)] if src == self.leader_vmid else []  # type: ignore[arg-type]
+        return [kind(*body)] if src == self.leader_vmid else []
 
     # ---- the leader, ours or another process
 

@@ -138,6 +138,10 @@ class Roster:
         self.particulars = Particulars()
         self.locks = FileLocks()
         self.descriptors = DescriptorTable()
+        #: files given to one process each: VMID, slot, first and last number, path
+        self.given: dict[tuple[int, int], tuple[int, int, int, int, bytes]] = {}
+        #: slots in use, by VMID; False for one that was closed and not returned
+        self.slots: dict[int, dict[int, bool]] = {}
         self.sync = SyncServer(find_cycle=lambda agent, blockers: None)
         self._apply: dict[str, Callable[..., None]] = {
             "range": self._apply_range,
@@ -156,6 +160,9 @@ class Roster:
             "meta": self.particulars.set_entry,
             "at": self.descriptors.put,
             "unat": self._apply_unat,
+            "give": self._apply_give,
+            "recall": self._apply_recall,
+            "back": self._apply_back,
             "sync": lambda *record: self.sync.apply(record),
         }
         for kind in self.locks.record_kinds:
@@ -269,6 +276,7 @@ class Roster:
         self.processes[vmid].state = State.DETACHED
         self._share_with_unborn(vmid)
         self.locks.detach(vmid)
+        self._drop_given(vmid)
 
     def _apply_gone(self, vmid: int, now: float) -> None:
         process = self.processes.pop(vmid)
@@ -281,6 +289,7 @@ class Roster:
         self._give_back(vmid, pid, pgid, now)
         self.locks.drop_process(vmid, now)
         self.descriptors.drop(vmid)
+        self._drop_given(vmid)
         self.particulars.drop(vmid, pid, process.os_pid, process.start_time, process.uid)
 
     def _share_with_unborn(self, vmid: int) -> None:
@@ -306,6 +315,25 @@ class Roster:
     def _apply_unat(self, vmid: int, kind: int, handle: int, device: int, inode: int) -> None:
         self.descriptors.forget(vmid, (kind, handle, device, inode))
 
+    def _apply_give(
+        self, device: int, inode: int, vmid: int, slot: int, first: int, last: int, path: bytes
+    ) -> None:
+        self.given[device, inode] = vmid, slot, first, last, path
+        self.slots.setdefault(vmid, {})[slot] = True
+        self.locks.next_number = last + 1
+
+    def _apply_recall(self, device: int, inode: int) -> None:
+        vmid, slot, *_ = self.given.pop((device, inode))
+        self.slots[vmid][slot] = False
+
+    def _apply_back(self, vmid: int, slot: int) -> None:
+        del self.slots[vmid][slot]
+
+    def _drop_given(self, vmid: int) -> None:
+        if self.slots.pop(vmid, None) is not None:
+            for file in [file for file, given in self.given.items() if given[0] == vmid]:
+                del self.given[file]
+
     def _apply_pgid(self, vmid: int, pgid: int, now: float) -> None:
         process = self.processes[vmid]
         before, process.pgid = process.pgid, pgid
@@ -326,6 +354,8 @@ class Roster:
             self.locks.state(),
             self.descriptors.state(),
             self.sync.state(),
+            sorted(self.given.items()),
+            sorted((vmid, sorted(slots.items())) for vmid, slots in self.slots.items() if slots),
         )
 
     def check(self) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 
 from libos_ipc.core.codes import Code
 from libos_ipc.core.roster import Record, Roster
-from libos_ipc.core.sync_end import FROM_SERVER, TO_SERVER
+from libos_ipc.core.sync_end import FROM_SERVER, TO_SERVER, value_name
 from libos_ipc.core.sync_payload import Word, pack, unpack
 from libos_ipc.core.sync_server import SyncServer
-from libos_ipc.core.sync_words import Decision, Reference, Remains
+from libos_ipc.core.sync_words import Decision, Reference, Remains, State
 from libos_ipc.core.vocabulary import Answer, Discard, Effects, Journal, Note, Refuse, Say
 from libos_ipc.core.wait_graph import Agent, Edge, explain, find_cycle
 from libos_ipc.errors import IpcError
@@ -41,7 +41,7 @@ class SyncDesk:
         self._read_remains = read_remains
         self._server.find_cycle = self._find_cycle
         self._roster.locks.others = self
-        self._references: dict[int, bytes] = {}  # of handles whose values lie in files
+        self._files: dict[int, set[bytes]] = {}  # by handle: where values of it may lie
 
     @property
     def _server(self) -> SyncServer:
@@ -82,12 +82,30 @@ class SyncDesk:
             return []
         ids = list(self._server.open_at[vmid])
         remains = _nothing if self._read_remains is None else self._read_remains(vmid)
+        for id in ids:
+            if self._server.handles[id].rows[vmid].state == State.EXCLUSIVE:
+                self._files.setdefault(id, set()).update(self._left_by(vmid, id, remains(id)))
         return self._tell(self._server.on_gone(vmid, remains), *ids)
+
+    def _left_by(self, vmid: int, id: int, remains: Remains) -> Iterator[bytes]:
+        """Files that a process may have left which died while it had a handle to itself: of the
+        value that it was about to commit, of the last one, and of the one before that."""
+        newest = self._server.handles[id].value.version
+        if remains.value is not None:
+            last, data = remains.value
+            newest = max(newest, last)
+            if isinstance(data, Reference):
+                yield value_name(id, vmid, last - 1).encode()
+                yield value_name(id, vmid, last).encode()
+        yield value_name(id, vmid, newest + 1).encode()
 
     # ---- from the machine's words to messages
 
     def _tell(self, decision: Decision, *ids: int) -> Effects:
         effects: Effects = [Journal(("sync", *record)) for record in decision.records]
+        for id, data in _values_in(decision.records):
+            if not isinstance(data, bytes):
+                self._files.setdefault(id, set()).add(data[0])
         for id in ids:
             effects += self._discard(id)
         for vmid, word in decision.messages:
@@ -95,14 +113,16 @@ class SyncDesk:
         return [*effects, *decision.notes]
 
     def _discard(self, id: int) -> Effects:
-        """The file of a value that is not the handle's any more."""
+        """The files of values that are not the handle's any more."""
+        files = self._files.pop(id, None)
+        if files is None:
+            return []
         handle = self._server.handles.get(id)
         data = None if handle is None else handle.value.data
-        there = data.where if isinstance(data, Reference) else b""
-        before = self._references.pop(id, b"")
-        if there:
-            self._references[id] = there
-        return [Discard(before)] if before and before != there else []
+        if isinstance(data, Reference):
+            self._files[id] = {data.where}
+            files.discard(data.where)
+        return [Discard(where) for where in sorted(files)]
 
     # ---- cycles, over locks and handles
 
@@ -127,6 +147,10 @@ class SyncDesk:
 
 def _nothing(id: int) -> Remains:
     return Remains(None, False)
+
+
+def _values_in(records: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    return ((record[1], record[3]) for record in records if record[0] == "value")
 
 
 def _row(handle: Any) -> Record:

@@ -46,7 +46,7 @@ from libos_ipc.core.vocabulary import (
 )
 from libos_ipc.errors import IpcError, error_for
 
-__all__ = ["FROM_SERVER", "TO_SERVER", "SyncEnd"]
+__all__ = ["FROM_SERVER", "TO_SERVER", "SyncEnd", "value_name"]
 
 TO_SERVER: dict[type, Code] = {
     RequestUpgrade: Code.SYNC_REQUEST_UPGRADE,
@@ -123,3 +123,8 @@ class SyncEnd:
             elif isinstance(each, Note):
                 effects.append(each)
         return effects
+
+
+def value_name(id: int, vmid: int, version: int) -> str:
+    """What a large value's file is called: this version of the handle, committed by `vmid`."""
+    return f"value-{id}-{vmid}-{version}"

@@ -219,6 +219,20 @@ class HandleDropped(NamedTuple):
     key: tuple[int, int, int, int]
 
 
+class Delegated(NamedTuple):
+    """This file is ours to lock, in this slot of the memory that we share with the leader."""
+
+    slot: int
+    device: int
+    inode: int
+
+
+class Recalled(NamedTuple):
+    """What was ours in this slot is the leader's again."""
+
+    slot: int
+
+
 class Discard(NamedTuple):
     """The large value that lies at `where` is needed no more."""
 
@@ -272,6 +286,8 @@ Effect: TypeAlias = (
     | PgidChanged
     | GetMeta
     | HandleDropped
+    | Delegated
+    | Recalled
     | Discard
     | Publish
     | Unpublish

@@ -14,10 +14,8 @@ def current_agent() -> int:
     From 1 to 2**32-1, and no two that live at a time in a process have the same.
     """
     asyncio = sys.modules.get("asyncio")
-    try:
-        task = asyncio.current_task() if asyncio is not None else None
-    except RuntimeError:
-        task = None
-    if task is None:
-        return threading.get_native_id()
-    return id(task) >> 4 & 0x7FFFFFFF | 1 << 31
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        task = asyncio.current_task()
+        if task is not None:
+            return id(task) >> 4 & 0x7FFFFFFF | 1 << 31
+    return threading.get_native_id()

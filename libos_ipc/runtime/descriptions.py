@@ -18,6 +18,7 @@ import fcntl
 import functools
 import logging
 import os
+import resource
 import threading
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ class Place(NamedTuple):
 
 
 class _Description:
-    __slots__ = ("calls", "crossed", "duplicate", "fd", "file", "handle", "told")
+    __slots__ = ("calls", "crossed", "duplicate", "fd", "file", "handle", "lost", "told")
 
     def __init__(self, file: FileId, handle: int, fd: int, duplicate: int) -> None:
         self.file = file
@@ -51,6 +52,7 @@ class _Description:
         self.fd = fd
         self.duplicate = duplicate
         self.told: set[int] = set()  # the kinds by which the leader knows it
+        self.lost: set[int] = set()  # those that it has forgotten during a call
 
     def is_of(self, fd: int) -> bool:
         """Whether `fd` is of this description."""
@@ -65,13 +67,14 @@ class _Description:
 
 
 class _PosixFile:
-    __slots__ = ("calls", "crossed", "fd", "keeper")
+    __slots__ = ("calls", "crossed", "fd", "keeper", "lost")
 
     def __init__(self, fd: int, keeper: int) -> None:
         self.calls = 0
         self.crossed = False
         self.fd = fd
         self.keeper = keeper
+        self.lost: set[int] = set()
 
 
 class Descriptions:
@@ -109,7 +112,7 @@ class Descriptions:
             at = None
             if kind not in description.told:
                 description.told.add(kind)
-                at = (int(kind), description.handle, 0, 0, description.fd, description.duplicate)
+                at = _at(description, kind)
             return Place(file, description.handle, at, False)
 
     def _posix_place(self, fd: int, file: FileId) -> Place:
@@ -122,27 +125,47 @@ class Descriptions:
             self._posix[file] = _PosixFile(fd, os.open(f"/proc/self/fd/{fd}", _KEEP))
         return Place(file, 0, (int(Kind.POSIX), 0, *file, fd, -1), known is not None)
 
-    def end(self, place: Place, kind: Kind, *, freed: bool) -> None:
-        """The request is answered. With `freed` it has unlocked the whole file."""
+    def end(
+        self, place: Place, kind: Kind, *, freed: bool, granted: bool
+    ) -> tuple[int, ...] | None:
+        """The request is answered. With `freed` it has unlocked the whole file, with `granted` it
+        may have locked something. What the leader must hear now: the fields of HANDLE_AT, if it may
+        have forgotten by what."""
         with self._lock:
             one: _Description | _PosixFile | None = self._by_handle.get(place.handle)
             if kind == Kind.POSIX:
                 one = self._posix.get(place.file)
             if one is None:
-                return
+                return None
             one.calls -= 1
             crossed = one.crossed
             if not one.calls:
                 one.crossed = False
-            if freed and not crossed:
+            lost = kind in one.lost
+            one.lost.discard(kind)
+            if (freed or (lost and not granted)) and not crossed:
                 self._drop(kind, place.handle, place.file)
+                return None
+            if isinstance(one, _Description):
+                if lost:
+                    return _at(one, kind)
+                self._remove_unused(one)
+                return None
+            return (int(kind), 0, *place.file, one.fd, -1) if lost else None
 
     # ---- what is not needed any more
 
     def on_dropped(self, kind: int, handle: int, device: int, inode: int) -> None:
-        """The leader's word: nothing is held by this any more. In the worker: must not block."""
+        """The leader's word: nothing is held by this any more. In the worker: must not block.
+
+        A request under way may have come there after that; its end makes up for it.
+        """
         with self._lock:
-            self._drop(kind, handle, (device, inode))
+            one = self._by_handle.get(handle) if handle else self._posix.get((device, inode))
+            if one is not None and one.calls:
+                one.lost.add(kind)
+            else:
+                self._drop(kind, handle, (device, inode))
 
     def _drop(self, kind: int, handle: int, file: FileId) -> None:
         if kind == Kind.POSIX:
@@ -154,12 +177,15 @@ class Descriptions:
         if description is None:
             return
         description.told.discard(kind)
-        if not description.told and not description.calls:
-            del self._by_handle[handle]
-            self._of[description.file].remove(description)
-            if not self._of[description.file]:
-                del self._of[description.file]
-            os.close(description.duplicate)
+        self._remove_unused(description)
+
+    def _remove_unused(self, one: _Description) -> None:
+        if not one.told and not one.calls:
+            del self._by_handle[one.handle]
+            self._of[one.file].remove(one)
+            if not self._of[one.file]:
+                del self._of[one.file]
+            os.close(one.duplicate)
 
     def closed(self) -> list[tuple[int, int, int, int]]:
         """Now and then: what was closed without unlocking, as the fields of HANDLE_CLOSED."""
@@ -190,6 +216,7 @@ class Descriptions:
         self._posix.clear()
         for one in self._by_handle.values():
             one.calls, one.crossed = 0, False
+            one.lost.clear()
 
     def close(self) -> None:
         """Give all descriptors back: the process has left the group."""
@@ -208,6 +235,10 @@ def _say_once(number: int | None) -> None:
     log.warning("this kernel compares no descriptors (errno %s): each number locks alone", number)
 
 
+def _at(one: _Description, kind: int) -> tuple[int, ...]:
+    return (int(kind), one.handle, 0, 0, one.fd, one.duplicate)
+
+
 def _enter(one: _Description | _PosixFile) -> None:
     one.calls += 1
     one.crossed = one.crossed or one.calls > 1
@@ -215,22 +246,29 @@ def _enter(one: _Description | _PosixFile) -> None:
 
 #: Descriptions from which on it is worth looking for closed ones.
 _SWEEP_FROM = 16
+#: The least number of a duplicate, where so many are allowed.
+_LOWEST = 4096
 _KEEP = os.O_PATH | os.O_CLOEXEC
 
 
 def _duplicate(fd: int) -> int:
-    """A close-on-exec duplicate, out of the way of the numbers that programs get."""
+    """A close-on-exec duplicate, out of the way of the numbers that programs get: one that took the
+    number of a closed descriptor would look like that."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = _LOWEST if allowed < 0 else min(_LOWEST, allowed // 2)
     try:
-        return int(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64))
+        return int(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest))
     except OSError as error:
-        if error.errno != errno.EINVAL:  # so few descriptors are allowed
+        if error.errno != errno.EMFILE:
             raise
-        return int(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+        return int(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0))
 
 
 def _leads_to(fd: int, file: FileId) -> bool:
+    """Whether this is a descriptor of the file by which it may be locked: a keeper is none."""
     try:
         found = os.fstat(fd)
+        path_only = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH
     except OSError:
         return False
-    return (found.st_dev, found.st_ino) == file
+    return (found.st_dev, found.st_ino) == file and not path_only

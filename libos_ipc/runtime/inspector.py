@@ -46,8 +46,14 @@ class Inspector:
 
 
 def _leads_to(os_pid: int, fd: int, device: int, inode: int) -> bool:
+    """Whether this is a descriptor of the file by which it may be locked: with O_PATH it is none,
+    such as those by which the library itself keeps files."""
     found = os.stat(f"/proc/{os_pid}/fd/{fd}")
-    return (found.st_dev, found.st_ino) == (device, inode)
+    if (found.st_dev, found.st_ino) != (device, inode):
+        return False
+    with open(f"/proc/{os_pid}/fdinfo/{fd}") as file:
+        flags = next(line.split()[1] for line in file if line.startswith("flags:"))
+    return not int(flags, 8) & os.O_PATH
 
 
 def _same(os_pid: int, fd: int, duplicate: int) -> bool:

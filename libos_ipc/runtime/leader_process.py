@@ -16,6 +16,7 @@ from libos_ipc.config import GroupConfig
 from libos_ipc.core.leader import Leader
 from libos_ipc.core.roster import LEADER_VMID, Applicant
 from libos_ipc.core.vocabulary import Journal
+from libos_ipc.runtime.held_files import SharedSlots
 from libos_ipc.runtime.inspector import Inspector
 from libos_ipc.runtime.liveness import start_time
 from libos_ipc.runtime.node import Identity, Node
@@ -41,6 +42,7 @@ def _make_leader(
         quarantine_s=config.quarantine,
         first_vmid=first_vmid,
         inspector=Inspector(),
+        memory=SharedSlots(directory.slots) if config.lock_delegation else None,
         read_remains=lambda vmid: read_remains(directory.slabs(vmid)),
     )
 

@@ -28,6 +28,10 @@ def lock(session: Session, code: Code, asks: FileLock, timeout: float | None) ->
 
     WouldBlock, Deadlock, Timeout. Whatever ends the wait, the request does not wait on.
     """
+    if code == Code.FILE_LOCK_TAKE:
+        granted = session.held_files.serve(asks)
+        if granted is not None:
+            return granted
     ticket = Ticket()
     deadline = None if timeout is None else time.monotonic() + timeout
     seq = 0
@@ -77,6 +81,10 @@ async def alock(session: Session, code: Code, asks: FileLock, timeout: float | N
     """`lock` for asyncio."""
     from libos_ipc.runtime.async_ticket import AsyncTicket
 
+    if code == Code.FILE_LOCK_TAKE:
+        granted = session.held_files.serve(asks)
+        if granted is not None:
+            return granted
     ticket = AsyncTicket()
     seq = session.request(session.member.leader_vmid, code, asks, ticket)
     try:

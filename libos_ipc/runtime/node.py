@@ -7,7 +7,6 @@ member: same group and handlers, new identity, new session, nothing of the paren
 
 from __future__ import annotations
 
-import itertools
 import logging
 import mmap
 import os
@@ -20,26 +19,16 @@ from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Admission, Leader
 from libos_ipc.core.member import Member
 from libos_ipc.core.provision import SPARE_PAIRS
-from libos_ipc.core.vocabulary import (
-    HEADER_WEIGHT,
-    ChildExit,
-    Effects,
-    GetMeta,
-    Publish,
-    SignalInfo,
-)
-from libos_ipc.errors import IpcError, LeaderLost, Timeout
+from libos_ipc.core.vocabulary import HEADER_WEIGHT, ChildExit, Effects
+from libos_ipc.errors import IpcError, LeaderLost, NotJoined, Timeout
+from libos_ipc.runtime.belongings import Belongings, Identity
 from libos_ipc.runtime.children import Children, ChildRow, announce
 from libos_ipc.runtime.codec import decode_answer
-from libos_ipc.runtime.descriptions import Descriptions
 from libos_ipc.runtime.dispatch import Dispatcher
 from libos_ipc.runtime.journal_file import JournalFile
-from libos_ipc.runtime.metadata import answer_meta
-from libos_ipc.runtime.mirror import Mirrors
 from libos_ipc.runtime.rundir import GroupDir, GroupFile
 from libos_ipc.runtime.session import Session
-from libos_ipc.runtime.signalling import Signalling
-from libos_ipc.runtime.slabs import Slabs, remove_large
+from libos_ipc.runtime.slabs import Slabs
 from libos_ipc.runtime.sockets import Sockets
 
 __all__ = ["ForkPlan", "Identity", "Node"]
@@ -48,16 +37,6 @@ log = logging.getLogger("libos_ipc")
 
 #: Seconds that leaving waits for the leader's word.
 LEAVE_S = 2.0
-
-
-class Identity(NamedTuple):
-    """Who a process is in its group."""
-
-    vmid: int
-    pid: int
-    ppid: int
-    pgid: int
-    parent_vmid: int
 
 
 class ForkPlan(NamedTuple):
@@ -73,7 +52,7 @@ def _nothing(answer: object, now: float) -> Effects:
     return []
 
 
-class Node:
+class Node(Belongings):
     """One process in one group."""
 
     def __init__(
@@ -90,13 +69,7 @@ class Node:
         self.identity = identity
         self.dispatcher = Dispatcher(HEADER_WEIGHT)
         self.deliver = self.dispatcher.deliver
-        self.signalling = Signalling()
-        self.descriptions = Descriptions()
-        self.mirrors = Mirrors()
-        #: numbers the acquisitions of file locks
-        self.acquisitions = itertools.count(1)
-        #: IDs of threads, each in its own thread
-        self.threads = threading.local()
+        super().__init__()
         self.leading = leader is not None
         #: what each thread's latest fork had prepared; two may fork at once
         self.forked: dict[int, ForkPlan | None] = {}
@@ -182,9 +155,7 @@ class Node:
         session.close()
         with session.lock:
             self.children.close()
-        self.descriptions.close()
-        self.mirrors.close()
-        self.slabs.close()
+        self.close_belongings()
         if self.leading:
             self.end_leading()
 
@@ -197,9 +168,15 @@ class Node:
 
     def end_leading(self) -> None:
         """The leader's files go with the group."""
+        self._close_leader()
         if self._journal is not None:
             self._journal.close()
         self.directory.remove()
+
+    def _close_leader(self) -> None:
+        leader = self.session.member.leader
+        if leader is not None:
+            leader.lock_desk.delegations.close()
 
     def flush(self, timeout: float | None) -> None:
         """Wait until all that was sent has arrived. Timeout names who has not got everything."""
@@ -286,6 +263,8 @@ class Node:
         if plan is not None:
             announce(plan.page)
         self.session.abandon()
+        gone = NotJoined("the sync handle was opened by the parent: this process was forked")
+        self.session.perform(self.session.member.sync.on_server_lost(gone))
         self.slabs.close()
         self.children.close()
         self.directory.release()
@@ -297,9 +276,7 @@ class Node:
         self._pause_lock = threading.Lock()
         self._gate = threading.Lock()
         self.dispatcher.reborn()
-        self.signalling.reborn()
-        self.descriptions.reborn()
-        self.mirrors.close()
+        self.belongings_reborn()
         if plan is None:
             self.session.closed = True
             return False
@@ -337,28 +314,6 @@ class Node:
             self.session.loop.register(row.pidfd, lambda: self._on_child_end(row))
         else:
             self.session.later(0, lambda: self._on_child_end(row))
-
-    def signalled(self, sig: int, info: SignalInfo) -> None:
-        self.signalling.came(self.session, sig, info)
-
-    def handle_dropped(self, key: tuple[int, int, int, int]) -> None:
-        self.descriptions.on_dropped(*key)
-
-    def publish(self, effect: Publish) -> None:
-        self.slabs.publish(effect.id, effect.version, effect.data)  # type: ignore[arg-type]
-
-    def unpublish(self, id: int) -> None:
-        self.slabs.forget(id)
-
-    def discard(self, where: bytes) -> None:
-        remove_large(self.directory.path, where)
-
-    def pgid_changed(self, pgid: int) -> None:
-        self.identity = self.identity._replace(pgid=pgid)
-
-    def get_meta(self, asked: GetMeta) -> None:
-        # Not under the lock: looking at stacks and files takes a while.
-        self.session.later(0, lambda: answer_meta(self.session, self.identity.pid, asked))
 
     def gone(self, vmid: int) -> None:
         row = self.children.by_vmid(vmid)

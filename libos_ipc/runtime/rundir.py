@@ -198,9 +198,13 @@ class GroupDir:
         """Path of what a member has committed, to which a number is added."""
         return f"{self.path}/{vmid}.slab-"
 
+    def slots(self, vmid: int) -> str:
+        """Path of the slots of the files that were given to a member to lock."""
+        return f"{self.path}/{vmid}.slots"
+
     def forget(self, vmid: int) -> None:
-        """Remove the sockets and slabs of a member that is gone."""
-        for path in (self.message_socket(vmid), self.live_socket(vmid)):
+        """Remove the sockets, slots and slabs of a member that is gone."""
+        for path in (self.message_socket(vmid), self.live_socket(vmid), self.slots(vmid)):
             _remove(path)
         number = 0
         while os.path.lexists(slab := f"{self.slabs(vmid)}{number}"):

@@ -25,6 +25,7 @@ from libos_ipc.core.vocabulary import (
     ChildExit,
     ChildJoined,
     Close,
+    Delegated,
     Discard,
     Effects,
     Ended,
@@ -40,6 +41,7 @@ from libos_ipc.core.vocabulary import (
     PgidChanged,
     Progress,
     Publish,
+    Recalled,
     Reopen,
     Resolve,
     SignalInfo,
@@ -51,6 +53,7 @@ from libos_ipc.core.vocabulary import (
 from libos_ipc.errors import NotJoined
 from libos_ipc.runtime.calling import Calling
 from libos_ipc.runtime.codec import pack
+from libos_ipc.runtime.held_files import HeldFiles
 from libos_ipc.runtime.loop import Loop
 from libos_ipc.runtime.receiver import Receiver
 from libos_ipc.runtime.reserve import Reserve
@@ -111,6 +114,7 @@ class Session(Calling):
         self.closed = False
         self.leaving = False
         self._group_id = file.id.encode()
+        self.held_files = HeldFiles(directory.slots(member.vmid))
         self._reserve = Reserve()
         self._transport: Transport | None = None
         self._idle = True
@@ -140,6 +144,8 @@ class Session(Calling):
             PgidChanged: lambda effect: host.pgid_changed(effect.pgid),
             GetMeta: host.get_meta,
             HandleDropped: lambda effect: host.handle_dropped(effect.key),
+            Delegated: lambda effect: self.held_files.open(*effect),
+            Recalled: self._give_back,
             Publish: host.publish,
             Unpublish: lambda effect: host.unpublish(effect.id),
             Discard: lambda effect: host.discard(effect.where),
@@ -198,6 +204,7 @@ class Session(Calling):
             error = NotJoined(f"the group {self.file.name!r} was closed in this process")
             self.perform(self.member.calls.fail_all(error))
             self.tell_progress()
+            self.held_files.close()
             self.watches.close()
             self.loop.close()
             self.sockets.close()
@@ -215,6 +222,7 @@ class Session(Calling):
         with self.lock:
             self.listeners.clear()  # event loops of the parent
             self.perform(self.member.calls.fail_all(error))
+        self.held_files.close()
         self.watches.abandon()
         self.loop.close()
         self.sockets.close()
@@ -312,6 +320,11 @@ class Session(Calling):
             # Another user's process, whose own right it is: it signals itself.
             member, now = self.member, time.monotonic()
             self.perform(member.send(effect.vmid, Code.PID_KILL, effect.message, now))
+
+    def _give_back(self, effect: Recalled) -> None:
+        self.held_files.close_slot(effect.slot)
+        member, now = self.member, time.monotonic()
+        self.perform(member.send(member.leader_vmid, Code.FILE_RETURNED, (effect.slot,), now))
 
     def _note(self, effect: Note) -> None:
         fields = {"group": self.file.name, "epoch": self.member.epoch, **effect.fields}

@@ -6,9 +6,10 @@ changed; a record has room for two values and is used again for the next value o
 
     capacity, in use u32 | handle u64 | word u64 | size u32, size u32 | crc u32, crc u32 | A | B
 
-The *word* is written last: twice the version, plus which of the two holds it. So whenever the
-process dies, one of the two is whole, and the word says which. Records follow one another without
-a gap; a free one has handle 0, and where the capacity is 0 the slab ends.
+The *word* is written last, and in one piece: twice the version, plus which of the two holds it. So
+whenever the process dies, one of the two is whole, and the word says which. Records follow one
+another without a gap, and keep their capacities; a free one has handle 0, and where the capacity
+is 0 the slab ends.
 
 Large values lie in files of their own, named for handle and version; a record then holds the name.
 What is read here was written by another process, and is believed in nothing: every number is
@@ -17,6 +18,7 @@ read once and checked before use.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import re
@@ -38,29 +40,52 @@ __all__ = [
 
 #: From this many bytes on a value is a file of its own.
 LARGE = 1 << 16
+#: The first slab. Each is twice as large as the one before, up to a limit: it costs a descriptor.
 SLAB_BYTES = 1 << 20
-#: Slabs that are read of a dead process.
-_MOST_SLABS = 4096
+_LARGEST_SLAB = SLAB_BYTES << 4
+#: Slabs of one process.
+_MOST_SLABS = 256
 
-_HEAD = struct.Struct("<IIQQIIII")
-_WORD = struct.Struct("<Q")
-_USE = struct.Struct("<I")
-_WORD_AT = 16
+_HEAD = struct.Struct("=IIQQIIII")
+_REST = struct.Struct("=IIII")
+_SIZE = struct.Struct("=I")
 _USE_AT = 4
+_ID_AT = 8
+_WORD_AT = 16
 _SIZES_AT = 24
+_CRCS_AT = 32
 #: What stands before each value in a record: the flag of a reference, and its size.
 _PREFIX = struct.Struct("<BQ")
 _SMALLEST = 64
+#: The largest capacity.
+_LARGEST = 2 * LARGE
+#: A member cannot make the leader wait for it, whatever it puts in its slabs' place.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _LARGE_NAME = re.compile(r"value-\d+-\d+-\d+")
 
 
-class _Record:
-    __slots__ = ("at", "capacity", "slab")
+class _Slab:
+    """One file, mapped: as bytes, and as words, each of which is written at once."""
 
-    def __init__(self, slab: mmap.mmap, at: int, capacity: int) -> None:
+    __slots__ = ("bytes", "words")
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.bytes = mmap.mmap(fd, size)
+        self.words = memoryview(self.bytes).cast("Q")
+
+    def close(self) -> None:
+        self.words.release()
+        self.bytes.close()
+
+
+class _Record:
+    __slots__ = ("at", "capacity", "slab", "where")
+
+    def __init__(self, slab: _Slab, at: int, capacity: int) -> None:
         self.slab = slab
         self.at = at
         self.capacity = capacity
+        self.where = b""  # of the large value that was published last
 
 
 class Slabs:
@@ -68,42 +93,49 @@ class Slabs:
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
-        self._maps: list[mmap.mmap] = []
-        self._end = SLAB_BYTES
+        self._slabs: list[_Slab] = []
+        self._size = self._end = 0  # of the last slab: of all, and of what is taken
         self._records: dict[int, _Record] = {}
         self._free: dict[int, list[_Record]] = {}
 
-    def reserve(self, id: int, size: int) -> None:
-        """Make sure that so many bytes can be published. OSError where memory is full."""
-        size = min(size, LARGE) + _PREFIX.size
+    def reserve(self, id: int, data: Data) -> None:
+        """Make sure that this value can be published. OSError where memory is full."""
+        size = _PREFIX.size + len(data.where if isinstance(data, Reference) else data)
         record = self._records.get(id)
         if record is None or record.capacity < size:
             capacity = _SMALLEST
             while capacity < size:
                 capacity *= 2
             fresh = self._take(capacity)
-            if record is not None:
-                self._move(id, record, fresh)
+            if record is None:
+                self._begin(fresh, id, 0, 0, 0, 0, 0, 0)
             else:
-                _HEAD.pack_into(fresh.slab, fresh.at, capacity, 0, id, 0, 0, 0, 0, 0)
+                self._move(id, record, fresh)
             self._records[id] = fresh
 
     def publish(self, id: int, version: int, data: Data) -> None:
-        """Commit: what has been reserved is filled, and then counts. Not interrupted by failure."""
+        """Commit: what has been reserved is filled, and then counts. Not interrupted by failure.
+
+        A large value that this process had published before is needed no more then: nobody else
+        can be reading what may be changed here.
+        """
         record = self._records[id]
-        body, place = _in_record(data), record.at
-        slot = 1 - (_WORD.unpack_from(record.slab, place + _WORD_AT)[0] & 1)
+        body, place, slab = _in_record(data), record.at, record.slab
+        slot = 1 - (slab.words[place + _WORD_AT >> 3] & 1)
         start = place + _HEAD.size + slot * record.capacity
-        record.slab[start : start + len(body)] = body
-        struct.pack_into("<I", record.slab, place + _SIZES_AT + 4 * slot, len(body))
-        struct.pack_into("<I", record.slab, place + _SIZES_AT + 8 + 4 * slot, zlib.crc32(body))
-        _WORD.pack_into(record.slab, place + _WORD_AT, version << 1 | slot)
+        slab.bytes[start : start + len(body)] = body
+        _SIZE.pack_into(slab.bytes, place + _SIZES_AT + 4 * slot, len(body))
+        _SIZE.pack_into(slab.bytes, place + _CRCS_AT + 4 * slot, zlib.crc32(body))
+        slab.words[place + _WORD_AT >> 3] = version << 1 | slot
+        former, record.where = record.where, data.where if isinstance(data, Reference) else b""
+        if former:
+            remove_large(os.path.dirname(self._prefix), former)
 
     def set_use(self, id: int, in_use: bool) -> None:
         """Whether somebody is between lock and unlock, and what is there may be half done."""
         record = self._records.get(id)
         if record is not None:
-            _USE.pack_into(record.slab, record.at + _USE_AT, in_use)
+            record.slab.bytes[record.at + _USE_AT] = in_use
 
     def forget(self, id: int) -> None:
         """The handle is closed: its record is free."""
@@ -116,49 +148,63 @@ class Slabs:
         if free:
             return free.pop()
         size = _HEAD.size + 2 * capacity
-        if self._end + size > SLAB_BYTES:
+        if self._end + size > self._size:
             self._grow()
-        record = _Record(self._maps[-1], self._end, capacity)
+        record = _Record(self._slabs[-1], self._end, capacity)
+        _SIZE.pack_into(record.slab.bytes, record.at, capacity)
         self._end += size
         return record
 
+    def _begin(self, record: _Record, id: int, in_use: int, word: int, *rest: int) -> None:
+        """A record begins to count when its handle is written, and that is done last."""
+        slab, place = record.slab, record.at
+        _REST.pack_into(slab.bytes, place + _SIZES_AT, *rest)
+        slab.words[place + _WORD_AT >> 3] = word
+        slab.bytes[place + _USE_AT] = in_use
+        slab.words[place + _ID_AT >> 3] = id
+
     def _give(self, record: _Record) -> None:
-        _HEAD.pack_into(record.slab, record.at, record.capacity, 0, 0, 0, 0, 0, 0, 0)
+        record.slab.words[record.at + _ID_AT >> 3] = 0
+        record.where = b""
         self._free.setdefault(record.capacity, []).append(record)
 
     def _move(self, id: int, old: _Record, new: _Record) -> None:
         """A larger record takes over what the old one holds: it says so before the old one goes."""
-        _, in_use, _, word, *sizes = _HEAD.unpack_from(old.slab, old.at)
+        _, in_use, _, word, *rest = _HEAD.unpack_from(old.slab.bytes, old.at)
         for slot in (0, 1):
             source = old.at + _HEAD.size + slot * old.capacity
             target = new.at + _HEAD.size + slot * new.capacity
-            size = sizes[slot]
-            new.slab[target : target + size] = old.slab[source : source + size]
-        _HEAD.pack_into(new.slab, new.at, new.capacity, in_use, id, word, *sizes)
+            size = rest[slot]
+            new.slab.bytes[target : target + size] = old.slab.bytes[source : source + size]
+        self._begin(new, id, in_use, word, *rest)
+        new.where = old.where
         self._give(old)
 
     def _grow(self) -> None:
+        if len(self._slabs) >= _MOST_SLABS:
+            raise OSError(errno.ENOSPC, f"{_MOST_SLABS} slabs are full")
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        path = f"{self._prefix}{len(self._maps)}"
+        path = f"{self._prefix}{len(self._slabs)}"
+        size = min(SLAB_BYTES << len(self._slabs), _LARGEST_SLAB)
         fd = os.open(path, flags, 0o600)
         try:
-            os.posix_fallocate(fd, 0, SLAB_BYTES)
-            self._maps.append(mmap.mmap(fd, SLAB_BYTES))
+            os.posix_fallocate(fd, 0, size)
+            self._slabs.append(_Slab(fd, size))
         except BaseException:
             os.unlink(path)
             raise
         finally:
             os.close(fd)
-        self._end = 0
+        self._size, self._end = size, 0
 
     def close(self) -> None:
         """Unmap. The files stay until the leader has done with them."""
-        for each in self._maps:
+        for each in self._slabs:
             each.close()
-        self._maps.clear()
+        self._slabs.clear()
         self._records.clear()
         self._free.clear()
-        self._end = SLAB_BYTES
+        self._size = self._end = 0
 
 
 def _in_record(data: Data) -> bytes:
@@ -175,16 +221,17 @@ def read_remains(prefix: str) -> Callable[[int], Remains]:
     found: dict[int, Remains] = {}
     for number in range(_MOST_SLABS):
         try:
-            with open(f"{prefix}{number}", "rb") as file:
-                slab = file.read(SLAB_BYTES)
+            slab = _read(f"{prefix}{number}", _LARGEST_SLAB)
         except OSError:
             break
         for id, remains in _records_of(slab):
-            before = found.get(id)
-            newer = before is None or before.value is None or remains.value is None
-            if newer or remains.value.version >= before.value.version:  # type: ignore[union-attr]
+            if id not in found or _version(remains) >= _version(found[id]):
                 found[id] = remains
     return lambda id: found.get(id, Remains(None, False))
+
+
+def _version(remains: Remains) -> int:
+    return 0 if remains.value is None else remains.value.version
 
 
 def _records_of(slab: bytes) -> Iterator[tuple[int, Remains]]:
@@ -192,7 +239,7 @@ def _records_of(slab: bytes) -> Iterator[tuple[int, Remains]]:
     while at + _HEAD.size <= len(slab):
         capacity, in_use, id, word, *rest = _HEAD.unpack_from(slab, at)
         end = at + _HEAD.size + 2 * capacity
-        if not _SMALLEST <= capacity <= 4 * LARGE or end > len(slab):
+        if not _SMALLEST <= capacity <= _LARGEST or end > len(slab):
             return
         if id:
             slot = word & 1
@@ -209,7 +256,8 @@ def _value(version: int, body: bytes, crc: int) -> Value | None:
     is_reference, size = _PREFIX.unpack_from(body)
     data = body[_PREFIX.size :]
     if is_reference:
-        return Value(version, Reference(data, size))
+        named = _LARGE_NAME.fullmatch(data.decode("ascii", "replace"))
+        return Value(version, Reference(data, size)) if named else None
     return Value(version, data) if len(data) == size else None
 
 
@@ -236,18 +284,22 @@ def write_large(directory: str, name: str, data: bytes) -> Reference:
 def read_large(directory: str, reference: Reference) -> bytes:
     """The value that lies there. OSError if it does not, ValueError for what is no such name."""
     name = _checked(reference.where)
-    fd = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    with open(fd, "rb", buffering=0) as file:
-        if os.fstat(fd).st_size != reference.size:
-            raise ValueError(f"{name} has not the {reference.size} bytes that were announced")
-        data = bytearray(reference.size)
-        view, got = memoryview(data), 0
-        while got < len(data):
-            count = file.readinto(view[got:])
-            if not count:
-                raise ValueError(f"{name} has {got} bytes, not {reference.size}")
-            got += count
-    return bytes(data)
+    data = _read(f"{directory}/{name}", reference.size + 1)
+    if len(data) != reference.size:
+        raise ValueError(f"{name} has not the {reference.size} bytes that were announced")
+    return data
+
+
+def _read(path: str, most: int) -> bytes:
+    """At most so many bytes of a file. OSError if it is none, or a link."""
+    fd = os.open(path, _READ)
+    try:
+        data = os.read(fd, min(most, os.fstat(fd).st_size + 1))
+        while more := os.read(fd, most - len(data)):
+            data += more
+        return data
+    finally:
+        os.close(fd)
 
 
 def remove_large(directory: str, where: bytes) -> None:

@@ -16,6 +16,7 @@ import msgspec
 
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.leader import Leader
+from libos_ipc.core.lock_words import Ask
 from libos_ipc.core.vocabulary import Body, ChildExit, ChildJoined, Effects, Message, Outgoing
 from libos_ipc.errors import (
     Deadlock,
@@ -254,8 +255,8 @@ class History:
         self.records.append(read)
         self.shadow.apply(read)
 
-    def _on_lock(self, asks: object, number: int, now: float) -> None:
-        self.locks.on_record(number)
+    def _on_lock(self, asks: tuple[object, ...], number: int, now: float) -> None:
+        self.locks.on_record(Ask.of(asks), number)
 
     def _on_sync(self, kind: str, *fields: object) -> None:
         self.sync.on_record(kind, fields)

@@ -32,6 +32,7 @@ class Knobs:
     repeat: float
     stale: float  #: that the end of a replaced connection is reported as if of the new one
     ack_every: int
+    streak: int  #: of acquisitions after which a file is given away
     id_max: int
     range_size: int
     quarantine_s: float
@@ -67,6 +68,7 @@ class Knobs:
             repeat=0.0 if quiet else rng.choice((0.0, 0.0, 0.02, 0.2)),
             stale=0.0 if quiet else rng.choice((0.0, 0.3)),
             ack_every=rng.choice((2, 8, 256)),
+            streak=rng.choice((1, 2, 8)),
             id_max=rng.choice((40, 80, 2**22 - 1, 2**22 - 1)),
             range_size=rng.choice((1, 2, 4, 8)),
             quarantine_s=rng.choice((0.0, 0.2, 180.0)),

@@ -10,7 +10,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from libos_ipc.core.codes import Code
-from libos_ipc.core.lock_words import NO_WAIT, READ, UNLOCK, WAIT, WAIT_TIMED, WRITE, Kind
+from libos_ipc.core.delegations import Entry
+from libos_ipc.core.lock_words import (
+    NO_WAIT,
+    READ,
+    UNLOCK,
+    WAIT,
+    WAIT_TIMED,
+    WRITE,
+    Ask,
+    Kind,
+)
+from libos_ipc.core.vocabulary import Delegated, Recalled
 
 from .threads import Running, Wait
 
@@ -18,7 +29,7 @@ if TYPE_CHECKING:
     from .node import SimNode
     from .world import World
 
-__all__ = ["LAST_BYTE", "LOCK_CODES", "LockHistory", "Locking"]
+__all__ = ["LAST_BYTE", "LOCK_CODES", "LockHistory", "Locking", "SimSlots"]
 
 LOCK_CODES = (Code.FILE_LOCK_SET, Code.FILE_LOCK_TAKE)
 #: Files are small here, so that ranges meet.
@@ -41,13 +52,21 @@ class LockHistory:
         #: calls under way: of several at once nobody knows what came last
         self.under_way: dict[tuple[Owner, int], int] = {}
         self.crossed: set[tuple[Owner, int]] = set()
-        self.last_number = 0
+        self.numbers: set[int] = set()
+        self.last_number: dict[object, int] = {}  # by file
 
-    def on_record(self, number: int) -> None:
-        """A grant is written."""
-        if number:
-            assert number > self.last_number, f"grant {number} after {self.last_number}"
-            self.last_number = number
+    def on_record(self, ask: Ask, number: int) -> None:
+        """A grant is written: its number is new, and the greatest of the file.
+
+        What is read from a slot that was recalled was granted some time ago, in any order.
+        """
+        if not number:
+            return
+        assert number not in self.numbers, f"a second grant {number}"
+        self.numbers.add(number)
+        last = self.last_number.get(ask.file, 0)
+        assert number > last or not ask.seq, f"grant {number} of {ask.file} after {last}"
+        self.last_number[ask.file] = max(number, last)
 
     def before(self, owner: Owner, file: int, type: int, first: int, last: int) -> None:
         """A request goes out: what it gives up may be gone from now on."""
@@ -116,6 +135,59 @@ class LockHistory:
             assert row.vmid not in self._world.nodes, f"still held: {row}"
 
 
+class Slot:
+    """What native/delegation.c is: a table that its holder changes until it is recalled."""
+
+    def __init__(self) -> None:
+        self.closed = True
+        self.entries: dict[int, Entry] = {}
+        self.next = self.last = 0
+
+    def take(self, handle: int, type: int, start: int, end: int) -> int | None:
+        """The number of the grant, None if it is for the leader to decide."""
+        clash = any(
+            other != handle and e[2] <= end and start <= e[3] and WRITE in (type, e[1])
+            for other, e in self.entries.items()
+        )
+        if self.closed or clash or (handle not in self.entries and len(self.entries) == 4):
+            return None
+        self.entries[handle] = (handle, type, start, end, self.next, 1)
+        self.next += 1
+        return self.next - 1
+
+    def give(self, handle: int) -> bool:
+        """False if it is for the leader."""
+        if not self.closed:
+            self.entries.pop(handle, None)
+        return not self.closed
+
+
+class SimSlots:
+    """The memory between leader and holders."""
+
+    def __init__(self) -> None:
+        self.slots: dict[tuple[int, int], Slot] = {}
+
+    def begin(self, vmid: int, slot: int, first: int, last: int) -> bool:
+        there = self.slots[vmid, slot] = Slot()
+        there.closed, there.next, there.last = False, first, last
+        return True
+
+    def recall(self, vmid: int, slot: int) -> tuple[Entry, ...]:
+        self.slots[vmid, slot].closed = True
+        return self.look(vmid, slot)
+
+    def look(self, vmid: int, slot: int) -> tuple[Entry, ...]:
+        return tuple(self.slots[vmid, slot].entries.values())
+
+    def drop(self, vmid: int) -> None:
+        for key in [key for key in self.slots if key[0] == vmid]:
+            del self.slots[key]
+
+    def close(self) -> None:
+        self.slots.clear()
+
+
 class Locking:
     """The calls of one node's program."""
 
@@ -125,6 +197,40 @@ class Locking:
         #: handles by which this process may hold something: (kind, handle) -> file
         self.handles: dict[tuple[int, int], int] = {}
         self._last_handle = 0
+        #: files that were given to us -> their slots
+        self.given: dict[int, Slot] = {}
+        self._slots: dict[int, int] = {}
+
+    def delegated(self, effect: Delegated) -> None:
+        """A file is ours."""
+        slot = self._world.slots.slots.get((self._node.vmid, effect.slot))
+        if slot is not None:
+            self.given[effect.inode] = slot
+            self._slots[effect.slot] = effect.inode
+
+    def recalled(self, effect: Recalled) -> None:
+        """It is not any more."""
+        node = self._node
+        self.given.pop(self._slots.pop(effect.slot, -1), None)
+        code, now = Code.FILE_RETURNED, self._world.now
+        node.perform(node.member.send(node.member.leader_vmid, code, (effect.slot,), now))
+
+    def _by_ourselves(self, owner: Owner, file: int, type: int, bounds: tuple[int, int]) -> bool:
+        """Lock or unlock in a slot, if that can be."""
+        slot = self.given.get(file)
+        if owner[0] != Kind.FAIR or slot is None or self._node.goodbye_said:
+            return False
+        history = self._world.history.locks
+        if type == UNLOCK:
+            there = slot.entries.get(owner[1])
+            part = there is not None and there[2:4] != bounds and bounds != (0, LAST_BYTE)
+            done = not part and slot.give(owner[1])  # the whole range, as the faces have it
+        else:
+            done = slot.take(owner[1], type, *bounds) is not None
+        alone = history.after(owner, file) if done else False
+        if done and type != UNLOCK and alone:
+            history.granted(self._node, owner, file, type, *bounds)
+        return done
 
     def random_call(self) -> Running:
         """Lock or unlock something."""
@@ -132,7 +238,7 @@ class Locking:
         file = rng.randrange(FILES)
         first = rng.randint(0, LAST_BYTE)
         bounds = first, rng.randint(first, LAST_BYTE)
-        kind = rng.choice((Kind.POSIX, Kind.POSIX, Kind.FLOCK, Kind.OFD, Kind.FAIR))
+        kind = rng.choice((Kind.POSIX, Kind.FLOCK, Kind.OFD, *[Kind.FAIR] * 3))
         known = [key for key, place in self.handles.items() if key[0] == kind and place == file]
         handle = 0
         if kind != Kind.POSIX:
@@ -165,14 +271,18 @@ class Locking:
         node, history = self._node, self._world.history
         kind, id = owner
         history.locks.before(owner, file, type, *bounds)
+        if kind != Kind.POSIX:
+            self.handles[kind, id] = file
+        if self._by_ourselves(owner, file, type, bounds):
+            if not self._world.faulty and type != UNLOCK:
+                yield from self.set(owner, file, UNLOCK, (0, LAST_BYTE), NO_WAIT, None)
+            return
         code = Code.FILE_LOCK_TAKE if kind == Kind.FAIR else Code.FILE_LOCK_SET
         pid = _ANY_PID if kind == Kind.OFD else node.identity.pid
         family, handle = (2 if kind == Kind.FLOCK else 1), (0 if kind == Kind.POSIX else id)
         fields = (family, type, *bounds, pid, handle, wait, b"f", 1, file, 1)
         leader, now = node.member.leader_vmid, self._world.now
         ticket = history.ticket(node, leader, code)
-        if kind != Kind.POSIX:
-            self.handles[kind, id] = file
         seq, effects = node.member.request(leader, code, fields, ticket, now)
         node.perform(effects)
         answered = yield Wait(ticket.settled, patience_s, ticket)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from libos_ipc.core import member
+from libos_ipc.core import delegations, member
 from libos_ipc.core.codes import Code
 
 from . import final, life
@@ -28,14 +28,15 @@ def run(seed: int, actions: int | None = None) -> World:
     """Live through one seed. Raises what went wrong, with the world as `error.world`."""
     rng = random.Random(seed)
     world = World(seed, Knobs.draw(rng, actions), rng)
-    before, member.ACK_EVERY = member.ACK_EVERY, world.knobs.ack_every
+    before = member.ACK_EVERY, delegations.STREAK
+    member.ACK_EVERY, delegations.STREAK = world.knobs.ack_every, world.knobs.streak
     try:
         Scenario(world).play()
     except Exception as error:
         error.world = world  # type: ignore[attr-defined]
         raise
     finally:
-        member.ACK_EVERY = before
+        member.ACK_EVERY, delegations.STREAK = before
     return world
 
 

@@ -18,6 +18,7 @@ from libos_ipc.core.leader import Leader
 
 from .history import History, Violation
 from .kernel import Kernel, OsProcess
+from .locks import SimSlots
 from .network import Network
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class World:
         #: members by VMID, as long as their process lives and they have not left
         self.nodes: dict[int, SimNode] = {}
         self.leader: SimNode | None = None
+        self.slots = SimSlots()
         self.history = History(self)
         self.kernel = Kernel(self)
         self.network = Network(self)
@@ -62,6 +64,7 @@ class World:
             range_size=knobs.range_size,
             quarantine_s=knobs.quarantine_s,
             first_vmid=1 if knobs.embedded else 2,
+            memory=self.slots,
             read_remains=lambda vmid: lambda id: self.history.sync.remains(vmid, id),
         )
 

@@ -109,6 +109,9 @@ FORMS: dict[int, tuple[Form | None, Form | None]] = {
     43: (Form("QB", 65792), Form("Q")),
     **{code: (SYNC, None) for code in range(44, 49)},
     49: (Form(""), Form("", 2**26)),
+    50: (Form("IQQ"), None),
+    51: (Form("I"), None),
+    52: (Form("I"), None),
 }
 
 

@@ -1,0 +1,85 @@
+"""What a process has in a group beside its session: handlers of signals, descriptors, memory.
+
+The session tells of what comes for these, under its lock, as it tells a node of everything.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import NamedTuple
+
+from libos_ipc.core.vocabulary import GetMeta, Publish, SignalInfo
+from libos_ipc.runtime.descriptions import Descriptions
+from libos_ipc.runtime.metadata import answer_meta
+from libos_ipc.runtime.mirror import Mirrors
+from libos_ipc.runtime.rundir import GroupDir
+from libos_ipc.runtime.session import Session
+from libos_ipc.runtime.signalling import Signalling
+from libos_ipc.runtime.slabs import Slabs, remove_large
+
+__all__ = ["Belongings", "Identity"]
+
+
+class Identity(NamedTuple):
+    """Who a process is in its group."""
+
+    vmid: int
+    pid: int
+    ppid: int
+    pgid: int
+    parent_vmid: int
+
+
+class Belongings:
+    """The part of a node that signals, locks and shared values need."""
+
+    directory: GroupDir
+    identity: Identity
+    session: Session
+    slabs: Slabs
+
+    def __init__(self) -> None:
+        self.signalling = Signalling()
+        self.descriptions = Descriptions()
+        self.mirrors = Mirrors()
+        #: numbers the acquisitions of file locks
+        self.acquisitions = itertools.count(1)
+        #: IDs of threads, each in its own thread
+        self.threads = threading.local()
+
+    def belongings_reborn(self) -> None:
+        """In a forked child: handlers and descriptions are its own, what waited is not."""
+        self.signalling.reborn()
+        self.descriptions.reborn()
+        self.mirrors.close()
+
+    def close_belongings(self) -> None:
+        """The process has left."""
+        self.descriptions.close()
+        self.mirrors.close()
+        self.slabs.close()
+
+    # ---- what the session tells; under its lock
+
+    def signalled(self, sig: int, info: SignalInfo) -> None:
+        self.signalling.came(self.session, sig, info)
+
+    def pgid_changed(self, pgid: int) -> None:
+        self.identity = self.identity._replace(pgid=pgid)
+
+    def get_meta(self, asked: GetMeta) -> None:
+        # Not under the lock: looking at stacks and files takes a while.
+        self.session.later(0, lambda: answer_meta(self.session, self.identity.pid, asked))
+
+    def handle_dropped(self, key: tuple[int, int, int, int]) -> None:
+        self.descriptions.on_dropped(*key)
+
+    def publish(self, effect: Publish) -> None:
+        self.slabs.publish(effect.id, effect.version, effect.data)  # type: ignore[arg-type]
+
+    def unpublish(self, id: int) -> None:
+        self.slabs.forget(id)
+
+    def discard(self, where: bytes) -> None:
+        remove_large(self.directory.path, where)
