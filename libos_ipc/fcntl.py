@@ -363,6 +363,7 @@ class _place:  # noqa: N801 (used like a function)
             session = self._group._session
             try:
                 session.send(session.member.leader_vmid, Code.HANDLE_AT, at)
+                session.ask_leader(Code.GET_PROCESS, self._group.pid)  # when answered, it has that
             except IpcError:
                 pass  # the group was closed meanwhile
 

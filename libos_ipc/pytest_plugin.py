@@ -3,20 +3,20 @@
     pytest_plugins = ["libos_ipc.pytest_plugin"]    # in the conftest.py at the root of the tests
     pytest -n 4 -p libos_ipc.pytest_plugin          # or on the command line
 
-Nothing is loaded unless it is asked for in one of these ways. The fixtures:
+Unless asked for in one of these ways, nothing is loaded. The fixtures:
 
     libos_group             the group of this run: all workers join it when they first need it
     unique_port             a TCP port that no other test of this run gets
     unique_port_factory     the same for fixtures of a wider scope: a function that gives such ports
     shared                  `shared("name", make)`: made once in this run, by one worker, for all
 
-Under xdist the process that starts the workers founds the group and stays in it until they have
-ended, so that nothing is forgotten while one has ended and another goes on. Without xdist the group
-is founded when a test first needs it. Workers on other machines cannot join.
+Under xdist the process that starts the workers founds the group and keeps what is in it until they
+have ended. Without xdist it is founded when first needed. Workers elsewhere cannot join.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -46,7 +46,6 @@ class MakeFailed(Exception):
 class _Result(msgspec.Struct):
     """What has become of a name: a value, or why there is none."""
 
-    maker: int  #: VMID
     value: bytes = b""
     error: str = ""
     skip: str | None = None
@@ -115,16 +114,17 @@ class Shared:
         return msgspec.msgpack.decode(result.value, type=type)
 
     def _make(self, name: str, make: Callable[[], Any], type: Any) -> _Result:
-        result = _Result(self._run.place.group.vmid)
+        result = _Result()
         try:
             result.value = _encode(make(), type)
         except pytest.skip.Exception as skip:
             result.skip = skip.msg or ""
         except (Exception, pytest.fail.Exception):
-            who, text = self._run.worker, traceback.format_exc()
-            result.error = f"shared({name!r}) was made in {who}, which raised:\n{text}"
+            text = f"shared({name!r}) was made in {self._run.worker}, which raised:\n"
+            result.error = text + traceback.format_exc()
         with self._run.place.results.exclusive() as box:
             box.value[name] = result
+        self._run.made.add(name)
         return result
 
 
@@ -133,10 +133,8 @@ def _encode(value: Any, type: Any) -> bytes:
         data = msgspec.msgpack.encode(value)
         msgspec.msgpack.decode(data, type=type)
     except (msgspec.MsgspecError, TypeError, OverflowError) as error:
-        raise TypeError(
-            f"make() returned {value!r:.80}, which cannot go to other processes: {error}. "
-            "Return what leads to it, such as a path or a port"
-        ) from None
+        text = f"make() returned {value!r:.80}, which cannot go to other processes: {error}. "
+        raise TypeError(f"{text}Return what leads to it, such as a path or a port") from None
     return data
 
 
@@ -147,6 +145,7 @@ class _Run:
         self._input: dict[str, Any] | None = getattr(config, "workerinput", None)
         self._starts_workers = False
         self._told: list[str] = []
+        self.made: set[str] = set()
         self.finalizers: dict[str, tuple[Callable[[Any], object], Any]] = {}
         self.worker = "this process" if self._input is None else f"worker {self._input['workerid']}"
 
@@ -163,20 +162,17 @@ class _Run:
         return _Place(libos_ipc.Group.join(self._input["libos_ipc_group"]))
 
     def _found(self, run_id: str) -> _Place:
-        run_id = re.sub(r"[^A-Za-z0-9._-]", "-", run_id)[:32]
-        # With our pid, as two runs may have been given the same ID.
+        run_id = re.sub(r"[^A-Za-z0-9._-]", "-", run_id)[:32]  # it may be given twice: with our pid
         return _Place(libos_ipc.Group.create(f"pytest-{run_id}-{os.getpid()}"))
 
     def new_port(self) -> int:
         """See `unique_port`."""
         with self.place.ports.exclusive() as box:
-            for port in _ports():
-                if port not in box.value and _is_free(port):
+            for port in _free_ports():
+                if port not in box.value:
                     box.value.add(port)
                     return port
         raise RuntimeError("every TCP port is in use, or was given to another test of this run")
-
-    # ---- in the process that starts the workers
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -194,17 +190,14 @@ class _Run:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """A worker has ended, in whatever way."""
+        """A worker has ended, somehow."""
         with self.place.working.exclusive() as box:
             box.value.discard(node.gateway.id)
-
-    # ---- the end
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         """After the fixtures are torn down, and before a worker says that it is done."""
-        if self._starts_workers:
-            # Some may be working yet if the run was interrupted: nobody is to wait for them.
+        if self._starts_workers:  # after an interrupt some work yet: nobody is to wait for them
             with self.place.working.exclusive() as box:
                 box.value.clear()
         answer = yield
@@ -212,31 +205,34 @@ class _Run:
             if not self._starts_workers:
                 self._finish(self.place)
             if self._input is None:
-                with self.place.failures.shared() as self._told:
-                    pass
+                self._told = self.place.failures.wait(lambda _: True)
             if self._told and session.exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return answer
 
     def _finish(self, place: _Place) -> None:
-        if self._input is not None:
-            with place.working.exclusive() as box:
-                box.value.discard(self._input["workerid"])
-        if self.finalizers:
-            place.working.wait(lambda working: not working)
-            alive = {member.vmid for member in place.group.members()}
-            for name in reversed(self.finalizers):
-                with place.making(name).exclusive():
-                    self._finalize(place, name, alive - {place.group.vmid})
+        mine = [name for name in reversed(self.finalizers) if name in self.made]
+        with contextlib.ExitStack() as held:  # others get in when we are done, or dead
+            for name in mine:
+                held.enter_context(place.making(name).exclusive())
+            if self._input is not None:
+                with place.working.exclusive() as box:
+                    box.value.discard(self._input["workerid"])
+            if self.finalizers:
+                place.working.wait(lambda working: not working)
+            for name in mine:
+                self._finalize(place, name)
+        for name in reversed(self.finalizers):
+            with place.making(name).exclusive():
+                self._finalize(place, name)
 
-    def _finalize(self, place: _Place, name: str, others: set[int]) -> None:
+    def _finalize(self, place: _Place, name: str) -> None:
         with place.results.exclusive() as results:
-            if name not in results.value or results.value[name].maker in others:
-                return  # another one has done it, or will do it
-            data = results.value.pop(name).value
+            result = results.value.pop(name, None)
         finalize, type = self.finalizers[name]
         try:
-            finalize(msgspec.msgpack.decode(data, type=type))
+            if result is not None:  # nobody has done it
+                finalize(msgspec.msgpack.decode(result.value, type=type))
         except (Exception, pytest.fail.Exception):
             with place.failures.exclusive() as box:
                 box.value.append(f"shared({name!r}), in {self.worker}:\n{traceback.format_exc()}")
@@ -253,28 +249,20 @@ class _Run:
             self.place.group.close()
 
 
-def _ports() -> Iterator[int]:
-    """Ports in the order in which to try them; none that the kernel itself gives to connections."""
+def _free_ports() -> Iterator[int]:
+    """Ports at which a server may listen; none that the kernel itself gives to connections."""
     with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
         low, high = map(int, file.read().split())
     there = range(10_000, 65_536)  # services of the system are rare there
     fit = [port for port in there if not low <= port <= high] or list(there)
     first = secrets.randbelow(len(fit))  # another run on this machine begins elsewhere
-    yield from fit[first:] + fit[:first]
-
-
-def _is_free(port: int) -> bool:
-    """Whether a server may listen there, at all addresses of this machine."""
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
-    try:
-        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
-    except OSError:
-        return False
-    return True
+    for port in fit[first:] + fit[:first]:
+        with contextlib.suppress(OSError):
+            socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+            yield port
 
-
-# ---- what pytest finds here
 
 _RUN = pytest.StashKey[_Run]()
 
@@ -287,11 +275,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def libos_group(pytestconfig: pytest.Config) -> Group:
-    """The group of this run, left at its end.
-
-    Under xdist all workers join it; the process that starts them is their parent in it, and a
-    member that takes no messages.
-    """
+    """The group of this run: its workers, and the process that starts them, which takes no
+    messages. It is left at the end of the run."""
     return pytestconfig.stash[_RUN].place.group
 
 
@@ -309,8 +294,6 @@ def unique_port_factory(pytestconfig: pytest.Config) -> Callable[[], int]:
 
 @pytest.fixture
 def unique_port(unique_port_factory: Callable[[], int]) -> int:
-    """A TCP port that is free, and that no other test of this run was or will be given.
-
-    The kernel gives it to no outgoing connection either, before the test listens there.
-    """
+    """A TCP port that is free, and that no other test of this run was or will be given. The kernel
+    gives it to no outgoing connection either."""
     return unique_port_factory()

@@ -475,7 +475,7 @@ def test_a_handler_that_raises_loses_no_other_signal(group: Group) -> None:
 def test_forked_children_inherit_handlers(group: Group) -> None:
     def body(line: Line) -> None:
         group.signal(signal.SIGUSR1, lambda number, info: line.send((group.pid, info.sender)))
-        with Forked(lambda inner: inner.pause()) as grandchild:
+        with Forked(lambda inner: inner.pause()):
             pids = {group.pid, group.ppid}
             line.send(next(m.pid for m in group.members() if m.pid not in pids))
             line.pause()

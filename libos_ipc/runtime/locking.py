@@ -41,6 +41,8 @@ def lock(session: Session, code: Code, asks: FileLock, timeout: float | None) ->
             member, now = session.member, time.monotonic()
             seq, effects = member.request(member.leader_vmid, code, asks, ticket, now)
             session.perform(effects)
+        if member.leader is not None and not ticket.settled():
+            _keep_looking(session)
         session.loop.sit(ticket.settled, deadline, urgent=True)
         answered = ticket.wait(None if deadline is None else deadline - time.monotonic())
     except BaseException:
@@ -55,6 +57,13 @@ def lock(session: Session, code: Code, asks: FileLock, timeout: float | None) ->
         return _number(ticket.result())
     except IpcError as error:
         raise _own(error) from None
+
+
+def _keep_looking(session: Session) -> None:
+    """The leader is in this process and has heard of the request without a message: its worker
+    might sleep on, and not look after what the request waits for."""
+    session.stay_awake()
+    session.loop.wake()
 
 
 def _take_back(session: Session, seq: int) -> bool:
@@ -87,6 +96,8 @@ async def alock(session: Session, code: Code, asks: FileLock, timeout: float | N
             return granted
     ticket = AsyncTicket()
     seq = session.request(session.member.leader_vmid, code, asks, ticket)
+    if session.member.leader is not None:
+        _keep_looking(session)
     try:
         return _number(await asyncio.wait_for(asyncio.shield(ticket.future), timeout))
     except IpcError as error:

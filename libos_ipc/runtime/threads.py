@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import _thread
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
+
+from libos_ipc.runtime.processes import STACK_SIGNAL
 
 __all__ = ["QuickThread", "join_native"]
 
@@ -28,8 +31,24 @@ def join_native(thread: threading.Thread) -> None:
     _await_kernel(thread.native_id or 0)
 
 
+#: What comes of the thread's own doing, and the one that tells its stack.
+_OWN_SIGNALS = {
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGTRAP,
+    signal.SIGABRT,
+    STACK_SIGNAL,
+}
+
+
 class QuickThread:
-    """A daemon thread that runs `function` once; making it does not wait for anything."""
+    """A daemon thread that runs `function` once; making it does not wait for anything.
+
+    It leaves signals to the others: the main thread, where Python handles them, would not be
+    interrupted by one that the kernel gives to this thread.
+    """
 
     def __init__(self, function: Callable[[], None]) -> None:
         self._function = function
@@ -40,6 +59,7 @@ class QuickThread:
 
     def _run(self) -> None:
         self._native_id = threading.get_native_id()
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _OWN_SIGNALS)
         try:
             self._function()
         finally:

@@ -107,7 +107,7 @@ FORMS: dict[int, tuple[Form | None, Form | None]] = {
     41: (Form("IQQQ"), None),
     42: (Form("IQQQ"), None),
     43: (Form("QB", 65792), Form("Q")),
-    **{code: (SYNC, None) for code in range(44, 49)},
+    **dict.fromkeys(range(44, 49), (SYNC, None)),
     49: (Form(""), Form("", 2**26)),
     50: (Form("IQQ"), None),
     51: (Form("I"), None),
