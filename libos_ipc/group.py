@@ -115,9 +115,10 @@ class Group(Messaging, Signals, Metadata, Sharing):
 
             return cls(found_embedded(directory, config))
         answers = start_leader(directory, config)
-        from libos_ipc.runtime import joining  # loads ZeroMQ, while the leader does the same
-
-        answers()
+        try:
+            from libos_ipc.runtime import joining  # loads ZeroMQ, while the leader does the same
+        finally:
+            answers()
         return cls(joining.join(directory, parent=0, may_lead=True, timeout=10.0))
 
     @classmethod

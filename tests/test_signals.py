@@ -408,7 +408,7 @@ def test_sigwait_takes_a_signal_instead_of_the_handler(group: Group) -> None:
 
     with Forked(body) as child:
         pid = child.recv()
-        poll(lambda: ".sigwait({signal.SIGUSR1" in group.getmeta(pid, "stack"))
+        poll(lambda: "session.wait_for(" in group.getmeta(pid, "stack"))
         group.kill(pid, signal.SIGUSR1)
         assert child.recv() == (signal.SIGUSR1, (group.pid, os.getuid(), "process"))
         group.kill(pid, signal.SIGUSR2)

@@ -16,7 +16,7 @@ from libos_ipc.core.links import Link
 from libos_ipc.core.member import Member
 
 #: Seeds of a normal run, in as many tests as make a good load for two processes.
-SEEDS = 2000
+SEEDS = 1000
 CHUNK = 50
 #: Seeds within which a broken machine must be found out.
 PATIENCE = 150
