@@ -8,7 +8,16 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("libos-ipc", "pyzmq", "msgspec", "rpyc", "matplotlib")
+PACKAGES = (
+    "libos-ipc",
+    "pyzmq",
+    "msgspec",
+    "rpyc",
+    "filelock",
+    "portalocker",
+    "fasteners",
+    "matplotlib",
+)
 
 
 def description() -> dict[str, str]:

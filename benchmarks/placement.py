@@ -42,15 +42,15 @@ def left_out() -> str | None:
     return "This machine has one core: the placements 'two cores' and 'free' are left out."
 
 
-def pin(core: int | None) -> None:
-    """Put every thread this process has now, and so those they start, on `core`.
+def pin(core: int | None, os_pid: int | None = None) -> None:
+    """Put every thread this process has now, and so those they start, on `core`; or another's.
 
     A fork hook may have started threads before a child gets here: hence all tasks, not just the
     calling one.
     """
     if core is None:
         return
-    for task in os.listdir("/proc/self/task"):
+    for task in os.listdir(f"/proc/{os_pid or 'self'}/task"):
         try:
             os.sched_setaffinity(int(task), {core})
         except ProcessLookupError:

@@ -31,6 +31,11 @@ class Other:
     os_pid: int
 
 
+def leader_of(group: libos_ipc.Group) -> int:
+    """The OS pid of the leader, which is a process of its own."""
+    return group._node.directory.leader_os_pid()
+
+
 def import_what_members_use() -> None:
     """Import the library and what it loads on first use, without joining anything."""
     for module in ("libos_ipc", "msgspec", "sortedcontainers", "zmq"):

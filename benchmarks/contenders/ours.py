@@ -1,8 +1,9 @@
 """Ours: a request answered by a Python handler in another member.
 
 The asking end calls `group.request` in its main thread; the handler runs on the other member's
-dispatch thread, as handlers do by default, while that member's main thread sleeps. What it leaves
-out: other members' traffic, and a main thread that computes at the same time.
+dispatch thread, as handlers do by default, while that member's main thread sleeps. A value is one
+request, or `setup["requests"]` of them, one behind the other. What it leaves out: other members'
+traffic, and a main thread that computes at the same time.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from benchmarks.contenders.members import ECHO, founded, member
 @contextmanager
 def opened(setup: Setup) -> Iterator[Sampler]:
     with founded(setup) as group, member(group, setup) as other:
-        vmid = other.vmid
+        vmid, times = other.vmid, setup.get("requests", 1)
 
         def request(payload: bytes) -> object:
+            for _ in range(times - 1):
+                group.request(vmid, ECHO, payload)
             return group.request(vmid, ECHO, payload)
 
         assert request(PAYLOAD) == PAYLOAD

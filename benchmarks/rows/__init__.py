@@ -10,7 +10,17 @@ from dataclasses import dataclass
 
 from benchmarks.model import Line
 from benchmarks.rounds import Effort
-from benchmarks.rows import forks, ids, over_zeromq, requests, starting
+from benchmarks.rows import (
+    forks,
+    handing,
+    ids,
+    lock_scale,
+    locks,
+    over_zeromq,
+    requests,
+    starting,
+    sync,
+)
 
 
 @dataclass(frozen=True)
@@ -25,5 +35,15 @@ class Family:
 
 FAMILIES = tuple(
     Family(module.NAME, module.ROWS, module.WHAT, module.run)
-    for module in (requests, over_zeromq, ids, forks, starting)
+    for module in (
+        requests,
+        over_zeromq,
+        locks,
+        handing,
+        sync,
+        lock_scale,
+        ids,
+        forks,
+        starting,
+    )
 )

@@ -1,0 +1,53 @@
+"""Ours: an uncontended file lock, taken and given back, in a member that is not the leader.
+
+Two ways to say it: `fcntl.lockf` of the whole file, and `with group.file_lock`. A value is one
+pair. The leader is placed as the answering end. What it leaves out: other locks of the group, and
+threads of the same process that lock at the same time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from benchmarks.contender import Sampler, Setup, main
+from benchmarks.contenders.members import founded, leader_of
+from benchmarks.placement import pin
+
+
+def timed_pairs(pair: Callable[[], object], count: int) -> list[int]:
+    """Call `pair` `count` times; the nanoseconds each took."""
+    clock = time.perf_counter_ns
+    taken = [0] * count
+    for index in range(count):
+        started = clock()
+        pair()
+        taken[index] = clock() - started
+    return taken
+
+
+@contextmanager
+def opened(setup: Setup) -> Iterator[Sampler]:
+    from libos_ipc import fcntl
+
+    path = os.path.join(os.environ["TMPDIR"], "locked")
+    with open(path, "w+b") as file, founded(setup) as group:
+        pin(setup.get("answering_core"), leader_of(group))
+        descriptor, lock = file.fileno(), group.file_lock(path)
+
+        def lockf() -> None:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX)
+            fcntl.lockf(descriptor, fcntl.LOCK_UN)
+
+        def file_lock() -> None:
+            with lock:
+                pass
+
+        pairs = {"lockf": lockf, "file_lock": file_lock}
+        yield lambda count: {name: timed_pairs(pair, count) for name, pair in pairs.items()}
+
+
+if __name__ == "__main__":
+    main(opened)
