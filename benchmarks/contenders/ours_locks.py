@@ -32,10 +32,11 @@ def timed_pairs(pair: Callable[[], object], count: int) -> list[int]:
 def opened(setup: Setup) -> Iterator[Sampler]:
     from libos_ipc import fcntl
 
-    path = os.path.join(os.environ["TMPDIR"], "locked")
-    with open(path, "w+b") as file, founded(setup) as group:
+    paths = [os.path.join(os.environ["TMPDIR"], name) for name in ("locked", "taken")]
+    with open(paths[0], "w+b") as file, open(paths[1], "w+b"), founded(setup) as group:
         pin(setup.get("answering_core"), leader_of(group))
-        descriptor, lock = file.fileno(), group.file_lock(path)
+        # Two files: one that is locked in two ways is not delegated for long.
+        descriptor, lock = file.fileno(), group.file_lock(paths[1])
 
         def lockf() -> None:
             fcntl.lockf(descriptor, fcntl.LOCK_EX)
