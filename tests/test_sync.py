@@ -625,9 +625,9 @@ def test_a_raise_in_any_moment_leaves_no_lock_behind(group: Group) -> None:
         handle = group.sync("h", type=int)
         struck = 0
         for i in range(200):
-            armed.append(1)
-            signal.setitimer(signal.ITIMER_REAL, 0.0001 + 0.000013 * (i % 50))
             try:
+                armed.append(1)
+                signal.setitimer(signal.ITIMER_REAL, 0.0001 + 0.000013 * (i % 50))
                 handle.lock(EXCLUSIVE)
                 armed.clear()
                 handle.unlock()
