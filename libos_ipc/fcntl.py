@@ -42,7 +42,6 @@ __all__ += [name for name in dir(_kernel) if not name.startswith("_")]
 _Fd = Any  #: a descriptor, or something with a `fileno`
 
 _TYPES = {_kernel.LOCK_SH: READ, _kernel.LOCK_EX: WRITE, _kernel.LOCK_UN: UNLOCK}
-_OPERATION = _kernel.LOCK_SH | _kernel.LOCK_EX | _kernel.LOCK_UN
 _F_OFD_GETLK, _F_OFD_SETLK, _F_OFD_SETLKW = 36, 37, 38
 _QUERIES = {_kernel.F_GETLK: Kind.POSIX, _F_OFD_GETLK: Kind.OFD}
 _SETTERS = {
@@ -363,7 +362,7 @@ class _place:  # noqa: N801 (used like a function)
             session = self._group._session
             try:
                 session.send(session.member.leader_vmid, Code.HANDLE_AT, at)
-                session.ask_leader(Code.GET_PROCESS, self._group.pid)  # when answered, it has that
+                session.fence()
             except IpcError:
                 pass  # the group was closed meanwhile
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from libos_ipc.core.codes import Code
-from libos_ipc.core.signals import LAST_SIGNAL, may_signal
+from libos_ipc.core.signals import LAST_SIGNAL, Kind, may_signal
 from libos_ipc.core.vocabulary import SignalInfo
 from libos_ipc.errors import InvalidArgument, InvalidRange, IpcError, PeerDied, Timeout, error_for
 from libos_ipc.runtime import processes
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["ReceivedSignal", "SignalInfo", "Signals"]
 
 _THREAD, _PROCESS, _GROUP, _ALL = range(4)
-_TYPES = ("thread", "process", "group", "all")
 
 
 class ReceivedSignal(int):
@@ -180,7 +179,7 @@ class Signals:
         if not sig:
             return
         if sig in signalling.handlers or sig in signalling.held:
-            info = SignalInfo(self.pid, os.getuid(), _TYPES[kind])
+            info = SignalInfo(self.pid, os.getuid(), Kind[kind])
             signalling.came(self._node.session, sig, info)
         else:
             os.kill(os.getpid(), sig)

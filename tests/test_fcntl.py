@@ -20,6 +20,7 @@ from typing import Any
 import processes
 import pytest
 from conftest import both_leaders
+from lock_users import cycle_of_three, held, rows, until_waiting, waiting
 from processes import DEADLINE_S, Forked, Line, poll
 
 import libos_ipc
@@ -64,24 +65,6 @@ def opened() -> Iterator[Callable[..., int]]:
                 os.close(fd)
         except OSError:
             pass  # the test has closed it
-
-
-def rows(group: Group) -> list[LockInfo]:
-    """What is held or waited for."""
-    return [row for row in group.locks.table() if row.type != "none"]
-
-
-def waiting(group: Group) -> list[LockInfo]:
-    return [row for row in rows(group) if row.waiting]
-
-
-def until_waiting(group: Group, count: int = 1) -> list[LockInfo]:
-    poll(lambda: len(waiting(group)) == count, what=f"{count} that wait")
-    return waiting(group)
-
-
-def held(group: Group) -> list[LockInfo]:
-    return [row for row in rows(group) if not row.waiting]
 
 
 def is_free(path: Path, lock: Callable[[int, int], None] = fcntl.flock) -> bool:
@@ -1034,18 +1017,7 @@ def test_a_cycle_of_three_over_two_files(group: Group, tmp_path: Path) -> None:
 
         return body
 
-    with ExitStack() as stack:
-        members = [stack.enter_context(Forked(member(number))) for number in range(3)]
-        for one in members:
-            one.recv()
-        for count, one in enumerate(members[:2]):
-            one.send()
-            until_waiting(group, count + 1)
-        members[2].send()
-        said = members[2].recv()
-        for path in paths:
-            assert str(path) in said
-        assert len(waiting(group)) == 2
+    with cycle_of_three(group, member, paths) as members:
         members[2].send()
         assert members[1].recv() == "got it"
         members[1].kill()

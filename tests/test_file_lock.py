@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import both_leaders
+from lock_users import cycle_of_three, held, rows, until_waiting, waiting
 from processes import DEADLINE_S, Forked, Line, poll
 
 from libos_ipc import (
@@ -29,7 +30,7 @@ from libos_ipc import (
     WouldBlock,
     fcntl,
 )
-from libos_ipc.locks import EOF, LockInfo
+from libos_ipc.locks import EOF
 
 
 @pytest.fixture
@@ -37,23 +38,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "file"
     path.write_bytes(bytes(100))
     return path
-
-
-def rows(group: Group) -> list[LockInfo]:
-    """What is held or waited for."""
-    return [row for row in group.locks.table() if row.type != "none"]
-
-
-def waiting(group: Group) -> list[LockInfo]:
-    return [row for row in rows(group) if row.waiting]
-
-
-def held(group: Group) -> list[LockInfo]:
-    return [row for row in rows(group) if not row.waiting]
-
-
-def until_waiting(group: Group, count: int = 1) -> None:
-    poll(lambda: len(waiting(group)) == count, what=f"{count} that wait")
 
 
 def taker(group: Group, path: Path, **how: Any) -> Callable[[Line], None]:
@@ -345,18 +329,7 @@ def test_a_cycle_of_three_over_all_kinds_of_locks(group: Group, tmp_path: Path) 
 
         return body
 
-    with ExitStack() as stack:
-        members = [stack.enter_context(Forked(member(number))) for number in range(3)]
-        for one in members:
-            one.recv()
-        for count, one in enumerate(members[:2]):
-            one.send()
-            until_waiting(group, count + 1)
-        members[2].send()
-        said = members[2].recv()
-        for path in paths:
-            assert str(path) in said
-        assert len(waiting(group)) == 2
+    with cycle_of_three(group, member, paths) as members:
         members[2].kill()
         assert members[1].recv() == "got it"
 

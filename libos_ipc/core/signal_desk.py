@@ -60,6 +60,11 @@ class SignalDesk:
             return -errno.ESRCH, 0, 0, 0, 0, NO_UID, 0, 0, 0
         return -errno.ESRCH, gone.vmid, id, gone.os_pid, gone.start_time, gone.uid & NO_UID, 0, 0, 0
 
+    def _process_of(self, pid: int) -> Process | None:
+        """The member with this pid, if it is there."""
+        process = self._roster.processes.get(self._roster.ids.owner_of(pid))
+        return process if process is not None and process.pid == pid else None
+
     # ---- what a process says of itself
 
     def set_caught(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
@@ -93,12 +98,11 @@ class SignalDesk:
         pid, tail = fields
         assert isinstance(pid, int)
         assert isinstance(tail, bytes)
-        roster = self._roster
-        vmid = roster.ids.owner_of(pid)
-        process = roster.processes.get(vmid)
-        if process is None or process.pid != pid:
+        process = self._process_of(pid)
+        if process is None:
             return [Answer(src, seq, Code.GET_META, (-errno.ESRCH, b""))]
-        value = roster.particulars.entries.get(vmid, {}).get(tail.decode("utf-8", "replace"))
+        entries = self._roster.particulars.entries.get(process.vmid, {})
+        value = entries.get(tail.decode("utf-8", "replace"))
         answer = (-errno.ENOENT, b"") if value is None else (0, value)
         return [Answer(src, seq, Code.GET_META, answer)]
 
@@ -114,19 +118,14 @@ class SignalDesk:
         pid, pgid = fields
         pid = pid or roster.processes[src].pid
         pgid = pgid or pid
-        vmid = roster.ids.owner_of(pid)
-        process = roster.processes.get(vmid)
-        if process is None or process.pid != pid or src not in (vmid, process.parent):
+        process = self._process_of(pid)
+        if process is None or src not in (process.vmid, process.parent):
             return [Answer(src, seq, Code.SET_PGID, (-errno.ESRCH,))]
         if pgid != pid and pgid not in roster.groups.members:
             return [Answer(src, seq, Code.SET_PGID, (-errno.EPERM,))]
-        told: Effects = [Say(vmid, Code.PGID_CHANGED, (pgid,))]
-        return [*self._done_pgid(vmid, pgid, now), *told, Answer(src, seq, Code.SET_PGID, (0,))]
-
-    def _done_pgid(self, vmid: int, pgid: int, now: float) -> Effects:
-        record: Record = ("pgid", vmid, pgid, now)
-        self._roster.apply(record)
-        return [Journal(record)]
+        record: Record = ("pgid", process.vmid, pgid, now)
+        journal, answer = self._done(record, src, seq, Code.SET_PGID)
+        return [journal, Say(process.vmid, Code.PGID_CHANGED, (pgid,)), answer]
 
     # ---- relays
 
@@ -141,14 +140,13 @@ class SignalDesk:
         if sender != me.pid:
             return self._result(src, seq, -errno.EPERM)
         if kind < 2:
-            vmid = roster.ids.owner_of(pid)
-            there = vmid in roster.processes and roster.processes[vmid].pid == pid
-            vmids = [vmid] if there else []
+            process = self._process_of(pid)
+            targets = [] if process is None else [process]
         elif kind == 2:
             vmids = sorted(roster.groups.members.get(id, ()))
+            targets = [roster.processes[vmid] for vmid in vmids if vmid in roster.processes]
         else:
-            vmids = [vmid for vmid in roster.processes if vmid != src]
-        targets = [roster.processes[vmid] for vmid in vmids if vmid in roster.processes]
+            targets = [process for process in roster.processes.values() if process.vmid != src]
         permitted = [target for target in targets if may_signal(me.uid, target.uid)]
         if not permitted:
             return self._result(src, seq, -errno.EPERM if targets else -errno.ESRCH)

@@ -112,6 +112,15 @@ class Calling:
         assert isinstance(answer, tuple)
         return answer
 
+    def fence(self) -> None:
+        """Return when the leader has seen all that was sent to it until now, and its answers
+        are here."""
+        self.call(*self.fencing(), None)
+
+    def fencing(self) -> tuple[int, Code, Body]:
+        """Whom a fence asks for what: something small that changes nothing."""
+        return self.member.leader_vmid, Code.GET_ID_OWNER, (self.member.vmid,)
+
     def say_goodbye(self, timeout: float) -> None:
         """Tell the leader that this process leaves, and wait for its word; ask for nothing more."""
         ticket = Ticket()

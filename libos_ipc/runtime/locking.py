@@ -28,10 +28,9 @@ def lock(session: Session, code: Code, asks: FileLock, timeout: float | None) ->
 
     WouldBlock, Deadlock, Timeout. Whatever ends the wait, the request does not wait on.
     """
-    if code == Code.FILE_LOCK_TAKE:
-        granted = session.held_files.serve(asks)
-        if granted is not None:
-            return granted
+    granted = _by_ourselves(session, code, asks)
+    if granted is not None:
+        return granted
     ticket = Ticket()
     deadline = None if timeout is None else time.monotonic() + timeout
     seq = 0
@@ -57,6 +56,11 @@ def lock(session: Session, code: Code, asks: FileLock, timeout: float | None) ->
         return _number(ticket.result())
     except IpcError as error:
         raise _own(error) from None
+
+
+def _by_ourselves(session: Session, code: Code, asks: FileLock) -> int | None:
+    """The number of the grant, where this process may give it out; None if the leader must."""
+    return session.held_files.serve(asks) if code == Code.FILE_LOCK_TAKE else None
 
 
 def _keep_looking(session: Session) -> None:
@@ -90,10 +94,9 @@ async def alock(session: Session, code: Code, asks: FileLock, timeout: float | N
     """`lock` for asyncio."""
     from libos_ipc.runtime.async_ticket import AsyncTicket
 
-    if code == Code.FILE_LOCK_TAKE:
-        granted = session.held_files.serve(asks)
-        if granted is not None:
-            return granted
+    granted = _by_ourselves(session, code, asks)
+    if granted is not None:
+        return granted
     ticket = AsyncTicket()
     seq = session.request(session.member.leader_vmid, code, asks, ticket)
     if session.member.leader is not None:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import struct
 import threading
 import time
 from collections.abc import Iterator
 
 from libos_ipc.core.lock_words import UNLOCK, WRITE, FileId
 from libos_ipc.errors import IpcError, Timeout, WouldBlock
+from libos_ipc.runtime.rundir import FLOCK
 
 __all__ = ["Mirror", "Mirrors"]
 
@@ -26,7 +26,6 @@ __all__ = ["Mirror", "Mirrors"]
 _FIRST_S, _LAST_S = 0.0005, 0.02
 #: What opening for writing fails with where reading may still be possible.
 _ONLY_TO_READ = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY, errno.EISDIR)
-_FLOCK = struct.Struct("hhqqi4x")
 
 
 class Mirrors:
@@ -119,7 +118,7 @@ class Mirror:
         return self._set_on(self._fd, type)
 
     def _set_on(self, fd: int, type: int) -> bool:
-        asks = _FLOCK.pack(type, os.SEEK_SET, self._start, self._length, 0)
+        asks = FLOCK.pack(type, os.SEEK_SET, self._start, self._length, 0)
         try:
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, asks)
         except (BlockingIOError, PermissionError):

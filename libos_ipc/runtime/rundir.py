@@ -34,7 +34,7 @@ from libos_ipc.errors import (
     PermissionDenied,
 )
 
-__all__ = ["GroupDir", "GroupFile", "default_runtime_dir"]
+__all__ = ["FLOCK", "GroupDir", "GroupFile", "default_runtime_dir"]
 
 #: Bytes of a Unix socket's path, without the terminating NUL.
 SOCKET_PATH_BYTES = 107
@@ -181,7 +181,7 @@ class GroupDir:
             answer = fcntl.fcntl(fd, fcntl.F_GETLK, _flock(fcntl.F_WRLCK))
         finally:
             os.close(fd)
-        kind, _, _, _, pid = struct.unpack(_FLOCK, answer)
+        kind, _, _, _, pid = FLOCK.unpack(answer)
         return 0 if kind == fcntl.F_UNLCK else pid
 
     # ---- sockets
@@ -269,8 +269,8 @@ def _checked_name(name: object) -> str:
 
 
 #: struct flock of 64-bit Linux: type, whence, start, length, pid.
-_FLOCK = "hhqqi4x"
+FLOCK = struct.Struct("hhqqi4x")
 
 
 def _flock(kind: int) -> bytes:
-    return struct.pack(_FLOCK, kind, os.SEEK_SET, 0, 0, 0)
+    return FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0)

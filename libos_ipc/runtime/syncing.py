@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from libos_ipc.core.codes import Code
 from libos_ipc.core.sync_end import value_name
 from libos_ipc.core.sync_handle import Effects
 from libos_ipc.core.sync_words import Data, Granted, Reference, State, Value
@@ -94,26 +93,19 @@ def _open_in_vain(node: Node, ask: _Ask) -> None:
 
 def acquire(node: Node, id: int, agent: int, state: State, timeout: float | None) -> Value:
     """Lock a handle for `agent`: the newest value. WouldBlock, Timeout, Deadlock, OwnerDied."""
-    timed = timeout is not None
     found = _wait(
         node,
         id,
-        lambda client, ask: client.lock(id, agent, state, ask, timed),
+        _locking(id, agent, state, timed=timeout is not None),
         timeout,
         lambda: _undo(node, id, agent),
     )
-    return _locked(node, id, agent, state, found)
+    return _locked(node, id, state, found)
 
 
 def await_change(node: Node, id: int, version: int, timeout: float | None) -> None:
     """Wait until there is a version newer than this. WouldBlock, Timeout."""
-    _wait(
-        node,
-        id,
-        lambda client, ask: client.watch(id, ask, version),
-        timeout,
-        lambda: None,
-    )
+    _wait(node, id, _watching(id, version), timeout, lambda: None)
 
 
 def release(node: Node, id: int, agent: int, data: bytes | None) -> None:
@@ -154,6 +146,14 @@ def _placed(node: Node, id: int, agent: int, data: bytes) -> Data:
     return write_large(node.directory.path, name, data)
 
 
+def _locking(id: int, agent: int, state: State, *, timed: bool) -> Step:
+    return lambda client, ask: client.lock(id, agent, state, ask, timed)
+
+
+def _watching(id: int, version: int) -> Step:
+    return lambda client, ask: client.watch(id, ask, version)
+
+
 def _wait(node: Node, id: int, begin: Step, timeout: float | None, undo: Callable[[], None]) -> Any:
     session, ask = node.session, _Ask()
     try:
@@ -161,7 +161,7 @@ def _wait(node: Node, id: int, begin: Step, timeout: float | None, undo: Callabl
         if ask.granted:
             return ask.value
         if timeout is not None and timeout <= 0 and not ask.settled:
-            session.ask_leader(Code.GET_ID_OWNER, id)  # what it has to say at once, has come
+            session.fence()  # what it has to say at once, has come
         if not ask.settled:
             left = None if timeout is None else max(timeout, _GRACE_S)
             deadline = None if left is None else time.monotonic() + left
@@ -206,7 +206,7 @@ def _undo(node: Node, id: int, agent: int) -> None:
         pass  # closed meanwhile
 
 
-def _locked(node: Node, id: int, agent: int, state: State, found: Any) -> Value:
+def _locked(node: Node, id: int, state: State, found: Any) -> Value:
     if state == State.EXCLUSIVE:
         with node.session.lock:
             try:
@@ -229,26 +229,19 @@ def _too_late(id: int, timeout: float | None) -> IpcError:
 
 async def aacquire(node: Node, id: int, agent: int, state: State, timeout: float | None) -> Value:
     """`acquire` for asyncio."""
-    timed = timeout is not None
     found = await _await(
         node,
         id,
-        lambda client, ask: client.lock(id, agent, state, ask, timed),
+        _locking(id, agent, state, timed=timeout is not None),
         timeout,
         lambda: _undo(node, id, agent),
     )
-    return _locked(node, id, agent, state, found)
+    return _locked(node, id, state, found)
 
 
 async def aawait_change(node: Node, id: int, version: int, timeout: float | None) -> None:
     """`await_change` for asyncio."""
-    await _await(
-        node,
-        id,
-        lambda client, ask: client.watch(id, ask, version),
-        timeout,
-        lambda: None,
-    )
+    await _await(node, id, _watching(id, version), timeout, lambda: None)
 
 
 async def _await(
@@ -263,7 +256,7 @@ async def _await(
             return ask.value
         if timeout is not None and timeout <= 0 and not ask.settled:
             fence = AsyncTicket()
-            session.request(session.member.leader_vmid, Code.GET_ID_OWNER, (id,), fence)
+            session.request(*session.fencing(), fence)
             await fence.future
         left = None if timeout is None else max(timeout, _GRACE_S)
         try:
