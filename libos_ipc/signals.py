@@ -109,7 +109,8 @@ class Signals:
         elif target.catches(sig) and not self._wakes(target, sig):
             self._send_signal(target, target.pid, sig, _PROCESS)
         else:
-            _by_kernel(processes.signal_process, target.os_pid, target.start_time, sig)
+            known = target.os_pid, target.start_time, sig
+            _by_kernel(f"pid {pid}", processes.signal_process, *known)
 
     def tkill(self, pid: int, tid: int, sig: int) -> None:
         """Send a signal to one thread of the process `pid`: its main thread, whose ID is the pid,
@@ -126,7 +127,7 @@ class Signals:
         else:
             thread = target.native or target.os_pid
             known = target.os_pid, target.start_time, thread, sig
-            _by_kernel(processes.signal_thread, *known)
+            _by_kernel(f"thread {tid} of pid {pid}", processes.signal_thread, *known)
 
     def killpg(self, pgid: int, sig: int) -> None:
         """Send a signal to every process of a process group; 0 is our own. The leader relays it.
@@ -300,10 +301,11 @@ def _reason(number: int) -> str:
     }.get(number, os.strerror(number))
 
 
-def _by_kernel(send: Any, *arguments: int) -> None:
+def _by_kernel(what: str, send: Any, *arguments: int) -> None:
+    who = f"{what} (OS process {arguments[0]})"
     try:
         send(*arguments)
     except ProcessLookupError:
-        raise PeerDied(f"OS process {arguments[0]} has just ended") from None
+        raise PeerDied(f"{who} has just ended") from None
     except PermissionError:
-        raise error_for(errno.EPERM, f"OS process {arguments[0]} is another user's") from None
+        raise error_for(errno.EPERM, f"{who} is another user's") from None
