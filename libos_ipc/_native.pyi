@@ -204,29 +204,35 @@ FULL: Final[int]
 
 @final
 class Delegation:
-    """A slot in shared memory by which one process locks a file alone; see native/delegation.h.
+    """A slot in shared memory by which one process locks a file alone; see native/lock_slot.h.
 
-    `memory` is kept until `close`. Nothing blocks. The holder uses `take` and `give`, the leader
-    the rest.
+    `memory` is kept until `close`. Nothing blocks. The holder uses `set`, the leader the rest.
     """
 
     def __new__(cls, memory: Buffer, offset: int) -> Delegation:
         """The slot at this offset, a multiple of 8. ValueError if it does not lie in the memory."""
-    def take(self, handle: int, type: int, start: int, end: int, thread: int, /) -> int:
-        """Lock a range, or change what the handle has: the number of the grant, or GONE, BUSY or
-        FULL."""
-    def give(self, handle: int, /) -> int:
-        """Unlock what the handle has, if anything: 0, or GONE."""
+    def set(
+        self,
+        kind: int,
+        handle: int,
+        type: int,
+        start: int,
+        end: int,
+        thread: int,
+        descriptor: int,
+        duplicate: int,
+        /,
+    ) -> int:
+        """Lock a range, or unlock it (type 2): the number of the grant, 0 for unlocking; or, with
+        nothing changed, GONE, BUSY (another owner is in the way) or FULL."""
     def begin(self, first: int, last: int, /) -> None:
         """Give an empty table to the holder, with these numbers for its grants."""
-    def recall(
-        self,
-    ) -> tuple[int, tuple[tuple[int, int, int, int, int, int], ...]]:
-        """Take the file back: the next number, and what is locked.
+    def recall(self) -> tuple[int, tuple[tuple[int, ...], ...]]:
+        """Take the file back: the next number, and what is locked, as the holder has written it.
 
-        That is (handle, type, start, end, number, thread) each. As the holder has written it.
+        That is (kind, handle, type, start, end, number, thread, descriptor, duplicate) each.
         """
-    def look(self) -> tuple[int, tuple[tuple[int, int, int, int, int, int], ...]]:
+    def look(self) -> tuple[int, tuple[tuple[int, ...], ...]]:
         """What `recall` would find, while the holder goes on."""
     def close(self) -> None:
         """Let go of the memory. ValueError from all methods from then on."""

@@ -19,19 +19,15 @@ import operator
 import os
 import struct
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from libos_ipc.core.codes import Code
-from libos_ipc.core.lock_desk import ANY_PID
 from libos_ipc.core.lock_words import EOF, NO_WAIT, READ, UNLOCK, WAIT, WAIT_TIMED, WRITE, Kind
 from libos_ipc.errors import InvalidRange, IpcError, NotJoined, Timeout, error_for
 from libos_ipc.group import current
 from libos_ipc.locks import LockInfo, query
-from libos_ipc.runtime.locking import lock
-from libos_ipc.wire import FileLock as Asks
+from libos_ipc.runtime.descriptor_call import DescriptorCall
 
 if TYPE_CHECKING:
     from libos_ipc.group import Group
@@ -295,76 +291,17 @@ def _set(
     if timeout is not None and timeout <= 0:
         waits, timeout = False, None
     how = NO_WAIT if not waits else WAIT if timeout is None else WAIT_TIMED
-    with _place(group, fd, kind) as place:
-        asks = _asks(group, fd, kind, what, how, place)
-        place.locks = what[0] != UNLOCK
-        lock(group._session, Code.FILE_LOCK_SET, asks, timeout)
-        place.freed = what == (UNLOCK, 0, EOF)
+    with _call(group, fd, kind) as call:
+        call.set(what, how, timeout)
 
 
 def _query(group: Group, fd: int, kind: Kind, what: tuple[int, int, int]) -> LockInfo | None:
-    with _place(group, fd, kind) as place:
-        return query(group, _asks(group, fd, kind, what, NO_WAIT, place))
+    with _call(group, fd, kind) as call:
+        return query(group, call.asks(what, NO_WAIT))
 
 
-def _asks(
-    group: Group, fd: int, kind: Kind, what: tuple[int, int, int], wait: int, place: _place
-) -> Asks:
-    type, first, last = what
-    pid = ANY_PID if kind == Kind.OFD else group.pid
-    family = 2 if kind == Kind.FLOCK else 1
-    path = os.fsencode(os.readlink(f"/proc/self/fd/{fd}"))[-4096:]
-    thread = threading.get_native_id()
-    known = (wait, path, *place.file, thread)
-    return Asks(family, type, first, last, pid, place.handle, *known)
-
-
-class _place:  # noqa: N801 (used like a function)
-    """Where a request by a descriptor is about, for as long as it lasts; told to the leader."""
-
-    def __init__(self, group: Group, fd: int, kind: Kind) -> None:
-        self._group = group
-        self._kind = kind
-        self.freed = False  # the whole file was unlocked
-        self.locks = False  # this asks for a lock
-        # The leader hears of it before anything that other threads ask for by the same file.
-        with group._node.descriptions.telling:
-            self._begun = group._node.descriptions.begin(fd, kind, group.vmid)
-            self.file, self.handle = self._begun.file, self._begun.handle
-            try:
-                self._tell()
-            except BaseException:
-                self.__exit__()
-                raise
-
-    def __enter__(self) -> _place:
-        return self
-
-    def _tell(self) -> None:
-        session = self._group._session
-        leader = session.member.leader_vmid
-        for key in self._group._node.descriptions.closed():
-            session.send(leader, Code.HANDLE_CLOSED, key)
-        if self._begun.fresh:
-            # The descriptor by which this process locked the file was closed, and all with it.
-            gone = Asks(1, UNLOCK, 0, EOF, self._group.pid, 0, 0, b"", *self.file, 1)
-            session.send(leader, Code.FILE_LOCK_SET, gone)
-        if self._begun.at is not None:
-            session.send(leader, Code.HANDLE_AT, self._begun.at)
-
-    def __exit__(
-        self, kind: object = None, error: BaseException | None = None, trace: object = None
-    ) -> None:
-        granted = self.locks and not isinstance(error, IpcError)
-        ends = self._group._node.descriptions.end
-        at = ends(self._begun, self._kind, freed=self.freed, granted=granted)
-        if at is not None:
-            session = self._group._session
-            try:
-                session.send(session.member.leader_vmid, Code.HANDLE_AT, at)
-                session.fence()
-            except IpcError:
-                pass  # the group was closed meanwhile
+def _call(group: Group, fd: int, kind: Kind) -> DescriptorCall:
+    return DescriptorCall(group._session, group._node.descriptions, group.pid, fd, kind)
 
 
 def _of_kernel(call: Callable[[int], None], operation: int, timeout: float | None) -> None:

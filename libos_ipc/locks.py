@@ -11,7 +11,7 @@ from libos_ipc.core.codes import Code
 from libos_ipc.core.lock_desk import ANY_PID
 from libos_ipc.core.lock_words import EOF, NO_WAIT, READ, UNLOCK, WAIT, WAIT_TIMED, WRITE, Kind
 from libos_ipc.errors import InvalidArgument, InvalidRange, NotFound, error_for
-from libos_ipc.runtime.locking import lock
+from libos_ipc.runtime.locking import ask_leader, lock
 from libos_ipc.wire import FileLock as Asks
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ class Locks:
         another `pid` than our own. The locks end with the process, not with a descriptor.
         """
         own = self._group.pid
-        fields = self._fields(1, path, type, start, end, own if pid is None else pid, 0)
-        self._set(fields, wait, timeout)
+        pid = own if pid is None else pid
+        self._set(self._fields(1, path, type, start, end, pid, 0), wait, timeout)
 
     def flock(
         self,
@@ -164,7 +164,8 @@ class Locks:
         if timeout is not None and timeout <= 0:
             wait = False
         how = NO_WAIT if not wait else WAIT if timeout is None else WAIT_TIMED
-        lock(self._group._session, Code.FILE_LOCK_SET, fields._replace(wait=how), timeout)
+        call = lock if fields.pid == self._group.pid else ask_leader
+        call(self._group._session, Code.FILE_LOCK_SET, fields._replace(wait=how), timeout)
 
 
 def identify(path: str | os.PathLike[str]) -> tuple[int, int]:

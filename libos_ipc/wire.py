@@ -171,7 +171,7 @@ ROWS: Final[dict[Code, Row]] = {
         Row(Code.SYNC_REFUSE, "server", "client", _SYNC, request_size_at=1),
         Row(Code.SYNC_RESUME, "client", "server", _SYNC, request_size_at=1),
         Row(Code.SYNC_TABLE, "member", "leader", _EMPTY, Layout("", MEMBERS_MAX_BYTES)),
-        Row(Code.FILE_DELEGATED, "leader", "member", Layout("IQQ")),
+        Row(Code.FILE_DELEGATED, "leader", "member", Layout("IQQB")),
         Row(Code.FILE_RECALLED, "leader", "member", Layout("I")),
         Row(Code.FILE_RETURNED, "member", "leader", Layout("I")),
     )

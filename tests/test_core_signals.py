@@ -212,3 +212,16 @@ def test_threads_and_entries_belong_to_their_process() -> None:
     gone = result(ask(leader, two, Code.GET_PROCESS, 1))
     assert gone[:2] == (-errno.ESRCH, one)
     assert gone[3:5] == (100, 7), "a zombie can still be found"
+
+
+def test_the_id_of_a_thread_may_move_to_another_process() -> None:
+    """It is a thread of that one then, also after the end of the first."""
+    leader, (one, two) = leader_of(2)
+    assert result(ask(leader, one, Code.SET_THREAD, 2, 4711)) == 0
+    assert result(ask(leader, one, Code.CHANGE_ID_OWNER, 2, two)) == 0
+    assert result(ask(leader, two, Code.SET_THREAD, 2, 4712)) == 0
+    assert result(ask(leader, one, Code.SET_THREAD, 2, 0)) == -errno.EINVAL
+    leader.on_gone(one, 1.0)
+    leader.check()
+    assert result(ask(leader, two, Code.GET_PROCESS, 2))[:2] == (0, two)
+    assert result(ask(leader, two, Code.SET_THREAD, 2, 0)) == 0

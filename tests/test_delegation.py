@@ -24,7 +24,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def is_given(group: Group) -> bool:
-    return bool(group._session.held_files._by_file)
+    return bool(group._session.held_files._by_place)
 
 
 def get_it(group: Group, path: Path) -> None:

@@ -102,22 +102,16 @@ def case_delegation() -> None:
     refused(Delegation, None, 0)
 
 
-def case_delegation_take() -> None:
+def case_delegation_set() -> None:
     given = slot()
     given.begin(1, NUMBER)
-    given.take(NUMBER, 1, 0, NUMBER, 1)
-    refused(given.take, NUMBER, 2, 0, 0, 0)
-    refused(given.take, NUMBER)
+    given.set(4, NUMBER, 1, 0, NUMBER, 1, -1, -1)
+    given.set(4, NUMBER, 2, 0, NUMBER, 1, -1, -1)
+    refused(given.set, 4, NUMBER, 1, NUMBER, 0, 1, -1, -1)
+    refused(given.set, 4, NUMBER, 1, 0, 0, 1, NUMBER, -1)
+    refused(given.set, NUMBER)
     given.close()
-    refused(given.take, NUMBER, 1, 0, 0, 0)
-
-
-def case_delegation_give() -> None:
-    given = slot()
-    given.begin(1, NUMBER)
-    given.take(NUMBER, 1, 0, NUMBER, 1)
-    given.give(NUMBER)
-    refused(given.give, "1")
+    refused(given.set, 4, NUMBER, 1, 0, 0, 1, -1, -1)
 
 
 def case_delegation_begin() -> None:
@@ -130,14 +124,14 @@ def case_delegation_begin() -> None:
 def case_delegation_recall() -> None:
     given = slot()
     given.begin(1, NUMBER)
-    given.take(NUMBER, 1, 0, NUMBER, 1)
+    given.set(4, NUMBER, 1, 0, NUMBER, 1, -1, -1)
     given.recall()
 
 
 def case_delegation_look() -> None:
     given = slot()
     given.begin(1, NUMBER)
-    given.take(NUMBER, 1, 0, NUMBER, 1)
+    given.set(4, NUMBER, 1, 0, NUMBER, 1, -1, -1)
     given.look()
 
 

@@ -14,19 +14,27 @@ table. So from outside nothing differs: the answers are the same, and so is what
        |<----------------- FILE_RECALLED -|   the slot is closed and read, at once
        |- FILE_RETURNED ----------------->|   from now on the slot may be used again
 
-Only locks of acquisitions (FAIR) are delegated: others are shared by forks, merged and split. A
-slot has numbers of its own for its grants, taken from the leader's beforehand, so that fencing
-tokens grow whoever grants. Between recall and return nobody writes the slot: a holder that was
-stopped in the middle of a change would write into what is another file's by then.
+Of a file, the locks of FLOCK are given by themselves, and all others together. What is locked by a
+description that a forked child may have is never locked in a slot: a process that forks goes to the
+leader with those that it had (`on_fork` for what it had locked already), and others are found
+when their handle is known to be shared. A slot has numbers of its own for its grants, taken from
+the leader's beforehand, so that fencing tokens grow whoever grants. Between recall and return
+nobody writes the slot: a holder that was stopped in the middle of a change would write into what
+is another file's by then.
+
+With each lock stands by which descriptor it was taken, so that the leader, once it has the file
+back, can find out that this was closed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol
 
 from libos_ipc.core.codes import Code
-from libos_ipc.core.lock_words import EOF, NO_WAIT, READ, WRITE, Ask, FileId, Kind, Owner
+from libos_ipc.core.descriptors import Spot
+from libos_ipc.core.lock_table import Place, place_of
+from libos_ipc.core.lock_words import EOF, NO_WAIT, READ, WRITE, Ask, Kind, Owner
 from libos_ipc.core.roster import Record, Roster
 from libos_ipc.core.vocabulary import Effects, Journal, Say, State
 
@@ -41,8 +49,23 @@ NUMBERS = 1 << 24
 #: Files whose acquisitions are counted.
 _WATCHED = 4096
 
-#: (handle, type, start, end, number, thread)
-Entry: TypeAlias = tuple[int, int, int, int, int, int]
+
+class Entry(NamedTuple):
+    """A lock in a slot. `descriptor` and `duplicate` are a `Spot`."""
+
+    kind: int
+    handle: int  #: 0 for POSIX
+    type: int
+    start: int
+    end: int
+    number: int
+    thread: int
+    descriptor: int
+    duplicate: int
+
+    def meets(self, type: int, start: int, end: int) -> bool:
+        """Whether it is in the way of another owner's lock."""
+        return self.start <= end and start <= self.end and WRITE in (type, self.type)
 
 
 class Memory(Protocol):
@@ -76,6 +99,7 @@ class Grant(NamedTuple):
     slot: int
     first: int
     last: int
+    kind: int  #: of the locks after which it was given
     path: bytes
 
 
@@ -85,24 +109,31 @@ class Delegations:
     def __init__(self, roster: Roster, memory: Memory | None) -> None:
         self._roster = roster
         self._memory = memory
-        self._streaks: dict[FileId, tuple[int, int]] = {}  # VMID, how often in a row
+        self._streaks: dict[Place, tuple[int, int]] = {}  # VMID, how often in a row
 
     # ---- giving
 
     def on_unlock(self, ask: Ask) -> Effects:
         """A process has given up a lock of its own accord: perhaps the file becomes its."""
-        if self._memory is None or ask.owner.kind != Kind.FAIR:
+        if self._memory is None or not self._is_its_own(ask):
             return []
-        vmid, count = self._streaks.get(ask.file, (ask.src, 0))
+        place = place_of(ask)
+        vmid, count = self._streaks.get(place, (ask.src, 0))
         count = count + 1 if vmid == ask.src else 1
         if len(self._streaks) >= _WATCHED:
             self._streaks.clear()
-        self._streaks[ask.file] = ask.src, count
-        if count < STREAK or self._roster.locks.spaces.get((*ask.file, False)):
+        self._streaks[place] = ask.src, count
+        if count < STREAK or self._roster.locks.spaces.get(place):
             return []
-        return self._give(ask)
+        return self._give(place, ask)
 
-    def _give(self, ask: Ask) -> Effects:
+    def _is_its_own(self, ask: Ask) -> bool:
+        """Whether nobody else has what it locks by."""
+        if ask.owner.kind == Kind.POSIX:
+            return True
+        return ask.owner.id >> 32 == ask.src and not self._roster.locks.owners.is_shared(ask.owner)
+
+    def _give(self, place: Place, ask: Ask) -> Effects:
         roster, vmid = self._roster, ask.src
         process = roster.processes.get(vmid)
         slot = self._free_slot(vmid)
@@ -113,9 +144,10 @@ class Delegations:
         assert self._memory is not None
         if not self._memory.begin(vmid, slot, first, last):
             return []
-        del self._streaks[ask.file]
-        given = self._record(("give", *ask.file, vmid, slot, first, last, ask.path))
-        return [given, Say(vmid, Code.FILE_DELEGATED, (slot, *ask.file))]
+        del self._streaks[place]
+        what = (vmid, slot, first, last, int(ask.owner.kind), ask.path)
+        given = self._record(("give", *place, *what))
+        return [given, Say(vmid, Code.FILE_DELEGATED, (slot, *place))]
 
     def _free_slot(self, vmid: int) -> int | None:
         taken = self._roster.slots.get(vmid, {})
@@ -123,33 +155,73 @@ class Delegations:
 
     # ---- taking back
 
-    def on_ask(self, src: int, file: FileId, now: float) -> Effects:
-        """Somebody asks the leader for a lock of this file, or what is locked."""
-        streak = self._streaks.get(file)
+    def on_ask(self, src: int, place: Place, now: float) -> Effects:
+        """Somebody asks the leader for a lock here, or what is locked."""
+        streak = self._streaks.get(place)
         if streak is not None and streak[0] != src:
-            del self._streaks[file]
-        if file not in self._roster.given:
+            del self._streaks[place]
+        return self._take_back(place, now) if place in self._roster.given else []
+
+    def on_clear(self, vmid: int, now: float) -> Effects:
+        """A process gives up what it has locked as a process."""
+        return self._take_all_back(vmid, (Kind.POSIX,), now)
+
+    def on_fork(self, vmid: int, now: float) -> Effects:
+        """A child of this process is there, with its descriptions: to be called before they are
+        the child's, too."""
+        return self._take_all_back(vmid, (Kind.OFD, Kind.FLOCK), now)
+
+    def on_gone(self, vmid: int, now: float) -> Effects:
+        """The process is gone, or has exec'ed: to be called before it is, since of what it has
+        locked by itself something may stay."""
+        effects = self._take_all_back(vmid, (Kind.POSIX, Kind.OFD, Kind.FLOCK), now)
+        if self._memory is not None:
+            self._memory.drop(vmid)
+        return [effect for effect in effects if isinstance(effect, Journal)]
+
+    def _take_all_back(self, vmid: int, kinds: tuple[Kind, ...], now: float) -> Effects:
+        """Of a process every file in which it has locks of these kinds."""
+        if vmid not in self._roster.slots:
             return []
-        grant = Grant(*self._roster.given[file])
-        effects: Effects = [self._record(("recall", *file))]
+        effects: Effects = []
+        for place, (holder, slot, *_) in sorted(self._roster.given.items()):
+            assert self._memory is not None
+            if holder == vmid and any(e.kind in kinds for e in self._memory.look(vmid, slot)):
+                effects += self._take_back(place, now)
+        return effects
+
+    def _take_back(self, place: Place, now: float) -> Effects:
+        grant = Grant(*self._roster.given[place])
+        effects: Effects = [self._record(("recall", *place))]
         assert self._memory is not None
         for entry in self._memory.recall(grant.vmid, grant.slot):
-            ask = self._import(grant, file, entry)
+            ask = self._import(grant, place, entry)
             if ask is not None:
-                effects.append(self._record(("lock", ask.plain(), entry[4], now)))
+                spot = Spot(entry.descriptor, entry.duplicate)
+                if spot.fd >= 0:
+                    effects.append(self._record(_at(ask, spot)))
+                effects.append(self._record(("lock", ask.plain(), entry.number, now)))
         return [*effects, Say(grant.vmid, Code.FILE_RECALLED, (grant.slot,))]
 
-    def _import(self, grant: Grant, file: FileId, entry: Entry) -> Ask | None:
+    def _import(self, grant: Grant, place: Place, entry: Entry) -> Ask | None:
         """What the holder says it has locked, if that can be."""
-        handle, type, start, end, number, thread = entry
+        kind, handle, type, start, end, number, thread, *_ = entry
         process = self._roster.processes.get(grant.vmid)
-        sound = type in (READ, WRITE) and start <= end <= EOF and handle >> 32 == grant.vmid
-        if process is None or not sound or not grant.first <= number <= grant.last:
+        sound = (
+            process is not None
+            and type in (READ, WRITE)
+            and start <= end <= EOF
+            and grant.first <= number <= grant.last
+            and kind in ((Kind.FLOCK,) if place[2] else (Kind.POSIX, Kind.OFD, Kind.FAIR))
+            and handle >> 32 == (0 if kind == Kind.POSIX else grant.vmid)
+            and (kind != Kind.FLOCK or (start, end) == (0, EOF))
+        )
+        if not sound or process is None:
             return None
-        owner = Owner(Kind.FAIR, handle)
+        owner = Owner(Kind(kind), process.pid if kind == Kind.POSIX else handle)
         known = (NO_WAIT, process.pid, thread or 1, grant.path)
-        ask = Ask(grant.vmid, 0, file, owner, type, start, end, *known)
-        space = self._roster.locks.spaces.get((*file, False))
+        ask = Ask(grant.vmid, 0, place[:2], owner, type, start, end, *known)
+        space = self._roster.locks.spaces.get(place)
         return ask if not (space and space.blocked(ask, False)) else None
 
     def on_returned(self, src: int, slot: int) -> Effects:
@@ -158,11 +230,6 @@ class Delegations:
             return []
         return [self._record(("back", src, slot))]
 
-    def on_gone(self, vmid: int) -> None:
-        """The process is gone, and its slots with it."""
-        if self._memory is not None:
-            self._memory.drop(vmid)
-
     def close(self) -> None:
         """Nobody leads here any more."""
         if self._memory is not None:
@@ -170,13 +237,20 @@ class Delegations:
 
     # ---- asking
 
-    def table(self) -> Iterator[tuple[FileId, Grant, tuple[Entry, ...]]]:
-        """Each file given away, and what is locked in it."""
-        for file, fields in sorted(self._roster.given.items()):
+    def table(self) -> Iterator[tuple[Place, Grant, tuple[Entry, ...]]]:
+        """Where something has been given away, and what is locked there."""
+        for place, fields in sorted(self._roster.given.items()):
             grant = Grant(*fields)
             assert self._memory is not None
-            yield file, grant, self._memory.look(grant.vmid, grant.slot)
+            yield place, grant, self._memory.look(grant.vmid, grant.slot)
 
     def _record(self, record: Record) -> Journal:
         self._roster.apply(record)
         return Journal(record)
+
+
+def _at(ask: Ask, spot: Spot) -> Record:
+    """By which descriptor this is locked."""
+    kind, handle = ask.owner
+    key = (0, *ask.file) if kind == Kind.POSIX else (handle, 0, 0)
+    return ("at", ask.src, int(kind), *key, *spot)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol, TypeAlias
 
-__all__ = ["DescriptorTable", "Inspector", "Key", "Spot"]
+__all__ = ["NOWHERE", "DescriptorTable", "Inspector", "Key", "Spot"]
 
 #: (kind, handle, device, inode): of a POSIX lock the file, of others the handle, the rest is 0
 Key: TypeAlias = tuple[int, int, int, int]
@@ -22,6 +22,10 @@ class Spot(NamedTuple):
 
     fd: int
     duplicate: int
+
+
+#: Of locks by path and of acquisitions, which no descriptor ends.
+NOWHERE = Spot(-1, -1)
 
 
 class Inspector(Protocol):

@@ -22,6 +22,7 @@ from libos_ipc.core.sync_desk import WORD_OF, ReadRemains, SyncDesk
 from libos_ipc.core.vocabulary import (
     Answer,
     ChildExit,
+    Effect,
     Effects,
     Ended,
     Expect,
@@ -121,8 +122,8 @@ class Leader(Roster):
             Code.FILE_LOCK_TAKE: locks.take,
             Code.FILE_LOCK_WITHDRAW: locks.withdraw,
             Code.FILE_LOCK_TABLE: locks.list_all,
-            Code.HANDLE_AT: locks.handle_at,
-            Code.HANDLE_CLOSED: locks.handle_closed,
+            Code.HANDLE_AT: locks.descriptors.handle_at,
+            Code.HANDLE_CLOSED: locks.descriptors.handle_closed,
             Code.FILE_RETURNED: locks.returned,
             Code.SYNC_OPEN: sync.open,
             Code.SYNC_TABLE: sync.list_all,
@@ -182,7 +183,10 @@ class Leader(Roster):
             return None
         elif process.state is State.RUNNING:
             return []
-        effects: Effects = [self._record(("hello", vmid, os_pid, start_time, uid, wall))]
+        effects: Effects = []
+        if process is None:
+            effects += self.lock_desk.delegations.on_fork(self.spares[vmid].asker, now)
+        effects.append(self._record(("hello", vmid, os_pid, start_time, uid, wall)))
         process = self.processes[vmid]
         if self.regrouped:  # perhaps its parent, while it was being born
             effects.append(Say(vmid, Code.PGID_CHANGED, (process.pgid,)))
@@ -195,11 +199,11 @@ class Leader(Roster):
         process = self.processes.get(vmid)
         if process is None or process.state is not State.RUNNING:
             return []
-        detached = self._record(("detached", vmid))
         spares = sorted(self.spares_of.get(vmid, ()))
-        self.lock_desk.delegations.on_gone(vmid)
-        ends = [*self.lock_desk.settle(now), *self.sync_desk.on_gone(vmid)]
-        return [detached, *ends, *(Expect(spare) for spare in spares)]
+        effects = self.lock_desk.delegations.on_gone(vmid, now)
+        effects += [self._record(("detached", vmid)), *self.lock_desk.settle(now)]
+        effects += self.sync_desk.on_gone(vmid)
+        return [*effects, *(Expect(spare) for spare in spares)]
 
     def on_gone(self, vmid: int, now: float) -> Effects:
         """Nobody listens as `vmid`, and its process is dead if there was one: all that it held
@@ -279,8 +283,7 @@ class Leader(Roster):
         answer = Answer(src, seq, Code.LEAVE, (0,))
         if src not in self.processes:
             return [answer]
-        gone, *rest = self._gone(src, now)
-        return [gone, answer, *rest, *self._ended()]
+        return [*self._gone(src, now, answer), *self._ended()]
 
     def _get_members(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
         rows = tuple(process.public() for process in self.processes.values())
@@ -293,7 +296,8 @@ class Leader(Roster):
         spare = self.spares.get(vmid)
         if spare is None or (spare.asker, spare.pid) != (src, pid):
             return [Note("child refused", {"parent": src, "vmid": vmid, "pid": pid})]
-        return [self._record(("child", vmid)), Expect(vmid)]
+        effects = self.lock_desk.delegations.on_fork(src, now)
+        return [*effects, self._record(("child", vmid)), Expect(vmid)]
 
     def _child_lost(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
         vmid = fields[0]
@@ -321,13 +325,13 @@ class Leader(Roster):
         self.apply(record)
         return Journal(record)
 
-    def _gone(self, vmid: int, now: float) -> Effects:
+    def _gone(self, vmid: int, now: float, *answers: Effect) -> Effects:
         """A process is gone. Children of whom it had no time to tell are there or they are not."""
         spares = sorted(self.spares_of.get(vmid, ()))
-        gone = self._record(("gone", vmid, now))
-        self.lock_desk.delegations.on_gone(vmid)
-        ends = [*self.lock_desk.settle(now), *self.sync_desk.on_gone(vmid)]
-        return [gone, *ends, *(Expect(spare) for spare in spares)]
+        effects = self.lock_desk.delegations.on_gone(vmid, now)
+        effects += [self._record(("gone", vmid, now)), *answers]
+        effects += [*self.lock_desk.settle(now), *self.sync_desk.on_gone(vmid)]
+        return [*effects, *(Expect(spare) for spare in spares)]
 
     def _ended(self) -> Effects:
         """The group is over with its last member, and with the last that could become one."""

@@ -45,13 +45,14 @@ class Particulars:
 
     def set_thread(self, vmid: int, tid: int, native: int) -> None:
         """An ID of the process names this thread of it; with `native` 0 no thread any more."""
+        before, _ = self.threads.pop(tid, (0, 0))  # of another process, if the ID has moved since
+        if before:
+            self._threads_of[before].discard(tid)
+            if not self._threads_of[before]:
+                del self._threads_of[before]
         if native:
             self.threads[tid] = vmid, native
             self._threads_of.setdefault(vmid, set()).add(tid)
-        elif self.threads.pop(tid, None) is not None:
-            self._threads_of[vmid].discard(tid)
-            if not self._threads_of[vmid]:
-                del self._threads_of[vmid]
 
     def set_entry(self, vmid: int, key: str, value: bytes | None) -> None:
         """Publish an entry, or take it back with None."""

@@ -24,6 +24,7 @@ from typing import NamedTuple, TypeAlias
 from libos_ipc.core.descriptors import DescriptorTable
 from libos_ipc.core.file_locks import FileLocks
 from libos_ipc.core.ids import IdSpace
+from libos_ipc.core.lock_table import Place
 from libos_ipc.core.lock_words import Kind
 from libos_ipc.core.particulars import Particulars
 from libos_ipc.core.process_groups import ProcessGroups
@@ -34,6 +35,8 @@ __all__ = ["LEADER_VMID", "Applicant", "Process", "Record", "Roster"]
 
 #: The leader's VMID in the first epoch.
 LEADER_VMID = 1
+#: Forebears of a process that are remembered.
+FOREBEARS_KEPT = 32
 
 Record: TypeAlias = tuple[object, ...]
 
@@ -52,6 +55,7 @@ class Process:
     """One row of the table."""
 
     __slots__ = (
+        "forebears",
         "forked",
         "joined_at",
         "may_lead",
@@ -78,8 +82,14 @@ class Process:
         self.may_lead = True
         #: made by a fork of `parent`, which therefore knows of it
         self.forked = True
+        #: VMIDs of those that it was forked from, its parent first, whether they live or not
+        self.forebears: tuple[int, ...] = ()
         self.state = State.STARTING
         self.joined_at = 0.0
+
+    def line(self) -> tuple[int, ...]:
+        """The process and its forebears: the forebears of a child."""
+        return (self.vmid, *self.forebears)[:FOREBEARS_KEPT]
 
     def row(self) -> tuple[object, ...]:
         """All fields in a fixed order, for comparing."""
@@ -94,21 +104,22 @@ class Process:
 class Spare:
     """A VMID that was given out and whose process has not been seen, if it ever will be.
 
-    `pid` is the ID that the asker has moved to it, 0 before that; `ppid` and `pgid` are what its
-    process inherits where the asker has gone before it.
+    `pid` is the ID that the asker has moved to it, 0 before that; `ppid`, `pgid` and `forebears`
+    are what its process inherits where the asker has gone before it.
     """
 
-    __slots__ = ("asker", "pgid", "pid", "ppid")
+    __slots__ = ("asker", "forebears", "pgid", "pid", "ppid")
 
     def __init__(self, asker: int) -> None:
         self.asker = asker
         self.pid = 0
         self.ppid = 0
         self.pgid = 0
+        self.forebears: tuple[int, ...] = ()
 
-    def row(self) -> tuple[int, ...]:
+    def row(self) -> tuple[object, ...]:
         """All fields in a fixed order, for comparing."""
-        return self.asker, self.pid, self.ppid, self.pgid
+        return self.asker, self.pid, self.ppid, self.pgid, self.forebears
 
 
 class Roster:
@@ -138,8 +149,8 @@ class Roster:
         self.particulars = Particulars()
         self.locks = FileLocks()
         self.descriptors = DescriptorTable()
-        #: files given to one process each: VMID, slot, first and last number, path
-        self.given: dict[tuple[int, int], tuple[int, int, int, int, bytes]] = {}
+        #: where one process locks alone: VMID, slot, first and last number, kind, path
+        self.given: dict[Place, tuple[int, int, int, int, int, bytes]] = {}
         #: slots in use, by VMID; False for one that was closed and not returned
         self.slots: dict[int, dict[int, bool]] = {}
         self.sync = SyncServer(find_cycle=lambda agent, blockers: None)
@@ -252,7 +263,8 @@ class Roster:
         spare = self._take_spare(vmid)
         parent = self.processes.get(spare.asker)
         ppid, pgid = (parent.pid, parent.pgid) if parent else (spare.ppid, spare.pgid)
-        self.processes[vmid] = Process(vmid, spare.pid, ppid, spare.asker, pgid)
+        process = self.processes[vmid] = Process(vmid, spare.pid, ppid, spare.asker, pgid)
+        process.forebears = parent.line() if parent else spare.forebears
         self.groups.enter(vmid, pgid)
         self.particulars.inherit(spare.asker, vmid)
         self.locks.share(spare.asker, vmid)
@@ -285,6 +297,7 @@ class Roster:
         for orphan in self.spares_of.pop(vmid, ()):
             self.spares[orphan].ppid = pid
             self.spares[orphan].pgid = pgid
+            self.spares[orphan].forebears = process.line()
             self.groups.enter(orphan, pgid)
         self._give_back(vmid, pid, pgid, now)
         self.locks.drop_process(vmid, now)
@@ -316,14 +329,23 @@ class Roster:
         self.descriptors.forget(vmid, (kind, handle, device, inode))
 
     def _apply_give(
-        self, device: int, inode: int, vmid: int, slot: int, first: int, last: int, path: bytes
+        self,
+        device: int,
+        inode: int,
+        flock: bool,
+        vmid: int,
+        slot: int,
+        first: int,
+        last: int,
+        kind: int,
+        path: bytes,
     ) -> None:
-        self.given[device, inode] = vmid, slot, first, last, path
+        self.given[device, inode, flock] = vmid, slot, first, last, kind, path
         self.slots.setdefault(vmid, {})[slot] = True
         self.locks.next_number = last + 1
 
-    def _apply_recall(self, device: int, inode: int) -> None:
-        vmid, slot, *_ = self.given.pop((device, inode))
+    def _apply_recall(self, device: int, inode: int, flock: bool) -> None:
+        vmid, slot, *_ = self.given.pop((device, inode, flock))
         self.slots[vmid][slot] = False
 
     def _apply_back(self, vmid: int, slot: int) -> None:
@@ -331,8 +353,8 @@ class Roster:
 
     def _drop_given(self, vmid: int) -> None:
         if self.slots.pop(vmid, None) is not None:
-            for file in [file for file, given in self.given.items() if given[0] == vmid]:
-                del self.given[file]
+            for place in [place for place, given in self.given.items() if given[0] == vmid]:
+                del self.given[place]
 
     def _apply_pgid(self, vmid: int, pgid: int, now: float) -> None:
         process = self.processes[vmid]

@@ -220,11 +220,13 @@ class HandleDropped(NamedTuple):
 
 
 class Delegated(NamedTuple):
-    """This file is ours to lock, in this slot of the memory that we share with the leader."""
+    """This file is ours to lock, in this slot of the memory that we share with the leader; with
+    `flock` the locks of that kind, else all the others."""
 
     slot: int
     device: int
     inode: int
+    flock: bool
 
 
 class Recalled(NamedTuple):

@@ -20,39 +20,68 @@ import logging
 import os
 import resource
 import threading
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from libos_ipc._native import same_file
+from libos_ipc.core.codes import Code
+from libos_ipc.core.descriptors import Spot
 from libos_ipc.core.lock_words import FileId, Kind
 
-__all__ = ["Descriptions", "Place"]
+__all__ = ["Descriptions", "Place", "Word"]
 
 log = logging.getLogger("libos_ipc")
 
+#: A message to the leader: HANDLE_AT or HANDLE_CLOSED, and its fields.
+Word: TypeAlias = tuple[Code, tuple[int, ...]]
+
 
 class Place(NamedTuple):
-    """What a lock request says of its file and handle. `at` is what the leader must hear first: the
-    fields of HANDLE_AT, or None; `fresh` that POSIX locks of before are gone with their descriptor.
+    """What a lock request says of its file and handle, and by which descriptors it locks.
+
+    `fresh` that POSIX locks of before are gone with their descriptor; `shared` that other processes
+    may have this description, too.
     """
 
     file: FileId
+    kind: Kind
     handle: int
-    at: tuple[int, ...] | None
+    spot: Spot
     fresh: bool
+    shared: bool
 
 
-class _Description:
-    __slots__ = ("calls", "crossed", "duplicate", "fd", "file", "handle", "lost", "told")
+class _Known:
+    """Something by which this process locks, a file or a description of it."""
 
-    def __init__(self, file: FileId, handle: int, fd: int, duplicate: int) -> None:
-        self.file = file
+    __slots__ = ("calls", "crossed", "fd", "lost", "told", "used")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
         self.calls = 0  # that are under way
         self.crossed = False  # several were, so that nobody here knows what came last
-        self.handle = handle
-        self.fd = fd
-        self.duplicate = duplicate
-        self.told: set[int] = set()  # the kinds by which the leader knows it
+        self.used: set[int] = set()  # the kinds by which it may hold something
+        self.told: set[int] = set()  # those by which the leader knows it
         self.lost: set[int] = set()  # those that it has forgotten during a call
+
+    def enter(self, kind: int) -> None:
+        self.used.add(kind)
+        self.calls += 1
+        self.crossed = self.crossed or self.calls > 1
+
+    def forget(self, kind: int) -> None:
+        self.used.discard(kind)
+        self.told.discard(kind)
+
+
+class _Description(_Known):
+    __slots__ = ("duplicate", "file", "handle", "shared")
+
+    def __init__(self, file: FileId, handle: int, fd: int, duplicate: int) -> None:
+        super().__init__(fd)
+        self.file = file
+        self.handle = handle
+        self.duplicate = duplicate
+        self.shared = False
 
     def is_of(self, fd: int) -> bool:
         """Whether `fd` is of this description."""
@@ -66,15 +95,12 @@ class _Description:
             return fd == self.fd
 
 
-class _PosixFile:
-    __slots__ = ("calls", "crossed", "fd", "keeper", "lost")
+class _PosixFile(_Known):
+    __slots__ = ("keeper",)
 
     def __init__(self, fd: int, keeper: int) -> None:
-        self.calls = 0
-        self.crossed = False
-        self.fd = fd
+        super().__init__(fd)
         self.keeper = keeper
-        self.lost: set[int] = set()
 
 
 class Descriptions:
@@ -88,6 +114,7 @@ class Descriptions:
         self._by_handle: dict[int, _Description] = {}
         self._posix: dict[FileId, _PosixFile] = {}
         self._last = 0
+        self._forking = False
         self._sweep_at = _SWEEP_FROM
 
     # ---- a call
@@ -98,60 +125,67 @@ class Descriptions:
         file = (found.st_dev, found.st_ino)
         with self._lock:
             if kind == Kind.POSIX:
-                place = self._posix_place(fd, file)
-                _enter(self._posix[file])
-                return place
-            description = next((one for one in self._of.get(file, ()) if one.is_of(fd)), None)
-            if description is None:
+                return self._posix_place(fd, file)
+            one = next((one for one in self._of.get(file, ()) if one.is_of(fd)), None)
+            if one is None:
                 self._last += 1
                 handle = vmid << 32 | self._last
-                description = _Description(file, handle, fd, _duplicate(fd))
-                self._of.setdefault(file, []).append(description)
-                self._by_handle[handle] = description
-            _enter(description)
-            at = None
-            if kind not in description.told:
-                description.told.add(kind)
-                at = _at(description, kind)
-            return Place(file, description.handle, at, False)
+                one = _Description(file, handle, fd, _duplicate(fd))
+                self._of.setdefault(file, []).append(one)
+                self._by_handle[handle] = one
+                one.shared = self._forking  # read after that, so that `begin_fork` sees it or we do
+            one.enter(kind)
+            return Place(file, kind, one.handle, Spot(one.fd, one.duplicate), False, one.shared)
 
     def _posix_place(self, fd: int, file: FileId) -> Place:
+        fresh = False
         known = self._posix.get(file)
-        if known is not None:
-            if known.fd == fd or _leads_to(known.fd, file):
-                return Place(file, 0, None, False)
+        if known is None:
+            known = self._posix[file] = _PosixFile(fd, os.open(f"/proc/self/fd/{fd}", _KEEP))
+        elif known.fd != fd and not _leads_to(known.fd, file):
             known.fd = fd
-        else:
-            self._posix[file] = _PosixFile(fd, os.open(f"/proc/self/fd/{fd}", _KEEP))
-        return Place(file, 0, (int(Kind.POSIX), 0, *file, fd, -1), known is not None)
+            known.told.clear()
+            fresh = True
+        known.enter(Kind.POSIX)
+        return Place(file, Kind.POSIX, 0, Spot(known.fd, -1), fresh, False)
 
-    def end(
-        self, place: Place, kind: Kind, *, freed: bool, granted: bool
-    ) -> tuple[int, ...] | None:
-        """The request is answered. With `freed` it has unlocked the whole file, with `granted` it
-        may have locked something. What the leader must hear now: the fields of HANDLE_AT, if it may
-        have forgotten by what."""
+    def tell(self, place: Place) -> Word | None:
+        """What the leader must hear before a request: by what it locks, if it does not know."""
         with self._lock:
-            one: _Description | _PosixFile | None = self._by_handle.get(place.handle)
-            if kind == Kind.POSIX:
-                one = self._posix.get(place.file)
+            one = self._find(place)
+            if one is None or place.kind in one.told:
+                return None
+            one.told.add(place.kind)
+            return _at(place)
+
+    def end(self, place: Place, *, freed: bool, granted: bool, alone: bool) -> Word | None:
+        """The request is answered. With `freed` it has unlocked the whole file, with `granted` it
+        may have locked something; `alone` if the leader has not heard of it. What it must hear now:
+        by what we lock, if it may have forgotten, or that this is closed."""
+        with self._lock:
+            one = self._find(place)
             if one is None:
                 return None
             one.calls -= 1
             crossed = one.crossed
             if not one.calls:
                 one.crossed = False
-            lost = kind in one.lost
-            one.lost.discard(kind)
+            lost = place.kind in one.lost
+            one.lost.discard(place.kind)
             if (freed or (lost and not granted)) and not crossed:
-                self._drop(kind, place.handle, place.file)
-                return None
+                left = alone and place.kind in one.told and place.handle
+                self._drop(place.kind, place.handle, place.file)
+                return (Code.HANDLE_CLOSED, (place.kind, place.handle, 0, 0)) if left else None
+            if lost:
+                return _at(place)
             if isinstance(one, _Description):
-                if lost:
-                    return _at(one, kind)
                 self._remove_unused(one)
-                return None
-            return (int(kind), 0, *place.file, one.fd, -1) if lost else None
+            return None
+
+    def _find(self, place: Place) -> _Known | None:
+        if place.kind == Kind.POSIX:
+            return self._posix.get(place.file)
+        return self._by_handle.get(place.handle)
 
     # ---- what is not needed any more
 
@@ -176,46 +210,59 @@ class Descriptions:
         description = self._by_handle.get(handle)
         if description is None:
             return
-        description.told.discard(kind)
+        description.forget(kind)
         self._remove_unused(description)
 
     def _remove_unused(self, one: _Description) -> None:
-        if not one.told and not one.calls:
+        if not one.used and not one.calls:
             del self._by_handle[one.handle]
             self._of[one.file].remove(one)
             if not self._of[one.file]:
                 del self._of[one.file]
             os.close(one.duplicate)
 
-    def closed(self) -> list[tuple[int, int, int, int]]:
-        """Now and then: what was closed without unlocking, as the fields of HANDLE_CLOSED."""
+    def closed(self) -> list[Word]:
+        """Now and then: what was closed without unlocking, as the leader must hear it."""
+        if len(self._by_handle) + len(self._posix) < self._sweep_at:
+            return []
         with self._lock:
-            if len(self._by_handle) + len(self._posix) < self._sweep_at:
-                return []
             gone: list[tuple[int, int, int, int]] = []
             for file, posix in self._posix.items():
                 if not posix.calls and not _leads_to(posix.fd, file):
-                    gone.append((int(Kind.POSIX), 0, *file))
+                    gone.append((Kind.POSIX, 0, *file))
             numbers: list[int] | None = None
             for handle, one in self._by_handle.items():
                 if one.calls or one.is_of(one.fd):
                     continue
                 numbers = numbers or [int(name) for name in os.listdir("/proc/self/fd")]
                 if not any(fd != one.duplicate and one.is_of(fd) for fd in numbers):
-                    gone += [(kind, handle, 0, 0) for kind in sorted(one.told)]
-            there = len(self._by_handle) + len(self._posix) - len(gone)
-            self._sweep_at = max(_SWEEP_FROM, 2 * there)
-            return gone
+                    gone += [(kind, handle, *one.file) for kind in sorted(one.used)]
+            for kind, handle, device, inode in gone:
+                self._drop(kind, handle, (device, inode))
+            self._sweep_at = max(_SWEEP_FROM, 2 * (len(self._by_handle) + len(self._posix)))
+            return [(Code.HANDLE_CLOSED, each) for each in gone]
+
+    def begin_fork(self) -> None:
+        """Until `end_fork` a child may get every description that is or comes here. No lock is
+        taken: this may be a signal handler's thread."""
+        self._forking = True
+        for one in list(self._by_handle.values()):
+            one.shared = True
+
+    def end_fork(self) -> None:
+        """Descriptions are this process's own again, those of now excepted."""
+        self._forking = False
 
     def reborn(self) -> None:
         """In a forked child: it has the descriptions, too, and none of the POSIX locks."""
         self.telling = threading.RLock()
         self._lock = threading.Lock()
+        self._forking = False
         for posix in self._posix.values():
             os.close(posix.keeper)
         self._posix.clear()
         for one in self._by_handle.values():
-            one.calls, one.crossed = 0, False
+            one.calls, one.crossed, one.shared = 0, False, True
             one.lost.clear()
 
     def close(self) -> None:
@@ -235,13 +282,9 @@ def _say_once(number: int | None) -> None:
     log.warning("this kernel compares no descriptors (errno %s): each number locks alone", number)
 
 
-def _at(one: _Description, kind: int) -> tuple[int, ...]:
-    return (int(kind), one.handle, 0, 0, one.fd, one.duplicate)
-
-
-def _enter(one: _Description | _PosixFile) -> None:
-    one.calls += 1
-    one.crossed = one.crossed or one.calls > 1
+def _at(place: Place) -> Word:
+    file = place.file if place.kind == Kind.POSIX else (0, 0)
+    return Code.HANDLE_AT, (place.kind, place.handle, *file, *place.spot)
 
 
 #: Descriptions from which on it is worth looking for closed ones.

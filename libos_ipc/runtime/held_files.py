@@ -9,16 +9,36 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import NamedTuple, TypeAlias
 
-from libos_ipc._native import GONE, SLOT_BYTES, Delegation
+from libos_ipc._native import BUSY, GONE, SLOT_BYTES, Delegation, same_file
 from libos_ipc.core.delegations import SLOTS, Entry
-from libos_ipc.core.lock_words import UNLOCK, FileId
+from libos_ipc.core.descriptors import NOWHERE, Spot
+from libos_ipc.core.lock_edges import in_words
+from libos_ipc.core.lock_table import Place
+from libos_ipc.core.lock_words import NO_WAIT, FileId, Kind, Owner, place
+from libos_ipc.errors import WouldBlock
 
-if TYPE_CHECKING:
-    from libos_ipc.wire import FileLock
+__all__ = ["HeldFiles", "Locker", "SharedSlots", "What"]
 
-__all__ = ["HeldFiles", "SharedSlots"]
+#: (type, start, end)
+What: TypeAlias = tuple[int, int, int]
+
+
+class Locker(NamedTuple):
+    """Who locks what file, and by what."""
+
+    file: FileId
+    kind: Kind
+    handle: int
+    thread: int
+    spot: Spot = NOWHERE
+
+    @property
+    def place(self) -> Place:
+        """Where it is decided."""
+        return (*self.file, self.kind == Kind.FLOCK)
+
 
 #: A slot begins at a multiple of a cache line.
 _STRIDE = -(-SLOT_BYTES // 64) * 64
@@ -72,11 +92,11 @@ class SharedSlots:
 
     def recall(self, vmid: int, slot: int) -> tuple[Entry, ...]:
         """Close the slot: what is locked in it, as its holder has written it."""
-        return self._slot(vmid, slot).recall()[1]
+        return tuple(map(Entry._make, self._slot(vmid, slot).recall()[1]))
 
     def look(self, vmid: int, slot: int) -> tuple[Entry, ...]:
         """What is locked in it, while the holder goes on."""
-        return self._slot(vmid, slot).look()[1]
+        return tuple(map(Entry._make, self._slot(vmid, slot).look()[1]))
 
     def drop(self, vmid: int) -> None:
         """The process is gone."""
@@ -95,20 +115,21 @@ class SharedSlots:
 class HeldFiles:
     """The holder's end. Any thread; a slot is changed in one step, under the interpreter lock."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, vmid: int) -> None:
         self._path = path
+        self._vmid = vmid
         self._slots: _Slots | None = None
-        self._by_file: dict[FileId, Delegation] = {}
-        self._opened: dict[int, tuple[FileId, Delegation]] = {}
+        self._by_place: dict[Place, Delegation] = {}
+        self._opened: dict[int, tuple[Place, Delegation]] = {}
 
-    def open(self, slot: int, device: int, inode: int) -> None:
+    def open(self, slot: int, device: int, inode: int, flock: bool) -> None:
         """The leader has given us this file. Under the session's lock."""
         try:
             if self._slots is None:
                 self._slots = _Slots(self._path, 0)
             opened = self._slots.slot(slot)
-            self._by_file[device, inode] = opened
-            self._opened[slot] = (device, inode), opened
+            self._by_place[device, inode, flock] = opened
+            self._opened[slot] = (device, inode, flock), opened
         except (OSError, ValueError):
             pass  # then we go on asking the leader, who takes it back
 
@@ -117,35 +138,90 @@ class HeldFiles:
 
         Whoever has it in hand finds it closed: it may be another file's soon.
         """
-        file, opened = self._opened.pop(slot, (None, None))
-        if opened is not None and file is not None:
+        place, opened = self._opened.pop(slot, (None, None))
+        if opened is not None and place is not None:
             opened.close()
-            if self._by_file.get(file) is opened:
-                del self._by_file[file]
+            if self._by_place.get(place) is opened:
+                del self._by_place[place]
 
-    def serve(self, asks: FileLock) -> int | None:
+    def has(self, place: Place) -> bool:
+        """Whether we may lock here by ourselves, as far as we know."""
+        return place in self._by_place
+
+    def set(self, locker: Locker, what: What) -> int | None:
         """Lock or unlock by ourselves: the number of the grant, 0 for an unlocking. None if that
         is for the leader to do."""
-        slot = self._by_file.get((asks.device, asks.inode))
+        done = self._set(locker, what)
+        return done if done >= 0 else None
+
+    def serve(self, locker: Locker, what: What, how: int, path: Callable[[], bytes]) -> int | None:
+        """The same for a request that may wait. WouldBlock if it would not, and what is in its way
+        is our own process's and certainly still open."""
+        done = self._set(locker, what)
+        if done == BUSY and how == NO_WAIT:
+            found = self._in_the_way(locker, what)
+            if found is not None:
+                name = path()
+                holder = in_words(Owner(found.kind, found.handle), self._vmid, found.thread)
+                theirs = place(found.type, found.start, found.end, name)
+                raise WouldBlock(f"{place(*what, name)}: {holder} holds {theirs}")
+        return done if done >= 0 else None
+
+    def is_free_of(self, locker: Locker) -> bool:
+        """Whether that certainly has nothing here."""
+        owner = locker.kind, locker.handle
+        entries = self._look(locker.place)
+        return entries is not None and owner not in {entry[:2] for entry in entries}
+
+    def _set(self, locker: Locker, what: What) -> int:
+        slot = self._by_place.get(locker.place)
         if slot is None:
-            return None
+            return GONE
         try:
-            if asks.type == UNLOCK:
-                done = slot.give(asks.handle_id)
-            else:
-                done = slot.take(asks.handle_id, asks.type, asks.start, asks.end, asks.thread)
+            done = slot.set(locker.kind, locker.handle, *what, locker.thread, *locker.spot)
+        except ValueError:
+            return GONE  # closed by another thread
+        if done == GONE:
+            self._by_place.pop(locker.place, None)
+        return done
+
+    def _look(self, place: Place) -> tuple[Entry, ...] | None:
+        """What we have locked here by ourselves; None if that is the leader's by now."""
+        slot = self._by_place.get(place)
+        try:
+            return None if slot is None else tuple(map(Entry._make, slot.look()[1]))
         except ValueError:
             return None  # closed by another thread
-        if done == GONE:
-            self._by_file.pop((asks.device, asks.inode), None)
-        return done if done >= 0 else None
+
+    def _in_the_way(self, locker: Locker, what: What) -> Entry | None:
+        """What stands in the way of a request; None if that has to be looked into, for one because
+        a refused conversion of FLOCK loses what is held."""
+        found = None
+        for entry in self._look(locker.place) or ():
+            if (entry.kind, entry.handle) == (locker.kind, locker.handle):
+                if entry.kind == Kind.FLOCK:
+                    return None
+            elif entry.meets(*what) and _is_certainly_open(entry):
+                found = entry
+        return found
 
     def close(self) -> None:
         """Give everything back: the process has left, or this is a forked child."""
-        self._by_file.clear()
+        self._by_place.clear()
         for _, opened in self._opened.values():
             opened.close()
         self._opened.clear()
         if self._slots is not None:
             self._slots.close()
             self._slots = None
+
+
+def _is_certainly_open(entry: Entry) -> bool:
+    """Whether nothing has to be found out about a lock of our own process's."""
+    if entry.kind == Kind.FAIR:
+        return True
+    try:
+        me = os.getpid()
+        return entry.duplicate >= 0 and same_file(me, entry.descriptor, me, entry.duplicate)
+    except OSError:
+        return False

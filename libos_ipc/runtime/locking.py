@@ -12,25 +12,31 @@ import time
 from typing import TYPE_CHECKING
 
 from libos_ipc.core.codes import Code
+from libos_ipc.core.lock_words import Kind
 from libos_ipc.core.vocabulary import Body
 from libos_ipc.errors import Deadlock, IpcError, Timeout, WouldBlock
+from libos_ipc.runtime.held_files import Locker
 from libos_ipc.runtime.ticket import Ticket
 
 if TYPE_CHECKING:
     from libos_ipc.runtime.session import Session
     from libos_ipc.wire import FileLock
 
-__all__ = ["alock", "lock"]
+__all__ = ["alock", "ask_leader", "lock"]
 
 
 def lock(session: Session, code: Code, asks: FileLock, timeout: float | None) -> int:
     """Lock or unlock; the number of the grant, 0 for none. Blocks as long as the lock waits.
 
-    WouldBlock, Deadlock, Timeout. Whatever ends the wait, the request does not wait on.
+    WouldBlock, Deadlock, Timeout. Whatever ends the wait, the request does not wait on. Not for
+    locks by a descriptor: see `DescriptorCall`.
     """
     granted = _by_ourselves(session, code, asks)
-    if granted is not None:
-        return granted
+    return ask_leader(session, code, asks, timeout) if granted is None else granted
+
+
+def ask_leader(session: Session, code: Code, asks: FileLock, timeout: float | None) -> int:
+    """`lock`, by the leader in any case."""
     ticket = Ticket()
     deadline = None if timeout is None else time.monotonic() + timeout
     seq = 0
@@ -60,7 +66,14 @@ def lock(session: Session, code: Code, asks: FileLock, timeout: float | None) ->
 
 def _by_ourselves(session: Session, code: Code, asks: FileLock) -> int | None:
     """The number of the grant, where this process may give it out; None if the leader must."""
-    return session.held_files.serve(asks) if code == Code.FILE_LOCK_TAKE else None
+    held = session.held_files
+    kind = Kind.FAIR
+    if code != Code.FILE_LOCK_TAKE:
+        kind = Kind.FLOCK if asks.family == 2 else Kind.POSIX
+    locker = Locker((asks.device, asks.inode), kind, asks.handle_id, asks.thread)
+    if not held.has(locker.place):
+        return None
+    return held.serve(locker, (asks.type, asks.start, asks.end), asks.wait, lambda: asks.path)
 
 
 def _keep_looking(session: Session) -> None:

@@ -215,6 +215,7 @@ class Node(Belongings):
         with self._pause_lock:
             self._pauses += 1
             if self._pauses == 1:
+                self.descriptions.begin_fork()
                 self.session.loop.stop()
                 self.dispatcher.pause()
                 self.session.pause()
@@ -255,6 +256,7 @@ class Node(Belongings):
         with self._pause_lock:
             self._pauses -= 1
             if self._pauses == 0:
+                self.descriptions.end_fork()
                 self._go()
 
     def forked_child(self, plan: ForkPlan | None) -> bool:

@@ -114,7 +114,7 @@ class Session(Calling):
         self.closed = False
         self.leaving = False
         self._group_id = file.id.encode()
-        self.held_files = HeldFiles(directory.slots(member.vmid))
+        self.held_files = HeldFiles(directory.slots(member.vmid), member.vmid)
         self._reserve = Reserve()
         self._transport: Transport | None = None
         self._idle = True

@@ -131,6 +131,7 @@ def fork(node: SimNode, fails: bool) -> Running:
             identity = Identity(vmid, pid, me.pid, me.pgid, me.vmid)
             shared = {k: f for k, f in node.program.locking.handles.items() if k[0] != Kind.FAIR}
             world.history.locks.share(me.vmid, vmid)
+            node.program.locking.shared.update(shared)
             world.soon(STEP_S, lambda: _born(world, child, identity, port_, shared), child)
         else:
             world.soon(STEP_S, lambda: world.kernel.kill(child), child)
@@ -162,6 +163,7 @@ def _born(
     world.say("born", identity)
     node = SimNode(world, process, identity, port)
     node.program.locking.handles.update(handles)
+    node.program.locking.shared.update(handles)
     node.begin()
     if not world.faulty:
         node.program.start("unlock", node.program.locking.release_all())

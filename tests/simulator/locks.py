@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from libos_ipc.core.codes import Code
 from libos_ipc.core.delegations import Entry
 from libos_ipc.core.lock_words import (
+    EOF,
     NO_WAIT,
     READ,
     UNLOCK,
@@ -21,9 +22,10 @@ from libos_ipc.core.lock_words import (
     Ask,
     Kind,
 )
+from libos_ipc.core.lock_words import Owner as LockOwner
 from libos_ipc.core.vocabulary import Delegated, Recalled
 
-from .threads import Running, Wait
+from .threads import Running, Wait, never
 
 if TYPE_CHECKING:
     from .node import SimNode
@@ -35,6 +37,8 @@ LOCK_CODES = (Code.FILE_LOCK_SET, Code.FILE_LOCK_TAKE)
 #: Files are small here, so that ranges meet.
 LAST_BYTE = 7
 FILES = 2
+#: Of a slot.
+MOST_ENTRIES = 4
 _ANY_PID = 2**32 - 1
 
 #: (kind, pid or handle)
@@ -62,7 +66,8 @@ class LockHistory:
         """
         if not number:
             return
-        assert number not in self.numbers, f"a second grant {number}"
+        cut = not ask.seq and ask.owner.kind in (Kind.POSIX, Kind.OFD)  # in two, by its owner
+        assert cut or number not in self.numbers, f"a second grant {number}"
         self.numbers.add(number)
         last = self.last_number.get(ask.file, 0)
         assert number > last or not ask.seq, f"grant {number} of {ask.file} after {last}"
@@ -114,10 +119,16 @@ class LockHistory:
                 vmids.add(child)
 
     def on_vanished(self, vmid: int) -> None:
-        """This process holds nothing any more."""
+        """This process holds nothing any more, unless others have what it locked by.
+
+        Of that the journal is believed. A description by which nothing was held at the fork is not
+        known to be shared: it is its next locker's, whoever else could lock by it.
+        """
+        known = self._world.history.shadow.locks.owners
         for owner, vmids in self.sharers.items():
+            here = vmid in vmids
             vmids.discard(vmid)
-            if not vmids:
+            if not vmids or (here and not known.sharers(LockOwner(*owner)) - {vmid}):
                 for owners in self.held.values():
                     owners.pop(owner, None)
 
@@ -136,30 +147,53 @@ class LockHistory:
 
 
 class Slot:
-    """What native/delegation.c is: a table that its holder changes until it is recalled."""
+    """What native/lock_slot.h is, byte by byte: what its holder locks until it is recalled."""
 
     def __init__(self) -> None:
         self.closed = True
-        self.entries: dict[int, Entry] = {}
+        #: (kind, handle) -> byte -> (type, number), in the order in which owners came
+        self.owners: dict[Owner, dict[int, tuple[int, int]]] = {}
         self.next = self.last = 0
 
-    def take(self, handle: int, type: int, start: int, end: int) -> int | None:
-        """The number of the grant, None if it is for the leader to decide."""
-        clash = any(
-            other != handle and e[2] <= end and start <= e[3] and WRITE in (type, e[1])
-            for other, e in self.entries.items()
-        )
-        if self.closed or clash or (handle not in self.entries and len(self.entries) == 4):
-            return None
-        self.entries[handle] = (handle, type, start, end, self.next, 1)
-        self.next += 1
-        return self.next - 1
-
-    def give(self, handle: int) -> bool:
+    def set(self, owner: Owner, type: int, start: int, end: int) -> bool:
         """False if it is for the leader."""
-        if not self.closed:
-            self.entries.pop(handle, None)
-        return not self.closed
+        bytes_here = range(start, end + 1)
+        clash = any(
+            byte in held and WRITE in (type, held[byte][0])
+            for other, held in self.owners.items()
+            for byte in bytes_here
+            if other != owner and type != UNLOCK
+        )
+        if self.closed or clash:
+            return False
+        before = {key: dict(held) for key, held in self.owners.items()}
+        held = self.owners.setdefault(owner, {})
+        for byte in bytes_here:
+            held.pop(byte, None)
+            if type != UNLOCK:
+                held[byte] = type, self.next
+        if not held:
+            del self.owners[owner]
+        if len(self.entries()) > MOST_ENTRIES:
+            self.owners = before
+            return False
+        self.next += type != UNLOCK
+        return True
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Runs of bytes of one type; the last byte stands for the end of the file."""
+        found: list[Entry] = []
+        for (kind, handle), held in self.owners.items():
+            runs: list[list[int]] = []
+            for byte in sorted(held):
+                if not runs or runs[-1][-1] != byte - 1 or held[runs[-1][-1]][0] != held[byte][0]:
+                    runs.append([])
+                runs[-1].append(byte)
+            for run in runs:
+                type, number = held[run[0]][0], max(held[byte][1] for byte in run)
+                last = EOF if kind == Kind.FLOCK else run[-1]
+                found.append(Entry(kind, handle, type, run[0], last, number, 1, -1, -1))
+        return tuple(found)
 
 
 class SimSlots:
@@ -178,7 +212,7 @@ class SimSlots:
         return self.look(vmid, slot)
 
     def look(self, vmid: int, slot: int) -> tuple[Entry, ...]:
-        return tuple(self.slots[vmid, slot].entries.values())
+        return self.slots[vmid, slot].entries()
 
     def drop(self, vmid: int) -> None:
         for key in [key for key in self.slots if key[0] == vmid]:
@@ -197,36 +231,35 @@ class Locking:
         #: handles by which this process may hold something: (kind, handle) -> file
         self.handles: dict[tuple[int, int], int] = {}
         self._last_handle = 0
-        #: files that were given to us -> their slots
-        self.given: dict[int, Slot] = {}
-        self._slots: dict[int, int] = {}
+        #: what forked children may have, too
+        self.shared: set[tuple[int, int]] = set()
+        #: where we lock alone: (file, FLOCK or not) -> slot
+        self.given: dict[tuple[int, bool], Slot] = {}
+        self._slots: dict[int, tuple[int, bool]] = {}
 
     def delegated(self, effect: Delegated) -> None:
         """A file is ours."""
         slot = self._world.slots.slots.get((self._node.vmid, effect.slot))
         if slot is not None:
-            self.given[effect.inode] = slot
-            self._slots[effect.slot] = effect.inode
+            place = effect.inode, bool(effect.flock)
+            self.given[place] = slot
+            self._slots[effect.slot] = place
 
     def recalled(self, effect: Recalled) -> None:
         """It is not any more."""
         node = self._node
-        self.given.pop(self._slots.pop(effect.slot, -1), None)
+        self.given.pop(self._slots.pop(effect.slot, (-1, False)), None)
         code, now = Code.FILE_RETURNED, self._world.now
         node.perform(node.member.send(node.member.leader_vmid, code, (effect.slot,), now))
 
     def _by_ourselves(self, owner: Owner, file: int, type: int, bounds: tuple[int, int]) -> bool:
         """Lock or unlock in a slot, if that can be."""
-        slot = self.given.get(file)
-        if owner[0] != Kind.FAIR or slot is None or self._node.goodbye_said:
+        slot = self.given.get((file, owner[0] == Kind.FLOCK))
+        if slot is None or owner in self.shared or self._node.goodbye_said:
             return False
         history = self._world.history.locks
-        if type == UNLOCK:
-            there = slot.entries.get(owner[1])
-            part = there is not None and there[2:4] != bounds and bounds != (0, LAST_BYTE)
-            done = not part and slot.give(owner[1])  # the whole range, as the faces have it
-        else:
-            done = slot.take(owner[1], type, *bounds) is not None
+        mine = (owner[0], 0) if owner[0] == Kind.POSIX else owner
+        done = slot.set(mine, type, *bounds)
         alone = history.after(owner, file) if done else False
         if done and type != UNLOCK and alone:
             history.granted(self._node, owner, file, type, *bounds)
@@ -253,6 +286,26 @@ class Locking:
         return self.set(
             (kind, handle or self._node.identity.pid), file, type, bounds, wait, patience
         )
+
+    def burst(self) -> Running:
+        """Lock and unlock the same again and again, as programs do, until it is ours alone."""
+        rng = self._world.rng
+        kind, file = rng.choice(list(Kind)), rng.randrange(FILES)
+        owner = (int(kind), self._node.identity.pid if kind == Kind.POSIX else self._new_handle())
+        for _ in range(rng.randint(2, 12)):
+            if self._node.goodbye_said:
+                return
+            first = 0 if kind == Kind.FLOCK else rng.randint(0, LAST_BYTE)
+            bounds = first, LAST_BYTE if kind == Kind.FLOCK else rng.randint(first, LAST_BYTE)
+            if kind == Kind.FAIR:
+                owner = (int(kind), self._new_handle())
+            type = rng.choice((READ, WRITE, WRITE))
+            yield from self.set(owner, file, type, bounds, rng.choice((NO_WAIT, WAIT_TIMED)), 0.3)
+            if rng.random() < 0.5:
+                yield Wait(never, rng.random() * self._world.knobs.gap_s)
+            if rng.random() < 0.9:
+                part = bounds if rng.random() < 0.7 else (0, LAST_BYTE)
+                yield from self.set(owner, file, UNLOCK, part, NO_WAIT, None)
 
     def _new_handle(self) -> int:
         self._last_handle += 1

@@ -204,7 +204,9 @@ class Scenario:
     def _lock(self, node: SimNode) -> None:
         for _ in range(self._rng.randint(1, 3)):
             if not node.dead:
-                node.program.start("lock", node.program.locking.random_call())
+                locking = node.program.locking
+                call = locking.burst if self._rng.random() < 0.4 else locking.random_call
+                node.program.start("lock", call())
 
     def _sync(self, node: SimNode) -> None:
         for _ in range(self._rng.randint(1, 3)):

@@ -1,0 +1,281 @@
+"""The leader's part in files that one process locks alone: when it gives, takes, and believes."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import pytest
+
+from libos_ipc.core.codes import Code
+from libos_ipc.core.delegations import STREAK, Entry
+from libos_ipc.core.descriptors import Spot
+from libos_ipc.core.leader import Leader
+from libos_ipc.core.lock_words import EOF, READ, UNLOCK, WRITE, Kind
+from libos_ipc.core.roster import Applicant, Roster
+from libos_ipc.core.vocabulary import Answer, Effects, Journal, Refuse, Say
+
+ANY_PID = 2**32 - 1
+KNOBS: dict[str, Any] = {"id_max": 10**4, "range_size": 32, "quarantine_s": 60.0}
+KINDS = [Kind.POSIX, Kind.OFD, Kind.FLOCK, Kind.FAIR]
+
+
+class Slots:
+    """Memory whose contents a test writes."""
+
+    def __init__(self) -> None:
+        self.first: dict[tuple[int, int], int] = {}
+        self.held: dict[tuple[int, int], list[Entry]] = {}
+        self.closed: list[tuple[int, int]] = []
+
+    def begin(self, vmid: int, slot: int, first: int, last: int) -> bool:
+        self.first[vmid, slot] = first
+        self.held[vmid, slot] = []
+        return True
+
+    def recall(self, vmid: int, slot: int) -> tuple[Entry, ...]:
+        self.closed.append((vmid, slot))
+        return self.look(vmid, slot)
+
+    def look(self, vmid: int, slot: int) -> tuple[Entry, ...]:
+        return tuple(self.held[vmid, slot])
+
+    def drop(self, vmid: int) -> None:
+        for key in [key for key in self.held if key[0] == vmid]:
+            del self.held[key]
+
+    def close(self) -> None:
+        self.held.clear()
+
+
+class Play:
+    """A leader, members 2, 3, … with pids 1, 33, …, and what was said to whom."""
+
+    def __init__(self, members: int = 2) -> None:
+        self.slots = Slots()
+        self.leader = Leader(memory=self.slots, **KNOBS)
+        self.shadow = Roster(**KNOBS)
+        self.said: list[tuple[int, Code, tuple[Any, ...]]] = []
+        self.answers: dict[int, int] = {}
+        self._seq = 0
+        for n in range(members):
+            admission, effects = self.leader.on_join(Applicant(100 + n, 7, 0, 0, True), 0.0, 0.0)
+            self.done(effects)
+            self.done(self.leader.on_hello(admission.vmid, 100 + n, 7, 0, 0.0, 0.0) or [])
+
+    def done(self, effects: Effects) -> None:
+        for effect in effects:
+            if isinstance(effect, Journal):
+                self.shadow.apply(effect.record)
+            elif isinstance(effect, Say):
+                self.said.append((effect.dst, Code(effect.code), effect.fields))
+            elif isinstance(effect, Answer) and effect.seq:
+                self.answers[effect.seq] = effect.fields[0]
+            elif isinstance(effect, Refuse):
+                self.answers[effect.seq] = -effect.errno
+        self.leader.check()
+        assert self.shadow.state() == self.leader.state()
+
+    def ask(self, src: int, code: Code, *fields: Any) -> int | None:
+        self._seq += 1
+        self.done(self.leader.on_request(src, code, self._seq, fields, 1.0))
+        return self.answers.get(self._seq)
+
+    def pid(self, vmid: int) -> int:
+        return self.leader.processes[vmid].pid
+
+    def set(
+        self, src: int, kind: Kind, type: int, start: int = 0, end: int = EOF, handle: int = 0
+    ) -> int | None:
+        if kind != Kind.POSIX:
+            handle = handle or src << 32 | 1
+        code = Code.FILE_LOCK_TAKE if kind == Kind.FAIR else Code.FILE_LOCK_SET
+        pid = ANY_PID if kind == Kind.OFD else self.pid(src)
+        family = 2 if kind == Kind.FLOCK else 1
+        return self.ask(src, code, family, type, start, end, pid, handle, 0, b"/f", 8, 9, 1)
+
+    def give(self, src: int, kind: Kind) -> None:
+        """Lock and unlock until the file is given to this process."""
+        for _ in range(STREAK):
+            assert self.said == []
+            assert self.set(src, kind, WRITE) == 0
+            assert self.set(src, kind, UNLOCK) == 0
+        assert self.said.pop() == (src, Code.FILE_DELEGATED, (0, 8, 9, kind == Kind.FLOCK))
+
+    def hold(self, src: int, by: Kind, type: int = WRITE, **wrong: int) -> None:
+        """The process has locked this by itself."""
+        handle = 0 if by == Kind.POSIX else src << 32 | 1
+        number = self.slots.first[src, 0]
+        duplicate = -1 if by == Kind.POSIX else 4100
+        entry = Entry(int(by), handle, type, 0, EOF, number, 1, 3, duplicate)
+        self.slots.held[src, 0].append(entry._replace(**wrong))
+
+    def rows(self) -> list[tuple[int, int, int, int]]:
+        """(kind, type, start, VMID) of what is held at the leader."""
+        return [(row.kind, row.type, row.start, row.vmid) for row in self.leader.locks.table(1.0)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_given_and_taken_back_with_what_is_locked(kind: Kind) -> None:
+    play = Play()
+    play.give(2, kind)
+    play.hold(2, kind)
+    assert play.set(3, kind, READ) == -errno.EAGAIN
+    assert play.rows() == [(kind, WRITE, 0, 2)]
+    assert play.said == [(2, Code.FILE_RECALLED, (0,))]
+    key = (kind, 0, 8, 9) if kind == Kind.POSIX else (kind, 2 << 32 | 1, 0, 0)
+    spot = play.leader.descriptors.spot(2, key)
+    assert spot == Spot(3, -1 if kind == Kind.POSIX else 4100), "and by what it is locked"
+    play.ask(2, Code.FILE_RETURNED, 0)
+    assert play.set(2, kind, UNLOCK) == 0
+    assert play.set(3, kind, WRITE) == 0
+
+
+def test_flock_and_all_others_are_given_by_themselves() -> None:
+    play = Play()
+    play.give(2, Kind.POSIX)
+    play.hold(2, Kind.POSIX)
+    play.give(3, Kind.FLOCK)
+    assert play.slots.closed == []
+    assert play.set(3, Kind.OFD, READ) == -errno.EAGAIN
+    assert play.slots.closed == [(2, 0)]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kind": Kind.FLOCK},
+        {"kind": 9},
+        {"kind": Kind.FAIR, "handle": 3 << 32 | 1},
+        {"kind": Kind.OFD, "handle": 0},
+        {"handle": 2 << 32 | 1},
+        {"type": UNLOCK},
+        {"start": 5, "end": 4},
+        {"end": 2**63},
+        {"number": 0},
+    ],
+)
+def test_a_holder_is_not_believed_everything(wrong: dict[str, int]) -> None:
+    play = Play()
+    play.give(2, Kind.POSIX)
+    play.hold(2, Kind.POSIX, **wrong)
+    play.hold(2, Kind.POSIX, READ, start=10, end=12)
+    play.hold(2, Kind.FAIR, WRITE, start=11, end=11)
+    assert play.set(3, Kind.POSIX, WRITE) == -errno.EAGAIN
+    assert play.rows() == [(Kind.POSIX, READ, 10, 2)], "nor what contradicts itself"
+
+
+def fork(play: Play, parent: int) -> int:
+    """A child of `parent`, of which the leader has heard."""
+    vmid = play.leader.next_vmid
+    play.ask(parent, Code.GET_NEW_VMID)
+    (start, _) = play.leader.ids.alloc_range(parent, 1.0) or (0, 0)
+    play.shadow.ids.alloc_range(parent, 1.0)
+    play.ask(parent, Code.CHANGE_ID_OWNER, start, vmid)
+    play.done(play.leader.on_hello(vmid, 500 + vmid, 7, 0, 1.0, 1.0) or [])
+    return vmid
+
+
+@pytest.mark.parametrize("kind", [Kind.OFD, Kind.FLOCK])
+def test_a_child_has_what_was_locked_before_the_fork(kind: Kind) -> None:
+    play = Play()
+    play.give(2, kind)
+    play.hold(2, kind)
+    child = fork(play, 2)
+    assert play.said[0] == (2, Code.FILE_RECALLED, (0,))
+    play.done(play.leader.on_gone(2, 2.0))
+    assert play.set(3, kind, READ) == -errno.EAGAIN, "the child has it still"
+    assert play.set(child, kind, UNLOCK, handle=2 << 32 | 1) == 0
+    assert play.set(3, kind, READ) == 0
+
+
+def test_a_fork_takes_nothing_else_back() -> None:
+    play = Play()
+    play.give(2, Kind.POSIX)
+    play.hold(2, Kind.POSIX)
+    fork(play, 2)
+    assert play.slots.closed == []
+
+
+def test_what_an_unborn_child_shares_outlives_its_parent() -> None:
+    play = Play()
+    play.give(2, Kind.FLOCK)
+    play.hold(2, Kind.FLOCK)
+    vmid = play.leader.next_vmid
+    play.ask(2, Code.GET_NEW_VMID)
+    play.ask(2, Code.CHANGE_ID_OWNER, 2, vmid)
+    play.done(play.leader.on_gone(2, 2.0))
+    play.done(play.leader.on_hello(vmid, 500, 7, 0, 1.0, 1.0) or [])
+    assert play.set(3, Kind.FLOCK, READ) == -errno.EAGAIN
+    play.done(play.leader.on_gone(vmid, 3.0))
+    assert play.set(3, Kind.FLOCK, READ) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_death_leaves_nothing(kind: Kind) -> None:
+    play = Play()
+    play.give(2, kind)
+    play.hold(2, kind)
+    play.done(play.leader.on_gone(2, 2.0))
+    assert play.rows() == []
+    assert play.leader.given == {}
+    assert play.set(3, kind, WRITE) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_exec_keeps_posix_locks_alone(kind: Kind) -> None:
+    play = Play()
+    play.give(2, kind)
+    play.hold(2, kind)
+    play.done(play.leader.on_detached(2, 2.0))
+    assert play.rows() == ([(kind, WRITE, 0, 2)] if kind == Kind.POSIX else [])
+
+
+def test_clearing_reaches_what_is_locked_alone() -> None:
+    play = Play()
+    play.give(2, Kind.POSIX)
+    play.hold(2, Kind.POSIX)
+    assert play.ask(2, Code.FILE_LOCK_CLEAR_PID, play.pid(2)) == 0
+    assert play.rows() == []
+    assert play.slots.closed == [(2, 0)]
+
+
+@pytest.mark.parametrize("kind", [Kind.POSIX, Kind.FLOCK])
+def test_a_descriptor_that_was_closed(kind: Kind) -> None:
+    play = Play()
+    play.give(2, kind)
+    play.hold(2, kind)
+    handle = 0 if kind == Kind.POSIX else 2 << 32 | 1
+    play.ask(2, Code.HANDLE_CLOSED, int(kind), handle, 0, 0)
+    assert play.slots.closed == [], "nothing was locked alone by it"
+    play.ask(2, Code.HANDLE_CLOSED, int(kind), handle, 8, 9)
+    assert play.rows() == []
+    assert play.set(3, kind, WRITE) == 0
+
+
+def test_who_shares_a_description_gets_nothing() -> None:
+    play = Play()
+    assert play.set(2, Kind.FLOCK, WRITE) == 0
+    child = fork(play, 2)
+    handle = 2 << 32 | 1
+    for _ in range(2 * STREAK):
+        for src in (2, child):
+            assert play.set(src, Kind.FLOCK, WRITE, handle=handle) == 0
+            assert play.set(src, Kind.FLOCK, UNLOCK, handle=handle) == 0
+    assert Code.FILE_DELEGATED not in {code for _, code, _ in play.said}
+
+
+def test_a_grandchild_may_use_what_it_has_from_one_who_is_gone() -> None:
+    """Handles go down the line, whoever of it lives."""
+    play = Play()
+    assert play.set(2, Kind.OFD, READ, 0, 4) == 0
+    child = fork(play, 2)
+    grandchild = fork(play, child)
+    play.done(play.leader.on_gone(child, 2.0))
+    handle = 2 << 32 | 1
+    for vmid in (2, grandchild):
+        assert play.set(vmid, Kind.OFD, UNLOCK, handle=handle) == 0
+    assert play.set(2, Kind.OFD, READ, 0, 4, handle) == 0
+    other = fork(play, grandchild)
+    assert play.set(other, Kind.OFD, UNLOCK, handle=handle) == 0
+    assert play.set(3, Kind.OFD, UNLOCK, handle=handle) == -errno.EPERM
