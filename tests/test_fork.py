@@ -24,6 +24,7 @@ from processes import (
     Line,
     Peer,
     at_fork,
+    descriptors,
     kinds_of_descriptors,
     leaders,
     poll,
@@ -34,6 +35,7 @@ from processes import (
 
 import libos_ipc
 from libos_ipc import Group, Message
+from libos_ipc.runtime import liveness, sockets
 
 BOTH = pytest.mark.parametrize("group", ["process", "embedded"], indirect=True)
 #: Forks of the storm. A hundred thousand take an hour.
@@ -491,6 +493,27 @@ print('done')
 
 @pytest.mark.usefixtures("runtime_dir")
 @pytest.mark.skipif(sys.version_info[:3] == (3, 13, 0), reason="3.13.0 warns whatever one does")
+def test_more_members_one_after_another_than_may_wait_in_a_queue(
+    found: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever watches the leader waits in a queue of it, and stays there when it is gone."""
+    monkeypatch.setattr(liveness, "BACKLOG", 8)
+    monkeypatch.setattr(sockets, "BACKLOG", 8)
+    group = found(leader="embedded")
+    with Forked(lambda line: (line.send(group.ids.new()), line.recv())) as watching:
+        watching.recv()
+        for _ in range(30):
+            with Forked(lambda line: group.ids.new()) as child:
+                child.result()
+        before = descriptors()
+        for _ in range(30):
+            with Forked(lambda line: group.ids.new()) as child:
+                child.result()
+        poll(lambda: len(descriptors()) <= len(before) + 4, what="those who left are let go")
+        assert watching.os_pid in {member.os_pid for member in group.members()}
+        watching.send()
+
+
 def test_no_warning_of_threads() -> None:
     """Python counts the kernel's threads at a fork, and warns of more than one: there is none."""
     done = subprocess.run(

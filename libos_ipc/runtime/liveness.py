@@ -1,9 +1,12 @@
 """Knowing that a process is there, by the kernel's word alone.
 
-Every member listens on a Unix socket that it never reads: `<vmid>.live`, close-on-exec. Who
+Every member listens on a Unix socket on which nothing is said: `<vmid>.live`, close-on-exec. Who
 wants to know of its end connects and keeps the connection. The kernel ends it when the
 process dies, and when it execs, which no pidfd tells; and the credentials of the listener,
 which the kernel took down at `listen`, tell which process that is.
+
+Connections need not be accepted for that. But the kernel keeps those whose other end is gone, too,
+and refuses new ones when they are too many: so the queue is emptied long before (`Watchers`).
 
 The socket of a forked child is made by its parent before the fork, so that anybody can watch
 the child from its first moment; the child calls `listen` again, and from then on the
@@ -13,10 +16,11 @@ credentials are its own.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 
-__all__ = ["listen_at", "process_behind", "start_time", "watch"]
+__all__ = ["Watchers", "listen_at", "process_behind", "start_time", "watch"]
 
 #: Watchers that may be waiting at once; the kernel's own bound may be lower.
 BACKLOG = 4096
@@ -39,6 +43,55 @@ def listen_at(path: str) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+class Watchers:
+    """The connections of those who watch us. One thread at a time."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._held: list[socket.socket] = []
+        self._came = 0
+        self._bound = _queue_length() // 4
+
+    def came(self) -> None:
+        """Somebody may have connected. Now and then: accept all, and let go of those who left."""
+        self._came += 1
+        if self._came < self._bound:
+            return
+        self._came = 0
+        self._listener.setblocking(False)
+        try:
+            while True:
+                self._held.append(self._listener.accept()[0])
+        except OSError:
+            pass  # nobody else is there; or no descriptors are left, and we try again another time
+        self._let_go()
+
+    def _let_go(self) -> None:
+        poll = select.poll()
+        for watcher in self._held:
+            poll.register(watcher, select.POLLIN)
+        gone = {fd for fd, _ in poll.poll(0)}
+        for watcher in self._held:
+            if watcher.fileno() in gone:
+                watcher.close()
+        self._held = [watcher for watcher in self._held if watcher.fileno() >= 0]
+
+    def close(self) -> None:
+        """Our end, or that of our copies in a forked child."""
+        for watcher in self._held:
+            watcher.close()
+        self._held.clear()
+
+
+def _queue_length() -> int:
+    """Connections that wait at most: what we ask for, or what the kernel allows."""
+    try:
+        with open("/proc/sys/net/core/somaxconn") as file:
+            return min(BACKLOG, int(file.read()))
+    except OSError:
+        return min(BACKLOG, socket.SOMAXCONN)
 
 
 def watch(path: str) -> socket.socket:

@@ -239,6 +239,7 @@ class Receiver:
             self._bound.setdefault(vmid, set()).add(connection)
             session.perform(session.member.on_hello(vmid, time.monotonic()))
             session.host.identified(vmid, connection.os_pid)
+            session.watchers.came()
 
     def _admit(self, vmid: int, connection: Connection) -> bool:
         """Bind a VMID to the process that the kernel names, at the leader too."""

@@ -54,6 +54,7 @@ from libos_ipc.errors import NotJoined
 from libos_ipc.runtime.calling import Calling
 from libos_ipc.runtime.codec import pack
 from libos_ipc.runtime.held_files import HeldFiles
+from libos_ipc.runtime.liveness import Watchers
 from libos_ipc.runtime.loop import Loop
 from libos_ipc.runtime.receiver import Receiver
 from libos_ipc.runtime.reserve import Reserve
@@ -104,6 +105,7 @@ class Session(Calling):
         self.member = member
         self.host = host
         self.sockets = sockets
+        self.watchers = Watchers(sockets.live)
         self.lock = threading.Lock()
         #: notified at every Progress effect
         self.progress = threading.Condition(self.lock)
@@ -207,6 +209,7 @@ class Session(Calling):
             self.held_files.close()
             self.watches.close()
             self.loop.close()
+            self.watchers.close()
             self.sockets.close()
             self._reserve.release()
         self.directory.forget(self.member.vmid)
@@ -225,6 +228,7 @@ class Session(Calling):
         self.held_files.close()
         self.watches.abandon()
         self.loop.close()
+        self.watchers.close()
         self.sockets.close()
         self._reserve.release()
 
@@ -300,6 +304,7 @@ class Session(Calling):
 
     def _expect(self, effect: Expect) -> None:
         """The leader watches a process from before its first word, if there is one."""
+        self.watchers.came()
         vmid = effect.vmid
         leader = self.member.leader
         assert leader is not None
