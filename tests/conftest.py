@@ -20,6 +20,7 @@ import processes
 import pytest
 
 import libos_ipc
+from libos_ipc.core import delegations
 
 #: Paths of Unix sockets have 107 bytes: the directory has a short name, in memory if possible.
 SHORT = "/dev/shm" if os.path.isdir("/dev/shm") else None
@@ -128,8 +129,22 @@ def found(
 
 @pytest.fixture
 def group(request: pytest.FixtureRequest, found: Callable[..., libos_ipc.Group]) -> libos_ipc.Group:
-    """A group that this process has founded; parametrise it (indirect) with the leader's kind."""
-    return found(leader=getattr(request, "param", "process"))
+    """A group that this process has founded; parametrise it (indirect) with the leader's kind.
+
+    `"delegating"` is an embedded leader that gives files away after each unlocking.
+    """
+    kind = getattr(request, "param", "process")
+    if kind == "delegating":
+        request.getfixturevalue("monkeypatch").setattr(delegations, "STREAK", 1)
+    return found(leader="process" if kind == "process" else "embedded")
+
+
+def every_way(metafunc: pytest.Metafunc) -> None:
+    """For `pytest_generate_tests` of a module about locks: each test of a group, with and without
+    delegation, unless it chooses by itself."""
+    marks = metafunc.definition.iter_markers("parametrize")
+    if "group" in metafunc.fixturenames and not any("group" in mark.args[0] for mark in marks):
+        metafunc.parametrize("group", ["process", "delegating"], indirect=True)
 
 
 both_leaders = pytest.mark.parametrize("group", ["process", "embedded"], indirect=True)

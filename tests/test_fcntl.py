@@ -19,7 +19,7 @@ from typing import Any
 
 import processes
 import pytest
-from conftest import both_leaders
+from conftest import both_leaders, every_way
 from lock_users import cycle_of_three, held, rows, until_waiting, waiting
 from processes import DEADLINE_S, Forked, Line, poll
 
@@ -36,6 +36,8 @@ LOCK_SH, LOCK_EX, LOCK_UN, LOCK_NB = (
 F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW = 36, 37, 38
 FLOCK = struct.Struct("hhqqi4x")
 RDLCK, WRLCK, UNLCK = kernel.F_RDLCK, kernel.F_WRLCK, kernel.F_UNLCK
+
+pytest_generate_tests = every_way
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import both_leaders
+from conftest import both_leaders, every_way
 from lock_users import cycle_of_three, held, rows, until_waiting, waiting
 from processes import DEADLINE_S, Forked, Line, poll
 
@@ -31,6 +31,8 @@ from libos_ipc import (
     fcntl,
 )
 from libos_ipc.locks import EOF
+
+pytest_generate_tests = every_way
 
 
 @pytest.fixture
@@ -373,6 +375,7 @@ def test_a_death_lets_the_next_in(group: Group, file: Path) -> None:
             pass
 
 
+@pytest.mark.parametrize("group", ["process"], indirect=True)
 def test_a_closed_group_has_given_it_back(group: Group, file: Path) -> None:
     lock = group.file_lock(file)
     lock.acquire()

@@ -109,7 +109,7 @@ class LockDescriptors:
     def _is_open(self, vmid: int, owner: Owner, file: FileId) -> bool:
         spot = self._roster.descriptors.spot(vmid, key_of(owner, file))
         process = self._roster.processes.get(vmid)
-        if spot is None or process is None or process.state is not State.RUNNING:
+        if spot is None or process is None or process.state is State.STARTING:
             return True
         assert self._inspector is not None
         return self._inspector.is_open(process.os_pid, process.start_time, spot, *file)
