@@ -264,7 +264,7 @@ class Duel:
             self.compare(decision, self.twin.drop_reference(vmid, kind, id))
 
     def die(self, slot: int) -> None:
-        self.tell("drop_process", self.vmids[slot], now=(0.0,))
+        self.tell("drop_process", self.vmids[slot])
         self.vmids[slot] = self.next_vmid
         self.pids[slot] = 100 + self.next_vmid
         self.next_vmid += 1
@@ -275,13 +275,13 @@ class Duel:
         self.tell("detach", old)
         self.tell("rename", old, new)
         self.vmids[slot] = new
-        self.tell("drop_process", old, now=(0.0,))
+        self.tell("drop_process", old)
 
-    def tell(self, name: str, *args: Any, now: tuple[float, ...] = ()) -> None:
+    def tell(self, name: str, *args: Any) -> None:
         getattr(self.twin, name)(*args)
-        self.journal.append((name, *args, *now))
+        self.journal.append((name, *args))
         for machine in (self.play.locks, self.play.successor):
-            getattr(machine, name)(*args, *now)
+            getattr(machine, name)(*args)
         self.compare(self.play.locks.settle(self.play.now), self.twin.settle())
 
     # ---- what must be alike
@@ -792,7 +792,7 @@ def test_unlocking_everything_wakes_those_who_wait_for_what_was_held() -> None:
     assert freed.put(Owner(POSIX, 1), Held(0, 99, READ, 2, 1, 1, 1, 0.0, b"")) == (5, 49)
     assert freed.put(Owner(POSIX, 1), Held(90, EOF, UNLOCK, 2, 1, 1, 1, 0.0, b"")) == (90, 99)
     assert freed.put(Owner(POSIX, 1), Held(90, EOF, UNLOCK, 2, 1, 1, 1, 0.0, b"")) is None
-    play.both("drop_process", 2, play.now)
+    play.both("drop_process", 2)
     assert [play[seq] for seq in waits] == [0, 0]
 
 
@@ -1141,7 +1141,7 @@ def test_memory_for_undoing_is_bounded() -> None:
         locks.set(play.ask(FAIR, UNLOCK, src=2, id=2 * id, file=file), 0.0)
     assert len(locks.grants) == UNDO_KEPT
     locks.check()
-    locks.drop_process(3, 0.0)
+    locks.drop_process(3)
     assert len(locks.grants) == 0
     for start in range(0, 2 * UNDO_PIECES + 2, 2):
         locks.set(play.ask(POSIX, READ, start, start, src=4), 0.0)
@@ -1187,7 +1187,7 @@ def test_the_last_of_those_who_share_a_description_releases_it(kind: int) -> Non
     assert play.locks.sharers(Owner(kind, 1)) == {2, 3, 4}
     assert play.locks.sharers(Owner(POSIX, 102)) == {2}
     waits = play.set(kind, WRITE, src=5, id=2, wait=WAIT)
-    play.both("drop_process", 2, play.now)
+    play.both("drop_process", 2)
     play.done(play.locks.drop_reference(9, kind, 1, play.now))
     play.done(play.locks.drop_reference(3, kind, 1, play.now))
     assert play[waits] is None
@@ -1223,7 +1223,7 @@ def test_a_dead_process_leaves_nothing_and_lets_the_next_in() -> None:
     play.set(POSIX, WRITE, src=3, file=OTHER)
     play.set(POSIX, WRITE, src=2, file=OTHER, wait=WAIT)
     waits = [play.set(kind, WRITE, 5, 5, src=3, id=103, wait=WAIT_TIMED) for kind in (FAIR, FLOCK)]
-    play.both("drop_process", 2, play.now)
+    play.both("drop_process", 2)
     assert [play[seq] for seq in waits] == [0, 0]
     assert play.locks.owners.owners_of(2) == []
     assert not play.locks.waiting
@@ -1237,12 +1237,12 @@ def test_an_exec_keeps_posix_locks_which_then_belong_to_the_new_vmid() -> None:
     assert play.held() == [(102, READ, 0, 9)]
     assert play.held(flock=True) == []
     play.both("rename", 2, 7)
-    play.both("drop_process", 2, play.now)
+    play.both("drop_process", 2)
     found = play.locks.get(play.ask(POSIX, WRITE, src=3))
     assert found is not None
     assert (found.pid, found.vmid) == (102, 7)
     assert play.locks.sharers(Owner(POSIX, 102)) == {7}
-    play.both("drop_process", 7, play.now)
+    play.both("drop_process", 7)
     assert play.held() == []
 
 
@@ -1299,7 +1299,7 @@ def test_files_are_settled_in_an_order_that_does_not_depend_on_their_history() -
         waits = [
             play.set(POSIX, WRITE, src=3, thread=n + 1, file=files[n], wait=WAIT) for n in (0, 1)
         ]
-        play.locks.drop_process(2, play.now)
+        play.locks.drop_process(2)
         outcomes = play.locks.settle(play.now).outcomes
         assert [o.seq for o in outcomes] == (waits if files[0] == FILE else waits[::-1])
 

@@ -417,10 +417,10 @@ class Script:
         self.handles_of[who] = [next(self.handles), next(self.handles)]
 
         def end(machine: FileLocks) -> Any:
-            machine.drop_process(who + 2, 0.0)
+            machine.drop_process(who + 2)
             return machine.settle(0.0)
 
-        self.both(end, None, ("drop_process", who + 2, 0.0))
+        self.both(end, None, ("drop_process", who + 2))
         self.seen["ended"] += 1
 
     def share(self, giver: int, taker: int) -> None:

@@ -164,7 +164,7 @@ class LockTable:
             if owner.kind in (Kind.OFD, Kind.FLOCK):
                 self.owners.give(child_vmid, owner)
 
-    def drop_process(self, vmid: int, now: float) -> None:
+    def drop_process(self, vmid: int) -> None:
         """This process is gone, with all that it held and waited for. `settle` comes next."""
         self._drop(vmid, {Kind.POSIX, Kind.OFD, Kind.FLOCK, Kind.FAIR})
 

@@ -300,7 +300,7 @@ class Roster:
             self.spares[orphan].forebears = process.line()
             self.groups.enter(orphan, pgid)
         self._give_back(vmid, pid, pgid, now)
-        self.locks.drop_process(vmid, now)
+        self.locks.drop_process(vmid)
         self.descriptors.drop(vmid)
         self._drop_given(vmid)
         self.particulars.drop(vmid, pid, process.os_pid, process.start_time, process.uid)
@@ -314,7 +314,7 @@ class Roster:
     def _apply_lost(self, vmid: int, now: float) -> None:
         spare = self._take_spare(vmid)
         self._give_back(vmid, spare.pid, spare.pgid, now)
-        self.locks.drop_process(vmid, now)
+        self.locks.drop_process(vmid)
         self.descriptors.drop(vmid)
 
     def _give_back(self, vmid: int, pid: int, pgid: int, now: float) -> None:

@@ -13,6 +13,7 @@ import os
 
 from libos_ipc._native import same_file
 from libos_ipc.core.descriptors import Spot
+from libos_ipc.runtime import liveness
 
 __all__ = ["Inspector"]
 
@@ -21,7 +22,11 @@ class Inspector:
     """The kernel's word."""
 
     def is_open(self, os_pid: int, start_time: int, spot: Spot, device: int, inode: int) -> bool:
-        """Whether the process still has what it locked by."""
+        """Whether the process still has what it locked by. Another one of that pid has not."""
+        if os_pid <= 0:
+            return True
+        if liveness.start_time(os_pid) != start_time:
+            return False
         try:
             if spot.duplicate < 0:
                 return _leads_to(os_pid, spot.fd, device, inode)
@@ -33,7 +38,7 @@ class Inspector:
                 if fd != spot.duplicate
             )
         except (FileNotFoundError, ProcessLookupError):
-            return os_pid <= 0
+            return False
         except OSError:
             return True
 
