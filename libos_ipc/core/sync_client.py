@@ -43,6 +43,7 @@ from libos_ipc.core.sync_words import (
     RequestDowngrade,
     ServerWord,
     State,
+    Value,
 )
 from libos_ipc.errors import IpcError, NotJoined
 
@@ -136,6 +137,16 @@ class SyncClient:
         still held.
         """
         return self._find(id).unlock(thread, data, self.max_value)
+
+    def lock_now(self, id: int, thread: int, state: State) -> Value | None:
+        """Get the lock, if that takes neither waiting nor a word: the value, or None."""
+        handle = self._handles.get(id)
+        return handle.value if handle is not None and handle.lock_now(thread, state) else None
+
+    def unlock_now(self, id: int, thread: int) -> bool:
+        """Give up the lock, the value as it is, if nobody is to be told."""
+        handle = self._handles.get(id)
+        return handle is not None and handle.unlock_now(thread)
 
     def withdraw(self, id: int, ticket: object) -> Effects:
         """`ticket` waits no longer, for the lock or for a change. Nothing if it is settled."""

@@ -139,11 +139,9 @@ class LocalHandle:
 
     def lock(self, thread: int, state: State, ticket: object, timed: bool) -> Effects:
         """Get the lock for `thread`, at once or later: `ticket` is granted or fails."""
-        user = self.user
-        if not user and not self.waits and state <= self.state and not self.owner_died:
-            self.user = thread
-            self.using = state
+        if self.lock_now(thread, state):
             return [make(Granted, (ticket, self.value))]
+        user = self.user
         if user == thread:
             text = f"locking sync handle {self.id}: thread {thread} uses it already; unlock first"
             return [Failed(ticket, errno.EDEADLK, text)]
@@ -165,11 +163,27 @@ class LocalHandle:
             text = f"thread {thread} unlocking sync handle {self.id}, which it does not use: {user}"
             raise PermissionDenied(text)
         effects = [] if data is None else self._commit(data, max_value)
-        self.user = 0
-        self.using = INVALID
-        if self.recall or self.waits or self.told_user:
+        if not self.unlock_now(thread):
+            self.user = 0
+            self.using = INVALID
             effects += self._settle()
         return effects
+
+    def lock_now(self, thread: int, state: int) -> bool:
+        """Get the lock, if that takes neither waiting nor a word."""
+        if self.user or self.waits or state > self.state or self.owner_died:
+            return False
+        self.user = thread
+        self.using = state
+        return True
+
+    def unlock_now(self, thread: int) -> bool:
+        """Give up the lock, the value as it is, if nobody is to be told."""
+        if self.user != thread or self.recall or self.waits or self.told_user:
+            return False
+        self.user = 0
+        self.using = INVALID
+        return True
 
     def withdraw(self, ticket: object) -> Effects:
         """`ticket` waits no longer, for the lock or for a change. Nothing if it is settled."""

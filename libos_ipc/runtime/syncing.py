@@ -93,6 +93,9 @@ def _open_in_vain(node: Node, ask: _Ask) -> None:
 
 def acquire(node: Node, id: int, agent: int, state: State, timeout: float | None) -> Value:
     """Lock a handle for `agent`: the newest value. WouldBlock, Timeout, Deadlock, OwnerDied."""
+    value = _lock_now(node, id, agent, state)
+    if value is not None:
+        return value
     found = _wait(
         node,
         id,
@@ -101,6 +104,22 @@ def acquire(node: Node, id: int, agent: int, state: State, timeout: float | None
         lambda: _undo(node, id, agent),
     )
     return _locked(node, id, state, found)
+
+
+def _lock_now(node: Node, id: int, agent: int, state: State) -> Value | None:
+    """The value, if this process has it in that state, and nobody here is before us."""
+    session, value = node.session, None
+    try:
+        with session.lock:
+            session.check_open()
+            value = session.member.sync.client.lock_now(id, agent, state)
+        if value is not None and state == State.EXCLUSIVE:
+            _locked(node, id, state, value)
+    except BaseException:
+        if value is not None:
+            _undo(node, id, agent)
+        raise
+    return value
 
 
 def await_change(node: Node, id: int, version: int, timeout: float | None) -> None:
@@ -115,6 +134,12 @@ def release(node: Node, id: int, agent: int, data: bytes | None) -> None:
     held and nothing has changed.
     """
     session = node.session
+    if data is None:
+        with session.lock:
+            session.check_open()
+            if session.member.sync.client.unlock_now(id, agent):
+                node.slabs.set_use(id, False)
+                return
     value = None if data is None else _placed(node, id, agent, data)
     try:
         with session.lock:
@@ -229,6 +254,9 @@ def _too_late(id: int, timeout: float | None) -> IpcError:
 
 async def aacquire(node: Node, id: int, agent: int, state: State, timeout: float | None) -> Value:
     """`acquire` for asyncio."""
+    value = _lock_now(node, id, agent, state)
+    if value is not None:
+        return value
     found = await _await(
         node,
         id,
