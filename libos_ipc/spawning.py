@@ -78,7 +78,7 @@ def fork(group: Group) -> tuple[int, int, int]:
         )
     with node.session.lock:
         row = node.children.add(plan.pid, plan.vmid)
-        row.ours = True
+        node.children.own(row, os_pid)
         node.watch_child(row, os_pid)
     return plan.pid, plan.vmid, os_pid
 

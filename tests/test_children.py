@@ -15,10 +15,11 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
-from processes import DEADLINE_S, Forked, Line, poll
+from processes import DEADLINE_S, Forked, Line, kinds_of_descriptors, poll
 
 import libos_ipc
 from libos_ipc import Child, Group
+from libos_ipc.runtime import children
 
 
 def ends_by(sig: int) -> None:
@@ -183,6 +184,23 @@ def test_a_child_that_ends_before_it_has_said_hello(group: Group, first: str) ->
             status = group.wait(timeout=DEADLINE_S)
             assert status.unknown or status.code == code
     poll(lambda: len(group.members()) == 1)
+
+
+def test_children_that_nobody_waits_for_here_leave_no_descriptors(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that reaps its children itself may have any number of them."""
+    monkeypatch.setattr(children, "ENDED_KEPT", 5)
+    rows = group._node.children.rows
+    for _ in range(12):
+        with Forked(lambda line: None):
+            pass
+    poll(lambda: all(row.status is not None for row in rows.values()))
+    poll(lambda: len(rows) == 5)
+    assert kinds_of_descriptors()["anon_inode:[pidfd]"] == 1, "the leader's"
+    last = max(rows)
+    assert group.wait(last, DEADLINE_S).pid == last, "the last ones are remembered"
+    assert len(rows) == 4
 
 
 def test_popen_keeps_its_children(group: Group) -> None:

@@ -23,6 +23,8 @@ __all__ = ["ChildRow", "Children", "ExitStatus"]
 
 #: Seconds that an exit status may take to appear where others must reap first.
 STATUS_S = 2.0
+#: Children that have ended and that nobody waits for here: so many are remembered.
+ENDED_KEPT = 1024
 
 
 #: The OS pid of a new child, in a page of memory that it shares with its parent.
@@ -177,10 +179,14 @@ class Children:
     def __init__(self) -> None:
         self.rows: dict[int, ChildRow] = {}
         self._by_vmid: dict[int, ChildRow] = {}
+        self._ended: dict[int, ChildRow] = {}  # by VMID, those that the program reaps itself
 
     def add(self, pid: int, vmid: int) -> ChildRow:
         """A child exists, or is about to; or one that exec'ed has joined again."""
         row = self.rows.get(pid)
+        if row is not None and row.status is not None:
+            self.forget(row)  # its ID is in use again
+            row = None
         if row is None:
             row = self.rows[pid] = ChildRow(pid, vmid)
         self._by_vmid.pop(row.vmid, None)
@@ -196,7 +202,23 @@ class Children:
         """It has been waited for, or never came to be."""
         self.rows.pop(row.pid, None)
         self._by_vmid.pop(row.vmid, None)
+        self._ended.pop(row.vmid, None)
         row.close()
+
+    def own(self, row: ChildRow, os_pid: int) -> None:
+        """`group.fork` has made it, and nobody has reaped it: that is ours to do."""
+        row.ours = True
+        if self._ended.pop(row.vmid, None) is not None:
+            row.open(os_pid)  # it has ended before we could say so
+
+    def settle(self, row: ChildRow) -> None:
+        """Its status is known. One that the program reaps by itself needs no descriptor any more,
+        and perhaps nobody ever asks for it here."""
+        if not row.ours:
+            row.close()
+            self._ended[row.vmid] = row
+            if len(self._ended) > ENDED_KEPT:
+                self.forget(next(iter(self._ended.values())))
 
     def close(self) -> None:
         """Give all descriptors back."""

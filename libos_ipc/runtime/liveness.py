@@ -60,29 +60,31 @@ class Watchers:
         if self._came < self._bound:
             return
         self._came = 0
+        self._held = [watcher for watcher in self._held if not _has_left(watcher)]
         self._listener.setblocking(False)
         try:
             while True:
-                self._held.append(self._listener.accept()[0])
+                watcher, _ = self._listener.accept()
+                if not _has_left(watcher):
+                    self._held.append(watcher)
         except OSError:
             pass  # nobody else is there; or no descriptors are left, and we try again another time
-        self._let_go()
-
-    def _let_go(self) -> None:
-        poll = select.poll()
-        for watcher in self._held:
-            poll.register(watcher, select.POLLIN)
-        gone = {fd for fd, _ in poll.poll(0)}
-        for watcher in self._held:
-            if watcher.fileno() in gone:
-                watcher.close()
-        self._held = [watcher for watcher in self._held if watcher.fileno() >= 0]
 
     def close(self) -> None:
         """Our end, or that of our copies in a forked child."""
         for watcher in self._held:
             watcher.close()
         self._held.clear()
+
+
+def _has_left(watcher: socket.socket) -> bool:
+    """Whether the other end is gone; ours is closed then."""
+    poll = select.poll()
+    poll.register(watcher, select.POLLIN)
+    if not poll.poll(0):
+        return False
+    watcher.close()
+    return True
 
 
 def _queue_length() -> int:

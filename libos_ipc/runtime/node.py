@@ -342,6 +342,8 @@ class Node(Belongings):
             session.loop.unregister(row.pidfd)
             if row.status is None and not row.examine(time.monotonic()):
                 session.later(0.01, lambda: self._on_child_end(row))
+            else:
+                self.children.settle(row)
             session.tell_progress()
 
     def journal(self, record: tuple[object, ...]) -> None:
