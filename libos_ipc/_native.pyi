@@ -6,7 +6,8 @@ raises `OverflowError`, anything but an int `TypeError`; what is wrong with byte
 outside raises `Malformed`.
 """
 
-from typing import Any, Final, TypeVar, final
+from collections.abc import Iterator
+from typing import Any, Final, Self, TypeVar, final
 
 from typing_extensions import Buffer
 
@@ -196,8 +197,8 @@ def ignore_signal(sig: int, /) -> None:
     """Have the kernel drop this signal, in any thread, whatever Python knows of it. OSError."""
 
 SLOT_BYTES: Final[int]
-#: What `Delegation.take` and `give` say besides a number: the leader has the file by now; another
-#: handle is in the way; there is no room, or no number left.
+#: What `Delegation.set` says besides a number: the leader has the file by now; another owner is in
+#: the way; there is no room, or no number left.
 GONE: Final[int]
 BUSY: Final[int]
 FULL: Final[int]
@@ -236,3 +237,36 @@ class Delegation:
         """What `recall` would find, while the holder goes on."""
     def close(self) -> None:
         """Let go of the memory. ValueError from all methods from then on."""
+
+class QuickLock:
+    """What of a file lock needs no Python: the base of `FileLock`; see native/quick_lock.h.
+
+    `__enter__` and `__exit__` call `acquire()` and `release()` of the subclass where it must be so.
+    """
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self: ...
+    def _offer(
+        self,
+        slot: Delegation,
+        path: bytes,
+        numbers: Iterator[int],
+        base: int,
+        file: tuple[int, int],
+        what: tuple[int, int, int],
+        keeper: int,
+        /,
+    ) -> None:
+        """From now on lock `what`, type and range, in this slot, as long as the path leads to the
+        file of this device and inode. Handles are base + number; the keeper is ours to close."""
+    def _take(self) -> bool:
+        """Lock quickly, if that can be."""
+    def _give(self) -> bool:
+        """Unlock what was locked quickly, if that can be."""
+    def _take_over(self) -> tuple[int, int, int]:
+        """(handle, number, keeper) of what is held quickly, for the caller to unlock and close.
+        ValueError if that is nothing."""
+    @property
+    def _quick(self) -> int:
+        """The number of the grant of what is held quickly, 0 for nothing."""
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc: object) -> None: ...

@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
+from libos_ipc._native import QuickLock
 from libos_ipc.core.codes import Code
 from libos_ipc.core.lock_words import EOF, NO_WAIT, READ, UNLOCK, WAIT, WAIT_TIMED, WRITE
 from libos_ipc.errors import InvalidArgument, InvalidRange, IpcError
@@ -38,7 +39,7 @@ class Token(NamedTuple):
     n: int
 
 
-class FileLock:
+class FileLock(QuickLock):
     """A lock for the time of a `with` or `async with`; may be entered again when it was left.
 
     Each acquisition excludes every other one: those of other processes, and of other threads and
@@ -71,13 +72,14 @@ class FileLock:
         self._vmid = 0
         #: by the VMID of this process: that somebody acquires or holds it
         self._inside: dict[int, object] = {}
-        #: the fencing token of the present acquisition
-        self.token: Token | None = None
+        self._token: Token | None = None
 
     # ---- in and out
 
     def acquire(self, timeout: float | None = None) -> Token:
         """Take it; WouldBlock, Timeout or Deadlock if that cannot be. `with` does this."""
+        if self._take():
+            return self._quick_token()
         self._begin()
         timeout = self._timeout if timeout is None else timeout
         deadline = _deadline(timeout)
@@ -85,11 +87,12 @@ class FileLock:
             self._got(self._type, lock(*self._call(self._type, timeout)))
             if self._mirror is not None:
                 self._mirror.take(self._keeper, self._type, timeout, deadline)
+            self._offer_more()
         except BaseException as error:
             self._give_up(error)
             raise
-        assert self.token is not None
-        return self.token
+        assert self._token is not None
+        return self._token
 
     async def aacquire(self, timeout: float | None = None) -> Token:
         """`acquire` for asyncio; `async with` does this."""
@@ -103,12 +106,15 @@ class FileLock:
         except BaseException as error:
             self._give_up(error)
             raise
-        assert self.token is not None
-        return self.token
+        assert self._token is not None
+        return self._token
 
     def release(self) -> None:
         """Give it back; the next has it when this returns. Does nothing in a forked child, or if
         it is not held."""
+        if self._give():
+            return
+        self._hold_as_ever()
         call = self._leave() if self._held != UNLOCK else None
         if call is not None:
             try:
@@ -118,6 +124,7 @@ class FileLock:
 
     async def arelease(self) -> None:
         """`release` for asyncio; `async with` does this."""
+        self._hold_as_ever()
         call = self._leave() if self._held != UNLOCK else None
         if call is not None:
             try:
@@ -135,6 +142,7 @@ class FileLock:
         return self._change(READ, None)
 
     def _change(self, type: int, timeout: float | None) -> Token:
+        self._hold_as_ever()
         if self._held == UNLOCK or self._vmid != self._group.vmid:
             raise InvalidArgument(f"the lock of {self.path!r} is not held here")
         if type != self._held:
@@ -147,20 +155,62 @@ class FileLock:
                 except BaseException:
                     self._got(before, lock(*self._call(before, None)))
                     raise
-        assert self.token is not None
-        return self.token
+        assert self._token is not None
+        return self._token
 
     @property
     def held(self) -> str | None:
         """`"read"`, `"write"`, or None."""
-        return None if self._held == UNLOCK else TYPE_NAMES[self._held]
+        type = self._type if self._quick else self._held
+        return None if type == UNLOCK else TYPE_NAMES[type]
+
+    @property
+    def token(self) -> Token | None:
+        """The fencing token of the present acquisition."""
+        return self._quick_token() if self._quick else self._token
+
+    # ---- without leaving C
+
+    def _quick_token(self) -> Token:
+        return Token(self._group.epoch, self._quick)
+
+    def _offer_more(self) -> None:
+        """The file is ours to lock alone: then the next acquisition needs none of this."""
+        held = self._group._session.held_files
+        found = os.fstat(self._keeper)
+        file = (found.st_dev, found.st_ino)
+        slot = held.slot((*file, False))
+        if slot is None or self._mirror is not None:
+            return
+        keeper = os.dup(self._keeper)
+        try:
+            numbers, base = self._group._node.acquisitions, self._vmid << 32 | _ACQUISITION
+            what = (self._type, self._start, self._end)
+            self._offer(slot, os.fsencode(self.path), numbers, base, file, what, keeper)
+        except BaseException as error:
+            os.close(keeper)
+            if not isinstance(error, ValueError):
+                raise
+
+    def _hold_as_ever(self) -> None:
+        """What was locked without leaving C cannot be given back so: we know of it from now on."""
+        if self._quick:
+            self._handle, number, self._keeper = self._take_over()
+            self._vmid = self._handle >> 32
+            self._inside[self._vmid] = self
+            self._held = self._type
+            self._token = Token(self._group.epoch, number)
+
+    # ---- by Python
 
     def _begin(self) -> None:
+        if self._quick:
+            raise self._in_use()
         identify(self.path)
         self._group._session.check_open()
         vmid, me = self._group.vmid, object()
         if self._inside.setdefault(vmid, me) is not me:
-            raise InvalidArgument(f"this lock of {self.path!r} is in use already: make another one")
+            raise self._in_use()
         try:
             if self._keeper >= 0:
                 os.close(self._keeper)  # of the process that we were forked from
@@ -172,6 +222,9 @@ class FileLock:
         self._held = UNLOCK
         self._vmid = vmid
         self._handle = vmid << 32 | _ACQUISITION | next(self._group._node.acquisitions)
+
+    def _in_use(self) -> InvalidArgument:
+        return InvalidArgument(f"this lock of {self.path!r} is in use already: make another one")
 
     def _call(self, type: int, timeout: float | None) -> _Call:
         if timeout is not None and timeout <= 0:
@@ -187,13 +240,13 @@ class FileLock:
 
     def _got(self, type: int, number: int) -> None:
         self._held = type
-        self.token = Token(self._group.epoch, number)
+        self._token = Token(self._group.epoch, number)
 
     def _leave(self) -> _Call | None:
         """Hold nothing any more, here: how to unlock, None if nothing of ours is to be unlocked."""
         ours = self._vmid == self._group.vmid and not self._group.closed
         self._held = UNLOCK
-        self.token = None
+        self._token = None
         try:
             if not ours:
                 return None
@@ -207,6 +260,7 @@ class FileLock:
 
     def _give_up(self, error: BaseException) -> None:
         """The acquisition has failed, perhaps in the moment in which it succeeded."""
+        self._hold_as_ever()
         held = self._held != UNLOCK
         call = self._leave()
         if call is not None and (held or not isinstance(error, IpcError)):
@@ -215,13 +269,6 @@ class FileLock:
                 session.send(session.member.leader_vmid, code, asks)
             except IpcError:
                 pass  # closed meanwhile, or the leader is gone
-
-    def __enter__(self) -> Self:
-        self.acquire()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.release()
 
     async def __aenter__(self) -> Self:
         await self.aacquire()

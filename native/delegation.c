@@ -1,7 +1,6 @@
 #include "delegation.h"
 
 #include "arguments.h"
-#include "lock_slot.h"
 
 static const uint64_t MOST_KINDS = 15;
 
@@ -66,6 +65,14 @@ delegation_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+/* The type is not subclassable, and known by what ends it. */
+struct lock_slot *
+delegation_slot(PyObject *object)
+{
+    const bool is_one = Py_TYPE(object)->tp_dealloc == delegation_dealloc;
+    return is_one ? delegation_of(object)->slot : NULL;
+}
+
 static struct lock_slot *
 open_slot(PyObject *self)
 {
@@ -74,22 +81,6 @@ open_slot(PyObject *self)
         PyErr_SetString(PyExc_ValueError, "the delegation is closed");
     }
     return slot;
-}
-
-/* A descriptor's number, or -1 for none. */
-static int
-as_descriptor(PyObject *number, int32_t *descriptor)
-{
-    const long value = PyLong_AsLong(number);
-    if (value == -1 && PyErr_Occurred()) {
-        return -1;
-    }
-    if (value < -1 || value > INT32_MAX) {
-        PyErr_Format(PyExc_OverflowError, "%ld is no descriptor", value);
-        return -1;
-    }
-    *descriptor = (int32_t)value;
-    return 0;
 }
 
 PyDoc_STRVAR(set_doc,
@@ -102,6 +93,7 @@ delegation_set(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     struct lock_entry wanted = {0};
     uint64_t kind, type, thread;
+    int64_t descriptor, duplicate;
     struct lock_slot *slot = open_slot(self);
 
     if (slot == NULL || require_count("set", nargs, 8) < 0 ||
@@ -111,8 +103,8 @@ delegation_set(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         as_unsigned(args[3], "start", INT64_MAX, &wanted.start) < 0 ||
         as_unsigned(args[4], "end", INT64_MAX, &wanted.end) < 0 ||
         as_unsigned(args[5], "thread", UINT32_MAX, &thread) < 0 ||
-        as_descriptor(args[6], &wanted.descriptor) < 0 ||
-        as_descriptor(args[7], &wanted.duplicate) < 0) {
+        as_signed(args[6], "descriptor", -1, INT32_MAX, &descriptor) < 0 ||
+        as_signed(args[7], "duplicate", -1, INT32_MAX, &duplicate) < 0) {
         return NULL;
     }
     if (wanted.start > wanted.end) {
@@ -122,6 +114,8 @@ delegation_set(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     wanted.kind = (uint32_t)kind;
     wanted.type = (uint32_t)type;
     wanted.thread = (uint32_t)thread;
+    wanted.descriptor = (int32_t)descriptor;
+    wanted.duplicate = (int32_t)duplicate;
     return PyLong_FromLongLong(lock_slot_set(slot, &wanted));
 }
 

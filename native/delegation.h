@@ -6,7 +6,11 @@
 #ifndef LIBOS_IPC_DELEGATION_H
 #define LIBOS_IPC_DELEGATION_H
 
+#include "lock_slot.h"
 #include "native.h"
+
+/* The slot of a Delegation; NULL without an exception if it is closed, or is none. */
+struct lock_slot *delegation_slot(PyObject *object);
 
 int delegation_setup(PyObject *module);
 

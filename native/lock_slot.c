@@ -21,13 +21,15 @@ table_of(struct lock_slot *slot, uint64_t word)
     return &slot->tables[(word & WHICH) != 0];
 }
 
+/* What is in use of a table that another process may be writing: its count is read once. */
 static void
 copy_table(struct lock_table *to, const struct lock_table *from)
 {
-    memcpy(to, from, sizeof *to);
-    if (to->count > LOCK_ENTRIES) {
-        to->count = LOCK_ENTRIES;
-    }
+    const uint64_t count = *(const volatile uint64_t *)&from->count;
+    to->count = count < LOCK_ENTRIES ? count : LOCK_ENTRIES;
+    to->next = from->next;
+    to->last = from->last;
+    memcpy(to->entries, from->entries, to->count * sizeof *to->entries);
 }
 
 static bool
@@ -140,7 +142,7 @@ lock_slot_set(struct lock_slot *slot, const struct lock_entry *wanted)
     memcpy(table.entries, pieces.entries, pieces.count * sizeof *pieces.entries);
     table.count = pieces.count;
     table.next += locks;
-    memcpy(table_of(slot, word ^ WHICH), &table, sizeof table);
+    copy_table(table_of(slot, word ^ WHICH), &table);
     /* It counts if the file has not been taken back since the word was read. */
     const bool swung = atomic_compare_exchange_strong_explicit(
         &slot->word, &word, (word + VERSION) ^ WHICH, memory_order_release, memory_order_relaxed);

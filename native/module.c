@@ -5,6 +5,7 @@
 #include "layout.h"
 #include "ledger.h"
 #include "native.h"
+#include "quick_lock.h"
 #include "system.h"
 #include "zeromq.h"
 
@@ -26,7 +27,7 @@ module_exec(PyObject *module)
 {
     if (add_malformed(module) < 0 || codec_setup(module) < 0 || frames_setup(module) < 0 ||
         layout_setup(module) < 0 || calls_setup(module) < 0 || system_setup(module) < 0 ||
-        delegation_setup(module) < 0) {
+        delegation_setup(module) < 0 || quick_lock_setup(module) < 0) {
         return -1;
     }
     return ledger_setup(module) < 0 ? -1 : zeromq_setup(module);

@@ -294,7 +294,12 @@ class Both(Script):
         expected = {o.src - 2: o.errno for decision in self.decided for o in decision.outcomes}
         self.decided.clear()
         ours = self.ours
-        poll(lambda: self.gather() >= expected.keys(), what=f"{expected}, only {ours.answers}")
+        try:
+            poll(lambda: self.gather() >= expected.keys(), what=f"{expected}, only {ours.answers}")
+        except AssertionError:
+            print("processes:", ours.os_pids, *ours.group.members(), sep="\n    ")
+            print("expected:", *self.expected(), "found:", *ours.group.locks.table(), sep="\n    ")
+            raise
         answers = {who: ours.answers.pop(who) for who in expected}
         assert answers == expected, ("answers", answers, expected)
         waiting = {src - 2 for src, _ in self.machine.waiting}

@@ -148,7 +148,7 @@ def test_bad_arguments_change_nothing(ends: tuple[Delegation, Delegation]) -> No
         with pytest.raises(OverflowError):
             holder.set(*good[:place], wrong, *good[place + 1 :])
     for place, wrong in ((6, -2), (7, 2**31)):
-        with pytest.raises(OverflowError, match="descriptor|duplicate"):
+        with pytest.raises(OverflowError, match=r"descriptor|duplicate"):
             holder.set(*good[:place], wrong, *good[place + 1 :])
     with pytest.raises(ValueError, match="ends before"):
         holder.set(FAIR, 1, READ, 5, 4, 0, -1, -1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import signal
 import sys
@@ -112,6 +113,76 @@ def case_delegation_set() -> None:
     refused(given.set, NUMBER)
     given.close()
     refused(given.set, 4, NUMBER, 1, 0, 0, 1, -1, -1)
+
+
+class Lock(_native.QuickLock):
+    def acquire(self) -> object:
+        return PAYLOAD
+
+    def release(self) -> None:
+        pass
+
+
+def quick_lock() -> Lock:
+    lock, given = Lock(), slot()
+    given.begin(1, NUMBER)
+    found = os.stat("/")
+    file = found.st_dev, found.st_ino
+    keeper = os.open("/", os.O_PATH)
+    lock._offer(given, b"/", itertools.count(1), 1, file, (1, 0, NUMBER), keeper)
+    return lock
+
+
+def case_quicklock() -> None:
+    Lock()
+    quick_lock()
+    _native.QuickLock(NUMBER, name=PAYLOAD)
+
+
+def case_quicklock_offer() -> None:
+    lock = quick_lock()
+    refused(lock._offer, slot(), b"/", 5, 1, (1, 1), (1, 0, 0), 5)
+    refused(lock._offer, PAYLOAD, b"/", itertools.count(), 1, (1, 1), (1, 0, 0), 5)
+    refused(lock._offer, NUMBER)
+
+
+def case_quicklock_take() -> None:
+    lock = quick_lock()
+    assert lock._take()
+    assert not lock._take()
+    refused(Lock()._take, NUMBER)
+
+
+def case_quicklock_give() -> None:
+    lock = quick_lock()
+    assert not lock._give()
+    lock._take()
+    assert lock._give()
+
+
+def case_quicklock_take_over() -> None:
+    lock = quick_lock()
+    refused(lock._take_over)
+    lock._take()
+    os.close(lock._take_over()[2])
+
+
+def case_quicklock_quick() -> None:
+    lock = quick_lock()
+    lock._take()
+    assert lock._quick == 1
+
+
+def case_quicklock_enter() -> None:
+    with quick_lock(), Lock():
+        pass
+
+
+def case_quicklock_exit() -> None:
+    lock = quick_lock()
+    lock.__enter__()
+    lock.__exit__(None, None, None)
+    lock.__exit__(NUMBER, PAYLOAD)
 
 
 def case_delegation_begin() -> None:

@@ -164,8 +164,7 @@ class LocalHandle:
             raise PermissionDenied(text)
         effects = [] if data is None else self._commit(data, max_value)
         if not self.unlock_now(thread):
-            self.user = 0
-            self.using = INVALID
+            self.user, self.using = 0, INVALID
             effects += self._settle()
         return effects
 
@@ -173,16 +172,14 @@ class LocalHandle:
         """Get the lock, if that takes neither waiting nor a word."""
         if self.user or self.waits or state > self.state or self.owner_died:
             return False
-        self.user = thread
-        self.using = state
+        self.user, self.using = thread, state
         return True
 
     def unlock_now(self, thread: int) -> bool:
         """Give up the lock, the value as it is, if nobody is to be told."""
         if self.user != thread or self.recall or self.waits or self.told_user:
             return False
-        self.user = 0
-        self.using = INVALID
+        self.user, self.using = 0, INVALID
         return True
 
     def withdraw(self, ticket: object) -> Effects:

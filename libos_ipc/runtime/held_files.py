@@ -148,6 +148,10 @@ class HeldFiles:
         """Whether we may lock here by ourselves, as far as we know."""
         return place in self._by_place
 
+    def slot(self, place: Place) -> Delegation | None:
+        """Where we lock by ourselves, if we do."""
+        return self._by_place.get(place)
+
     def set(self, locker: Locker, what: What) -> int | None:
         """Lock or unlock by ourselves: the number of the grant, 0 for an unlocking. None if that
         is for the leader to do."""
