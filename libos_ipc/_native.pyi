@@ -196,6 +196,19 @@ def same_file(process: int, fd: int, other_process: int, other_fd: int, /) -> bo
 def ignore_signal(sig: int, /) -> None:
     """Have the kernel drop this signal, in any thread, whatever Python knows of it. OSError."""
 
+@final
+class Descriptor:
+    """A file descriptor, close-on-exec, that is closed with this object: no signal handler can come
+    between a number and its owner."""
+
+    def __new__(cls, fd: int, lowest: int | None = None) -> Descriptor:
+        """A duplicate of `fd`, with a number from `lowest` on where there are so many; without
+        that an O_PATH descriptor, which only keeps the inode. OSError."""
+    def fileno(self) -> int:
+        """Its number, -1 once closed."""
+    def close(self) -> None:
+        """Close it; may block as close(2) does. A second time does nothing."""
+
 SLOT_BYTES: Final[int]
 #: What `Delegation.set` says besides a number: the leader has the file by now; another owner is in
 #: the way; there is no room, or no number left.

@@ -12,7 +12,7 @@ from libos_ipc.core.lock_words import EOF, NO_WAIT, READ, UNLOCK, WAIT, WAIT_TIM
 from libos_ipc.errors import InvalidArgument, InvalidRange, IpcError
 from libos_ipc.locks import TYPE_NAMES, check_range, identify
 from libos_ipc.runtime.agents import current_agent
-from libos_ipc.runtime.locking import alock, lock
+from libos_ipc.runtime.locking import alock, lock, unlock_unheard
 from libos_ipc.runtime.mirror import Mirror
 from libos_ipc.wire import FileLock as Asks
 
@@ -73,6 +73,7 @@ class FileLock(QuickLock):
         #: by the VMID of this process: that somebody acquires or holds it
         self._inside: dict[int, object] = {}
         self._token: Token | None = None
+        self._last_call: _Call | None = None  # how to unlock what was held last
 
     # ---- in and out
 
@@ -112,25 +113,38 @@ class FileLock(QuickLock):
     def release(self) -> None:
         """Give it back; the next has it when this returns. Does nothing in a forked child, or if
         it is not held."""
-        if self._give():
-            return
-        self._hold_as_ever()
-        call = self._leave() if self._held != UNLOCK else None
-        if call is not None:
-            try:
+        try:
+            call = None if self._give() or self.held is None else self._leave()
+            if call is not None:
                 lock(*call)
-            except IpcError:
-                pass  # closed meanwhile, or the leader is gone: nothing is held
+        except IpcError:
+            pass  # closed meanwhile, or the leader is gone: nothing is held
+        except BaseException:
+            self._part()
+            raise
 
     async def arelease(self) -> None:
         """`release` for asyncio; `async with` does this."""
-        self._hold_as_ever()
-        call = self._leave() if self._held != UNLOCK else None
-        if call is not None:
-            try:
+        try:
+            call = None if self.held is None else self._leave()
+            if call is not None:
                 await alock(*call)
-            except IpcError:
-                pass  # as above
+        except IpcError:
+            pass  # as above
+        except BaseException:
+            self._part()
+            raise
+
+    def _part(self) -> None:
+        """A signal handler has raised, or a task was cancelled, in the middle of it."""
+        if self.held is not None or self._last_call is not None:
+            self._leave()
+            self._unlock_last()
+
+    def _unlock_last(self) -> None:
+        if self._last_call is not None:
+            session, code, asks, _ = self._last_call
+            unlock_unheard(session, code, asks)
 
     def upgrade(self, timeout: float | None = None) -> Token:
         """From shared to exclusive, without letting go in between. Deadlock if another holder
@@ -220,6 +234,7 @@ class FileLock(QuickLock):
             self._inside.clear()
             raise
         self._held = UNLOCK
+        self._last_call = None
         self._vmid = vmid
         self._handle = vmid << 32 | _ACQUISITION | next(self._group._node.acquisitions)
 
@@ -244,31 +259,26 @@ class FileLock(QuickLock):
 
     def _leave(self) -> _Call | None:
         """Hold nothing any more, here: how to unlock, None if nothing of ours is to be unlocked."""
+        self._hold_as_ever()
+        if self._keeper < 0:
+            return None  # or this has begun already: see `_last_call`
         ours = self._vmid == self._group.vmid and not self._group.closed
+        self._last_call = self._call(UNLOCK, None) if ours else None
+        if self._mirror is not None and ours:
+            self._mirror.release()
         self._held = UNLOCK
         self._token = None
-        try:
-            if not ours:
-                return None
-            if self._mirror is not None:
-                self._mirror.release()
-            return self._call(UNLOCK, None)
-        finally:
-            os.close(self._keeper)
-            self._keeper = -1
-            self._inside.clear()
+        keeper, self._keeper = self._keeper, -1
+        os.close(keeper)
+        self._inside.clear()
+        return self._last_call
 
     def _give_up(self, error: BaseException) -> None:
         """The acquisition has failed, perhaps in the moment in which it succeeded."""
-        self._hold_as_ever()
         held = self._held != UNLOCK
-        call = self._leave()
-        if call is not None and (held or not isinstance(error, IpcError)):
-            session, code, asks, _ = call
-            try:
-                session.send(session.member.leader_vmid, code, asks)
-            except IpcError:
-                pass  # closed meanwhile, or the leader is gone
+        self._leave()
+        if held or not isinstance(error, IpcError):
+            self._unlock_last()
 
     async def __aenter__(self) -> Self:
         await self.aacquire()

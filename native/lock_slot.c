@@ -8,7 +8,7 @@ static const uint64_t WHICH = 2;
 static const uint64_t VERSION = 4;
 
 /* As many pieces as a table and one request can leave: each entry in two, and the new one. */
-enum { MOST_PIECES = 2 * LOCK_ENTRIES + 1, LOOKS = 4 };
+enum { MOST_PIECES = 2 * LOCK_ENTRIES + 1, LOOKS = 64 };
 
 struct pieces {
     uint64_t count;
@@ -142,6 +142,8 @@ lock_slot_set(struct lock_slot *slot, const struct lock_entry *wanted)
     memcpy(table.entries, pieces.entries, pieces.count * sizeof *pieces.entries);
     table.count = pieces.count;
     table.next += locks;
+    /* Who looks at the other table, and sees this, sees also that it does not count any more. */
+    atomic_thread_fence(memory_order_release);
     copy_table(table_of(slot, word ^ WHICH), &table);
     /* It counts if the file has not been taken back since the word was read. */
     const bool swung = atomic_compare_exchange_strong_explicit(

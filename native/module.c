@@ -1,6 +1,7 @@
 #include "calls.h"
 #include "codec.h"
 #include "delegation.h"
+#include "descriptor.h"
 #include "frames.h"
 #include "layout.h"
 #include "ledger.h"
@@ -27,7 +28,8 @@ module_exec(PyObject *module)
 {
     if (add_malformed(module) < 0 || codec_setup(module) < 0 || frames_setup(module) < 0 ||
         layout_setup(module) < 0 || calls_setup(module) < 0 || system_setup(module) < 0 ||
-        delegation_setup(module) < 0 || quick_lock_setup(module) < 0) {
+        delegation_setup(module) < 0 || quick_lock_setup(module) < 0 ||
+        descriptor_setup(module) < 0) {
         return -1;
     }
     return ledger_setup(module) < 0 ? -1 : zeromq_setup(module);

@@ -282,6 +282,21 @@ quick_lock_enter(PyObject *self, PyObject *Py_UNUSED(ignored))
     return Py_NewRef(self);
 }
 
+/* A signal handler may raise before `release` has done anything; a second time does no harm. The
+ * exception stays what it is. */
+static void
+release_again(PyObject *self)
+{
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyObject *result = call(self, "release");
+    if (result == NULL) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(result);
+    PyErr_Restore(type, value, trace);
+}
+
 static PyObject *
 quick_lock_exit(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -290,7 +305,11 @@ quick_lock_exit(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     if (give(quick_lock_of(self))) {
         Py_RETURN_NONE;
     }
-    return call(self, "release");
+    PyObject *result = call(self, "release");
+    if (result == NULL) {
+        release_again(self);
+    }
+    return result;
 }
 
 PyDoc_STRVAR(take_over_doc, "_take_over($self, /)\n--\n\n"

@@ -279,3 +279,58 @@ def test_a_grandchild_may_use_what_it_has_from_one_who_is_gone() -> None:
     other = fork(play, grandchild)
     assert play.set(other, Kind.OFD, UNLOCK, handle=handle) == 0
     assert play.set(3, Kind.OFD, UNLOCK, handle=handle) == -errno.EPERM
+
+
+def test_a_late_word_of_a_closed_handle_leaves_others_alone() -> None:
+    """A descriptor was closed and its numbers were used again: equal numbers, two handles."""
+    play = Play()
+    old, new = 2 << 32 | 5, 2 << 32 | 6
+    play.ask(2, Code.HANDLE_AT, int(Kind.FLOCK), old, 0, 0, 3, 4100)
+    play.give(2, Kind.FLOCK)
+    play.hold(2, Kind.FLOCK, handle=new)
+    assert play.set(3, Kind.FLOCK, WRITE) == -errno.EAGAIN
+    play.ask(2, Code.HANDLE_CLOSED, int(Kind.FLOCK), old, 0, 0)
+    names = {fields[1] for _, code, fields in play.said if code == Code.HANDLE_DROPPED}
+    assert names == {old}
+    assert play.leader.descriptors.spot(2, (Kind.FLOCK, new, 0, 0)) == Spot(3, 4100)
+
+
+@pytest.mark.parametrize("code", [Code.FILE_LOCK_GET, Code.FILE_LOCK_SET])
+def test_what_a_process_only_asked_by_is_forgotten(code: Code) -> None:
+    """A POSIX lock that it takes by path later does not end with that descriptor."""
+    play = Play()
+    assert play.set(3, Kind.POSIX, WRITE) == 0
+    play.ask(2, Code.HANDLE_AT, int(Kind.POSIX), 0, 8, 9, 3, -1)
+    play.ask(2, code, 1, WRITE, 0, EOF, play.pid(2), 0, 0, b"/f", 8, 9, 1)
+    assert play.leader.descriptors.spot(2, (Kind.POSIX, 0, 8, 9)) is None
+    assert (2, Code.HANDLE_DROPPED, (Kind.POSIX, 0, 8, 9)) in play.said
+
+
+def test_the_file_comes_before_the_answer() -> None:
+    """Or the next request would take it back at once."""
+    play = Play()
+    order: list[str] = []
+    for _ in range(STREAK):
+        assert play.set(2, Kind.POSIX, WRITE) == 0
+        fields = (1, UNLOCK, 0, EOF, play.pid(2), 0, 0, b"/f", 8, 9, 1)
+        effects = play.leader.on_request(2, Code.FILE_LOCK_SET, 999, fields, 1.0)
+        order = [type(effect).__name__ for effect in effects]
+        play.done(effects)
+    assert order == ["Journal", "Journal", "Say", "Answer"]
+
+
+def test_another_process_cannot_name_a_handle_that_is_locked_alone() -> None:
+    play = Play()
+    play.give(2, Kind.FLOCK)
+    play.hold(2, Kind.FLOCK)
+    assert play.set(3, Kind.FLOCK, UNLOCK, handle=2 << 32 | 1) == -errno.EPERM
+    assert play.rows() == [(Kind.FLOCK, WRITE, 0, 2)]
+
+
+def test_a_listing_leaves_out_what_cannot_be() -> None:
+    play = Play()
+    play.give(2, Kind.POSIX)
+    play.hold(2, Kind.POSIX, kind=77)
+    play.hold(2, Kind.POSIX, READ)
+    ((_, _, (entry,)),) = play.leader.lock_desk.delegations.table()
+    assert (entry.kind, entry.type) == (Kind.POSIX, READ)

@@ -1195,6 +1195,19 @@ def test_the_last_of_those_who_share_a_description_releases_it(kind: int) -> Non
     assert play[waits] == 0
 
 
+def test_what_is_closed_at_once_is_gone_before_anybody_is_woken() -> None:
+    """As at the end of a process: the first who waits is not passed by one whose turn comes
+    with a part of it."""
+    play = Play()
+    play.set(POSIX, WRITE, 6, 11, src=2)
+    play.set(OFD, WRITE, 3, 4, src=2, id=1)
+    first = play.set(OFD, READ, src=3, id=2, wait=WAIT)
+    second = play.set(OFD, WRITE, 6, 6, src=4, id=3, wait=WAIT)
+    closed = [(2, Owner(POSIX, 102)), (2, Owner(OFD, 1))]
+    play.done(play.locks.drop_closed(closed, FILE, play.now))
+    assert (play[first], play[second]) == (0, None)
+
+
 def test_either_sharer_may_unlock() -> None:
     play = Play()
     play.set(FLOCK, WRITE, src=2, id=1)

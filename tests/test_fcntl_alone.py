@@ -7,6 +7,8 @@ only delegation can get wrong.
 from __future__ import annotations
 
 import os
+import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -248,6 +250,77 @@ def test_what_was_open_at_a_fork_goes_to_the_leader(group: Group, path: Path) ->
             other.result()
         assert asked(group) > before
         assert [row[1] for row in found(group)] == ["read"], "it lives on with its last user"
+
+
+def test_what_is_locked_after_a_fork_is_not_the_childs(group: Group, path: Path) -> None:
+    """Also while the leader has not heard of the child: both would have descriptors of the same
+    numbers."""
+
+    def child(line: Line) -> bool:
+        line.recv()
+        with open(path, "r+") as mine:
+            try:
+                fcntl.flock(mine, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    for _ in range(5):
+        with open(path, "r+") as file:
+            get_it(group, file.fileno(), fcntl.flock)
+        with Forked(child) as other, open(path, "r+") as file:
+            fcntl.flock(file, LOCK_EX | LOCK_NB)
+            other.send()
+            assert other.result() is False
+
+
+def test_a_lock_behind_a_close(group: Group, path: Path) -> None:
+    """What was locked by a closed descriptor is given up before the next lock is taken."""
+    for _ in range(10):
+        first = os.open(path, os.O_RDWR)
+        fcntl.getlk(first, LOCK_EX)
+        os.close(first)
+        filler = os.open(os.devnull, os.O_RDONLY)
+        second = os.open(path, os.O_RDWR)
+        for _ in range(STREAK):
+            with group.file_lock(path):
+                pass
+        fcntl.lockf(second, LOCK_EX | LOCK_NB)
+
+        def other(line: Line) -> None:
+            with pytest.raises(WouldBlock), open(path, "r+") as mine:
+                fcntl.lockf(mine, LOCK_EX | LOCK_NB)
+
+        with Forked(other) as child:
+            child.result()
+        os.close(second)
+        os.close(filler)
+
+
+def test_a_handler_that_raises_in_the_middle_of_it(group: Group, path: Path) -> None:
+    """No call counts as under way for ever, and nothing stays locked."""
+    rng = random.Random(4711)
+
+    def strike(number: int, frame: object) -> None:
+        raise ZeroDivisionError
+
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        with open(path, "r+") as file:
+            for _ in range(300):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.0001 + rng.random() * 0.001)
+                    while True:
+                        fcntl.flock(file, LOCK_EX)
+                        fcntl.flock(file, LOCK_UN)
+                except ZeroDivisionError:
+                    pass
+            fcntl.flock(file, LOCK_UN)
+            assert not any(one.is_busy() for one in group._node.descriptions._by_handle.values())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert held(group) == []
 
 
 def test_posix_locks_survive_an_exec(group: Group, path: Path) -> None:

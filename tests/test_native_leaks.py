@@ -115,6 +115,28 @@ def case_delegation_set() -> None:
     refused(given.set, 4, NUMBER, 1, 0, 0, 1, -1, -1)
 
 
+def case_descriptor() -> None:
+    _native.Descriptor(0)
+    _native.Descriptor(0, 100)
+    _native.Descriptor(fd=0, lowest=2**31 - 1)
+    refused(_native.Descriptor, NUMBER)
+    refused(_native.Descriptor, 0, -1)
+    for arguments in ((-1,), (-1, 0)):
+        with contextlib.suppress(OSError):
+            _native.Descriptor(*arguments)
+
+
+def case_descriptor_fileno() -> None:
+    assert os.fstat(_native.Descriptor(0, 100).fileno())
+
+
+def case_descriptor_close() -> None:
+    given = _native.Descriptor(0)
+    given.close()
+    given.close()
+    assert given.fileno() == -1
+
+
 class Lock(_native.QuickLock):
     def acquire(self) -> object:
         return PAYLOAD

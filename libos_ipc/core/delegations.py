@@ -205,19 +205,10 @@ class Delegations:
 
     def _import(self, grant: Grant, place: Place, entry: Entry) -> Ask | None:
         """What the holder says it has locked, if that can be."""
-        kind, handle, type, start, end, number, thread, *_ = entry
         process = self._roster.processes.get(grant.vmid)
-        sound = (
-            process is not None
-            and type in (READ, WRITE)
-            and start <= end <= EOF
-            and grant.first <= number <= grant.last
-            and kind in ((Kind.FLOCK,) if place[2] else (Kind.POSIX, Kind.OFD, Kind.FAIR))
-            and handle >> 32 == (0 if kind == Kind.POSIX else grant.vmid)
-            and (kind != Kind.FLOCK or (start, end) == (0, EOF))
-        )
-        if not sound or process is None:
+        if process is None or not _is_sound(grant, place, entry):
             return None
+        kind, handle, type, start, end, _, thread, *_ = entry
         owner = Owner(Kind(kind), process.pid if kind == Kind.POSIX else handle)
         known = (NO_WAIT, process.pid, thread or 1, grant.path)
         ask = Ask(grant.vmid, 0, place[:2], owner, type, start, end, *known)
@@ -242,11 +233,25 @@ class Delegations:
         for place, fields in sorted(self._roster.given.items()):
             grant = Grant(*fields)
             assert self._memory is not None
-            yield place, grant, self._memory.look(grant.vmid, grant.slot)
+            found = self._memory.look(grant.vmid, grant.slot)
+            yield place, grant, tuple(each for each in found if _is_sound(grant, place, each))
 
     def _record(self, record: Record) -> Journal:
         self._roster.apply(record)
         return Journal(record)
+
+
+def _is_sound(grant: Grant, place: Place, entry: Entry) -> bool:
+    """Whether a process may have locked this in a slot. It wrote that itself."""
+    kind, handle, type, start, end, number, *_ = entry
+    return (
+        type in (READ, WRITE)
+        and start <= end <= EOF
+        and grant.first <= number <= grant.last
+        and kind in ((Kind.FLOCK,) if place[2] else (Kind.POSIX, Kind.OFD, Kind.FAIR))
+        and handle >> 32 == (0 if kind == Kind.POSIX else grant.vmid)
+        and (kind != Kind.FLOCK or (start, end) == (0, EOF))
+    )
 
 
 def _at(ask: Ask, spot: Spot) -> Record:

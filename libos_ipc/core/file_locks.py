@@ -33,6 +33,7 @@ from libos_ipc.core.lock_words import (
     WRITE,
     Ask,
     Decision,
+    FileId,
     Found,
     Held,
     Kind,
@@ -131,17 +132,31 @@ class FileLocks(LockTable):
 
         What it still waits for through that handle is refused (EBADF).
         """
+        return self.drop_closed([(vmid, Owner(kind, handle))], (0, 0), now)
+
+    def drop_closed(self, closed: list[tuple[int, Owner]], file: FileId, now: float) -> Decision:
+        """Processes have closed what they locked by, at once: handles, or POSIX locks of a file.
+
+        Whoever waits is looked after when all of it is gone, as at the end of a process.
+        """
         decision = Decision([], [])
-        owner = Owner(kind, handle)
-        if vmid in self.owners.sharers(owner):
-            for where in self.owners.places(owner):
-                for waiter in list(self.spaces[where].waiters.of_owner(owner)):
-                    if waiter.ask.src == vmid:
-                        self._refuse(waiter.ask, EBADF, "the handle was closed", decision)
-            if vmid in self.owners.sharers(owner):
-                self._do(("unref", vmid, int(kind), handle), decision)
+        for vmid, owner in closed:
+            if owner.kind == Kind.POSIX:
+                unlock = Ask(vmid, 0, file, owner, UNLOCK, 0, EOF, 0, owner.id, 1, b"")
+                if self._holds(unlock):
+                    self._do(("lock", unlock.plain(), 0, now), decision)
+            elif vmid in self.owners.sharers(owner):
+                self._drop_handle(vmid, owner, decision)
         self._settle(now, decision)
         return decision
+
+    def _drop_handle(self, vmid: int, owner: Owner, decision: Decision) -> None:
+        for where in self.owners.places(owner):
+            for waiter in list(self.spaces[where].waiters.of_owner(owner)):
+                if waiter.ask.src == vmid:
+                    self._refuse(waiter.ask, EBADF, "the handle was closed", decision)
+        if vmid in self.owners.sharers(owner):
+            self._do(("unref", vmid, int(owner.kind), owner.id), decision)
 
     def settle(self, now: float) -> Decision:
         """Grant what became free by records that others applied."""

@@ -63,12 +63,15 @@ class LockAnswers:
         return effects
 
     def forget(self, vmid: int, key: Key) -> Effects:
-        """A process locks by this no more, by whatever handle it is known."""
+        """A process locks by this no more, by whatever handle it is known. What holds or waits by
+        descriptors of the same numbers is something else: these were closed and used again."""
         effects: Effects = []
+        places = self._roster.locks.owners.places
         for each in self._roster.descriptors.names_of(vmid, key):
-            record: Record = ("unat", vmid, *each)
-            self._roster.apply(record)
-            effects += [Journal(record), Say(vmid, Code.HANDLE_DROPPED, each)]
+            if each == key or not places(Owner(each[0], each[1])):
+                record: Record = ("unat", vmid, *each)
+                self._roster.apply(record)
+                effects += [Journal(record), Say(vmid, Code.HANDLE_DROPPED, each)]
         return effects
 
     def refuse(self, src: int, seq: int, number: int, text: str = "") -> Refuse:

@@ -13,7 +13,7 @@ from libos_ipc.core.delegations import Delegations
 from libos_ipc.core.descriptors import Inspector
 from libos_ipc.core.lock_answers import LockAnswers, key_of
 from libos_ipc.core.lock_table import place_of
-from libos_ipc.core.lock_words import EOF, UNLOCK, Ask, FileId, Kind, Owner
+from libos_ipc.core.lock_words import EOF, Ask, FileId, Kind, Owner
 from libos_ipc.core.roster import Record, Roster
 from libos_ipc.core.vocabulary import Effects, Journal, State
 
@@ -53,8 +53,7 @@ class LockDescriptors:
             return []
         effects = self._delegations.on_ask(src, (device, inode, kind == Kind.FLOCK), now)
         id = self._roster.processes[src].pid if kind == Kind.POSIX else handle
-        closed = self._on_closed(src, Owner(kind, id), (device, inode), now)
-        return [*effects, *closed]
+        return effects + self._on_closed([(src, Owner(kind, id))], (device, inode), now)
 
     # ---- what the kernel says
 
@@ -96,30 +95,36 @@ class LockDescriptors:
         return [Journal(record)]
 
     def close_the_closed(self, ask: Ask, now: float) -> Effects:
-        """Release what stands in the way and whose descriptors are closed."""
+        """Release what stands in the way and whose descriptors are closed; and with it all else
+        that these processes have closed of that file: one that ends closes everything at once."""
         if self._inspector is None:
             return []
-        effects: Effects = []
-        for owner, vmids in self._locks.holders_in_the_way(ask):
-            for vmid in sorted(vmids):
-                if owner.kind != Kind.FAIR and not self._is_open(vmid, owner, ask.file):
-                    effects += self._on_closed(vmid, owner, ask.file, now)
-        return effects
+        in_the_way = self._locks.holders_in_the_way(ask)
+        found = [(vmid, owner) for owner, vmids in in_the_way for vmid in sorted(vmids)]
+        closed = [each for each in found if not self._is_open(*each, ask.file)]
+        if not closed:
+            return []
+        owners, place = self._locks.owners, place_of(ask)
+        for vmid in dict.fromkeys(vmid for vmid, _ in closed):
+            for owner in owners.owners_of(vmid):
+                known = (vmid, owner) in found or place not in owners.places(owner)
+                if not known and not self._is_open(vmid, owner, ask.file):
+                    closed.append((vmid, owner))
+        return self._on_closed(closed, ask.file, now)
 
     def _is_open(self, vmid: int, owner: Owner, file: FileId) -> bool:
         spot = self._roster.descriptors.spot(vmid, key_of(owner, file))
         process = self._roster.processes.get(vmid)
-        if spot is None or process is None or process.state is State.STARTING:
+        if owner.kind == Kind.FAIR or spot is None or process is None:
+            return True
+        if process.state is State.STARTING:
             return True
         assert self._inspector is not None
         return self._inspector.is_open(process.os_pid, process.start_time, spot, *file)
 
-    def _on_closed(self, vmid: int, owner: Owner, file: FileId, now: float) -> Effects:
-        key = key_of(owner, file)
-        if owner.kind == Kind.POSIX:
-            unlock = Ask(vmid, 0, file, owner, UNLOCK, 0, EOF, 0, owner.id, 1, b"")
-            decision = self._locks.set(unlock, now)
-            decision.outcomes[:] = [o for o in decision.outcomes if o.seq]
-        else:
-            decision = self._locks.drop_reference(vmid, owner.kind, owner.id, now)
-        return [*self._answers.forget(vmid, key), *self._answers.tell(decision)]
+    def _on_closed(self, closed: list[tuple[int, Owner]], file: FileId, now: float) -> Effects:
+        decision = self._locks.drop_closed(closed, file, now)
+        effects: Effects = []
+        for vmid, owner in closed:
+            effects += self._answers.forget(vmid, key_of(owner, file))
+        return effects + self._answers.tell(decision)

@@ -16,7 +16,7 @@ from libos_ipc.core.codes import Code
 from libos_ipc.core.delegations import Delegations, Entry, Memory
 from libos_ipc.core.descriptors import NOWHERE, Inspector
 from libos_ipc.core.file_locks import FileLocks
-from libos_ipc.core.lock_answers import LockAnswers
+from libos_ipc.core.lock_answers import LockAnswers, key_of
 from libos_ipc.core.lock_descriptors import LockDescriptors
 from libos_ipc.core.lock_table import place_of
 from libos_ipc.core.lock_words import EOF, UNLOCK, WAIT_TIMED, Ask, FileId, Kind, Owner
@@ -63,13 +63,39 @@ class LockDesk:
         if isinstance(ask, int):
             return [self._answers.refuse(src, seq, ask)] if seq else []
         effects = self._recalled(ask, now)
+        if not self._may_use(ask):
+            return [*effects, self._answers.refuse(src, seq, errno.EPERM)] if seq else effects
         if ask.owner.kind in (Kind.OFD, Kind.FLOCK):
             ask, found = self.descriptors.unified(ask, now)
             effects += found
         if ask.type != UNLOCK:
             effects += self.descriptors.close_the_closed(ask, now)
-        effects += self._answers.tell(self._locks.set(ask, now), {(src, seq): code})
-        return effects + self.delegations.on_unlock(ask) if ask.type == UNLOCK else effects
+        told = self._answers.tell(self._locks.set(ask, now), {(src, seq): code})
+        if ask.type != UNLOCK:
+            return [*effects, *self._forget_idle(ask), *told]
+        # Who hears the answer has the file already, if it is to have it: its next request would
+        # only take it back.
+        answers = [effect for effect in told if isinstance(effect, Answer)]
+        others = [effect for effect in told if not isinstance(effect, Answer)]
+        return [*effects, *others, *self.delegations.on_unlock(ask), *answers]
+
+    def _forget_idle(self, ask: Ask) -> Effects:
+        """By what a process asked in vain, or only asked: a POSIX lock that it takes by and by, by
+        path, must not end with that."""
+        own = Owner(Kind.POSIX, ask.pid)
+        held = any(place[:2] == ask.file for place in self._locks.owners.places(own))
+        if ask.owner.kind != Kind.POSIX or held:
+            return []
+        return self._answers.forget(ask.src, key_of(own, ask.file))
+
+    def _may_use(self, ask: Ask) -> bool:
+        """Whether the process may have this handle: it is known to, or what it was forked from
+        had it."""
+        sharers = self._locks.sharers(ask.owner)
+        if not sharers or ask.src in sharers:
+            return True
+        line = self._roster.processes[ask.src].line()
+        return not sharers.isdisjoint(line) or ask.owner.id >> 32 in line
 
     def get(self, src: int, seq: int, fields: tuple[Any, ...], now: float) -> Effects:
         """FILE_LOCK_GET."""
@@ -81,6 +107,7 @@ class LockDesk:
             ask, same = self.descriptors.unified(ask, now)
             effects += same
         effects += self.descriptors.close_the_closed(ask, now)
+        effects += self._forget_idle(ask)
         found = self._locks.get(ask)
         if found is None:
             answer = (0, int(fields[0]), UNLOCK, ask.start, ask.end, 0, 0)
@@ -174,12 +201,6 @@ class LockDesk:
         if pid != own and kind != Kind.OFD and code != Code.FILE_LOCK_GET:
             return errno.EPERM
         owner = Owner(kind, pid if kind == Kind.POSIX else handle)
-        sharers = self._locks.sharers(owner)
-        if sharers and src not in sharers and code != Code.FILE_LOCK_GET:
-            # What it was forked from had the same descriptors, and so may it.
-            line = self._roster.processes[src].line()
-            if sharers.isdisjoint(line) and handle >> 32 not in line:
-                return errno.EPERM
         file: FileId = (device, inode)
         asks = (src, seq, file, owner, type, start, end, int(wait), own, thread or 1, path)
         return Ask(*asks)

@@ -20,9 +20,10 @@ import logging
 import os
 import resource
 import threading
+import weakref
 from typing import NamedTuple, TypeAlias
 
-from libos_ipc._native import same_file
+from libos_ipc._native import Descriptor, same_file
 from libos_ipc.core.codes import Code
 from libos_ipc.core.descriptors import Spot
 from libos_ipc.core.lock_words import FileId, Kind
@@ -31,6 +32,8 @@ __all__ = ["Descriptions", "Place", "Word"]
 
 log = logging.getLogger("libos_ipc")
 
+#: A call of the program's, as long as anybody has it.
+Call: TypeAlias = "weakref.ref[object]"
 #: A message to the leader: HANDLE_AT or HANDLE_CLOSED, and its fields.
 Word: TypeAlias = tuple[Code, tuple[int, ...]]
 
@@ -57,16 +60,21 @@ class _Known:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self.calls = 0  # that are under way
+        self.calls: set[Call] = set()  # that are under way, or were when a signal handler raised
         self.crossed = False  # several were, so that nobody here knows what came last
         self.used: set[int] = set()  # the kinds by which it may hold something
         self.told: set[int] = set()  # those by which the leader knows it
         self.lost: set[int] = set()  # those that it has forgotten during a call
 
-    def enter(self, kind: int) -> None:
+    def enter(self, kind: int, call: Call) -> None:
         self.used.add(kind)
-        self.calls += 1
-        self.crossed = self.crossed or self.calls > 1
+        self.crossed = self.crossed or self.is_busy()
+        self.calls.add(call)
+
+    def is_busy(self) -> bool:
+        """Whether a call is under way. A reference, so that one that nobody could end is not."""
+        self.calls = {call for call in self.calls if call() is not None}
+        return bool(self.calls)
 
     def forget(self, kind: int) -> None:
         self.used.discard(kind)
@@ -76,18 +84,21 @@ class _Known:
 class _Description(_Known):
     __slots__ = ("duplicate", "file", "handle", "shared")
 
-    def __init__(self, file: FileId, handle: int, fd: int, duplicate: int) -> None:
+    def __init__(self, file: FileId, handle: int, fd: int) -> None:
         super().__init__(fd)
         self.file = file
         self.handle = handle
-        self.duplicate = duplicate
         self.shared = False
+        self.duplicate = Descriptor(fd, _lowest())
+
+    def close(self) -> None:
+        self.duplicate.close()
 
     def is_of(self, fd: int) -> bool:
         """Whether `fd` is of this description."""
         try:
             me = os.getpid()
-            return same_file(me, fd, me, self.duplicate)
+            return same_file(me, fd, me, self.duplicate.fileno())
         except OSError as error:
             if error.errno == errno.EBADF:
                 return False
@@ -96,11 +107,14 @@ class _Description(_Known):
 
 
 class _PosixFile(_Known):
-    __slots__ = ("keeper",)
+    __slots__ = ("_keeper",)
 
-    def __init__(self, fd: int, keeper: int) -> None:
+    def __init__(self, fd: int) -> None:
         super().__init__(fd)
-        self.keeper = keeper
+        self._keeper = Descriptor(fd)
+
+    def close(self) -> None:
+        self._keeper.close()
 
 
 class Descriptions:
@@ -119,35 +133,42 @@ class Descriptions:
 
     # ---- a call
 
-    def begin(self, fd: int, kind: Kind, vmid: int) -> Place:
-        """What a request by `fd` is about; `end` follows. OSError if that is no descriptor."""
+    def begin(self, fd: int, kind: Kind, vmid: int, call: Call) -> Place:
+        """What a request by `fd` is about; `end` follows, with the same call. OSError if that is
+        no descriptor."""
         found = os.fstat(fd)
         file = (found.st_dev, found.st_ino)
         with self._lock:
             if kind == Kind.POSIX:
-                return self._posix_place(fd, file)
+                return self._posix_place(fd, file, call)
             one = next((one for one in self._of.get(file, ()) if one.is_of(fd)), None)
             if one is None:
                 self._last += 1
                 handle = vmid << 32 | self._last
-                one = _Description(file, handle, fd, _duplicate(fd))
+                one = _Description(file, handle, fd)
                 self._of.setdefault(file, []).append(one)
                 self._by_handle[handle] = one
                 one.shared = self._forking  # read after that, so that `begin_fork` sees it or we do
-            one.enter(kind)
-            return Place(file, kind, one.handle, Spot(one.fd, one.duplicate), False, one.shared)
+            one.enter(kind, call)
+            return Place(
+                file, kind, one.handle, Spot(one.fd, one.duplicate.fileno()), False, one.shared
+            )
 
-    def _posix_place(self, fd: int, file: FileId) -> Place:
-        fresh = False
+    def _posix_place(self, fd: int, file: FileId, call: Call) -> Place:
         known = self._posix.get(file)
         if known is None:
-            known = self._posix[file] = _PosixFile(fd, os.open(f"/proc/self/fd/{fd}", _KEEP))
-        elif known.fd != fd and not _leads_to(known.fd, file):
-            known.fd = fd
-            known.told.clear()
-            fresh = True
-        known.enter(Kind.POSIX)
-        return Place(file, Kind.POSIX, 0, Spot(known.fd, -1), fresh, False)
+            known = self._posix[file] = _PosixFile(fd)
+        fresh = known.fd != fd and not _leads_to(known.fd, file)
+        known.enter(Kind.POSIX, call)
+        return Place(file, Kind.POSIX, 0, Spot(fd if fresh else known.fd, -1), fresh, False)
+
+    def refresh(self, place: Place) -> None:
+        """What was locked by a former descriptor is given up: this is the one by now."""
+        with self._lock:
+            known = self._posix.get(place.file)
+            if known is not None:
+                known.fd = place.spot.fd
+                known.told.clear()
 
     def tell(self, place: Place) -> Word | None:
         """What the leader must hear before a request: by what it locks, if it does not know."""
@@ -158,7 +179,9 @@ class Descriptions:
             one.told.add(place.kind)
             return _at(place)
 
-    def end(self, place: Place, *, freed: bool, granted: bool, alone: bool) -> Word | None:
+    def end(
+        self, place: Place, call: Call, *, freed: bool, granted: bool, alone: bool
+    ) -> Word | None:
         """The request is answered. With `freed` it has unlocked the whole file, with `granted` it
         may have locked something; `alone` if the leader has not heard of it. What it must hear now:
         by what we lock, if it may have forgotten, or that this is closed."""
@@ -166,9 +189,9 @@ class Descriptions:
             one = self._find(place)
             if one is None:
                 return None
-            one.calls -= 1
+            one.calls.discard(call)
             crossed = one.crossed
-            if not one.calls:
+            if not one.is_busy():
                 one.crossed = False
             lost = place.kind in one.lost
             one.lost.discard(place.kind)
@@ -196,7 +219,7 @@ class Descriptions:
         """
         with self._lock:
             one = self._by_handle.get(handle) if handle else self._posix.get((device, inode))
-            if one is not None and one.calls:
+            if one is not None and one.is_busy():
                 one.lost.add(kind)
             else:
                 self._drop(kind, handle, (device, inode))
@@ -205,7 +228,7 @@ class Descriptions:
         if kind == Kind.POSIX:
             posix = self._posix.pop(file, None)
             if posix is not None:
-                os.close(posix.keeper)
+                posix.close()
             return
         description = self._by_handle.get(handle)
         if description is None:
@@ -214,12 +237,12 @@ class Descriptions:
         self._remove_unused(description)
 
     def _remove_unused(self, one: _Description) -> None:
-        if not one.used and not one.calls:
+        if not one.used and not one.is_busy():
             del self._by_handle[one.handle]
             self._of[one.file].remove(one)
             if not self._of[one.file]:
                 del self._of[one.file]
-            os.close(one.duplicate)
+            one.close()
 
     def closed(self) -> list[Word]:
         """Now and then: what was closed without unlocking, as the leader must hear it."""
@@ -228,14 +251,14 @@ class Descriptions:
         with self._lock:
             gone: list[tuple[int, int, int, int]] = []
             for file, posix in self._posix.items():
-                if not posix.calls and not _leads_to(posix.fd, file):
+                if not posix.is_busy() and not _leads_to(posix.fd, file):
                     gone.append((Kind.POSIX, 0, *file))
             numbers: list[int] | None = None
             for handle, one in self._by_handle.items():
-                if one.calls or one.is_of(one.fd):
+                if one.is_busy() or one.is_of(one.fd):
                     continue
                 numbers = numbers or [int(name) for name in os.listdir("/proc/self/fd")]
-                if not any(fd != one.duplicate and one.is_of(fd) for fd in numbers):
+                if not any(fd != one.duplicate.fileno() and one.is_of(fd) for fd in numbers):
                     gone += [(kind, handle, *one.file) for kind in sorted(one.used)]
             for kind, handle, device, inode in gone:
                 self._drop(kind, handle, (device, inode))
@@ -259,19 +282,19 @@ class Descriptions:
         self._lock = threading.Lock()
         self._forking = False
         for posix in self._posix.values():
-            os.close(posix.keeper)
+            posix.close()
         self._posix.clear()
         for one in self._by_handle.values():
-            one.calls, one.crossed, one.shared = 0, False, True
+            one.calls, one.crossed, one.shared = set(), False, True
             one.lost.clear()
 
     def close(self) -> None:
         """Give all descriptors back: the process has left the group."""
         with self._lock:
             for description in self._by_handle.values():
-                os.close(description.duplicate)
+                description.close()
             for posix in self._posix.values():
-                os.close(posix.keeper)
+                posix.close()
             self._by_handle.clear()
             self._of.clear()
             self._posix.clear()
@@ -291,20 +314,13 @@ def _at(place: Place) -> Word:
 _SWEEP_FROM = 16
 #: The least number of a duplicate, where so many are allowed.
 _LOWEST = 4096
-_KEEP = os.O_PATH | os.O_CLOEXEC
 
 
-def _duplicate(fd: int) -> int:
-    """A close-on-exec duplicate, out of the way of the numbers that programs get: one that took the
+def _lowest() -> int:
+    """The least number of a duplicate, out of the way of those that programs get: one that took the
     number of a closed descriptor would look like that."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = _LOWEST if allowed < 0 else min(_LOWEST, allowed // 2)
-    try:
-        return int(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest))
-    except OSError as error:
-        if error.errno != errno.EMFILE:
-            raise
-        return int(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0))
+    return _LOWEST if allowed < 0 else min(_LOWEST, allowed // 2)
 
 
 def _leads_to(fd: int, file: FileId) -> bool:

@@ -6,8 +6,10 @@ know first by what we lock, so that it can find out when that is closed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import weakref
 from types import TracebackType
 from typing import Self
 
@@ -41,7 +43,7 @@ class DescriptorCall:
         self._alone = False  # the leader has not heard of it
         # What was closed is given up before other threads ask for anything by the same file.
         with descriptions.telling:
-            self._place = descriptions.begin(fd, kind, session.member.vmid)
+            self._place = descriptions.begin(fd, kind, session.member.vmid, weakref.ref(self))
             try:
                 self._give_up_what_is_closed()
             except BaseException as error:
@@ -87,14 +89,22 @@ class DescriptorCall:
         return Asks(family, type, start, end, pid, handle, *known)
 
     def _give_up_what_is_closed(self) -> None:
+        """When this returns, nothing of it can meet what is locked from now on."""
+        sent = False
         for word in self._descriptions.closed():
             kind, _, *file = word[1]
             if kind != Kind.POSIX or not self._free_alone((file[0], file[1])):
                 self._send(word)
+                sent = sent or kind == Kind.POSIX
         if self._place.fresh and not self._free_alone(self._place.file):
             gone = Asks(1, *_ALL_FREE, self._pid, 0, 0, b"", *self._place.file, 1)
             session = self._session
             session.send(session.member.leader_vmid, Code.FILE_LOCK_SET, gone)
+            sent = True
+        if sent and self._session.config.lock_delegation:
+            self._session.fence()
+        if self._place.fresh:
+            self._descriptions.refresh(self._place)
 
     def _free_alone(self, file: FileId) -> bool:
         """Whether we could give up our POSIX locks of a file without the leader."""
@@ -116,11 +126,15 @@ class DescriptorCall:
     ) -> None:
         granted = self._locks and not isinstance(error, IpcError)
         end = self._descriptions.end
-        word = end(self._place, freed=self._freed, granted=granted, alone=self._alone)
-        if word is not None:
+        with self._descriptions.telling:
+            how = {"freed": self._freed, "granted": granted, "alone": self._alone}
+            word = end(self._place, weakref.ref(self), **how)
+            if word is None:
+                return
             try:
                 self._send(word)
-                if word[0] == Code.HANDLE_AT:
-                    self._session.fence()
             except IpcError:
-                pass  # the group was closed meanwhile
+                return  # the group was closed meanwhile
+        if word[0] == Code.HANDLE_AT:
+            with contextlib.suppress(IpcError):
+                self._session.fence()

@@ -11,15 +11,16 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-from libos_ipc._native import BUSY, GONE, SLOT_BYTES, Delegation, same_file
+from libos_ipc._native import BUSY, FULL, GONE, SLOT_BYTES, Delegation, same_file
 from libos_ipc.core.delegations import SLOTS, Entry
 from libos_ipc.core.descriptors import NOWHERE, Spot
 from libos_ipc.core.lock_edges import in_words
 from libos_ipc.core.lock_table import Place
 from libos_ipc.core.lock_words import NO_WAIT, FileId, Kind, Owner, place
-from libos_ipc.errors import WouldBlock
+from libos_ipc.core.vocabulary import Body
+from libos_ipc.errors import IpcError, WouldBlock
 
-__all__ = ["HeldFiles", "Locker", "SharedSlots", "What"]
+__all__ = ["Fork", "HeldFiles", "Locker", "SharedSlots", "What"]
 
 #: (type, start, end)
 What: TypeAlias = tuple[int, int, int]
@@ -112,6 +113,31 @@ class SharedSlots:
             self.drop(vmid)
 
 
+class Fork:
+    """A fork of which the leader may not know yet: the ticket of a request that goes behind the
+    news of the child.
+
+    The child gets what is locked by a description when the leader hears of it. What was locked
+    after the fork and before that would be taken for the child's, too; so in between locks by a
+    description are for the leader to give.
+    """
+
+    def __init__(self, forks: dict[Fork, None]) -> None:
+        self._forks = forks
+
+    def resolve(self, payload: Body) -> None:
+        """The leader knows."""
+        self.end()
+
+    def fail(self, error: IpcError) -> None:
+        """There is no leader, or the group is closed here."""
+        self.end()
+
+    def end(self) -> None:
+        """There is no child that it could hear of."""
+        self._forks.pop(self, None)
+
+
 class HeldFiles:
     """The holder's end. Any thread; a slot is changed in one step, under the interpreter lock."""
 
@@ -121,6 +147,8 @@ class HeldFiles:
         self._slots: _Slots | None = None
         self._by_place: dict[Place, Delegation] = {}
         self._opened: dict[int, tuple[Place, Delegation]] = {}
+        #: under way, or not known to the leader
+        self._forks: dict[Fork, None] = {}
 
     def open(self, slot: int, device: int, inode: int, flock: bool) -> None:
         """The leader has given us this file. Under the session's lock."""
@@ -143,6 +171,12 @@ class HeldFiles:
             opened.close()
             if self._by_place.get(place) is opened:
                 del self._by_place[place]
+
+    def begin_fork(self) -> Fork:
+        """A fork is about to happen. Takes no lock."""
+        fork = Fork(self._forks)
+        self._forks[fork] = None
+        return fork
 
     def has(self, place: Place) -> bool:
         """Whether we may lock here by ourselves, as far as we know."""
@@ -181,6 +215,8 @@ class HeldFiles:
         slot = self._by_place.get(locker.place)
         if slot is None:
             return GONE
+        if self._forks and locker.kind in (Kind.OFD, Kind.FLOCK):
+            return FULL
         try:
             done = slot.set(locker.kind, locker.handle, *what, locker.thread, *locker.spot)
         except ValueError:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from libos_ipc.runtime.session import Session
     from libos_ipc.wire import FileLock
 
-__all__ = ["alock", "ask_leader", "lock"]
+__all__ = ["alock", "ask_leader", "lock", "unlock_unheard"]
 
 
 def lock(session: Session, code: Code, asks: FileLock, timeout: float | None) -> int:
@@ -62,6 +62,16 @@ def ask_leader(session: Session, code: Code, asks: FileLock, timeout: float | No
         return _number(ticket.result())
     except IpcError as error:
         raise _own(error) from None
+
+
+def unlock_unheard(session: Session, code: Code, asks: FileLock) -> None:
+    """Unlock without waiting for an answer: whatever this process asks for next finds it unlocked.
+    What is unlocked already stays so. Does not block, and raises nothing of ours."""
+    try:
+        if _by_ourselves(session, code, asks) is None:
+            session.send(session.member.leader_vmid, code, asks)
+    except IpcError:
+        pass  # the group is closed, or the leader is gone: nothing is held
 
 
 def _by_ourselves(session: Session, code: Code, asks: FileLock) -> int | None:

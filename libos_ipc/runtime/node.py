@@ -25,6 +25,7 @@ from libos_ipc.runtime.belongings import Belongings, Identity
 from libos_ipc.runtime.children import Children, ChildRow, announce
 from libos_ipc.runtime.codec import decode_answer
 from libos_ipc.runtime.dispatch import Dispatcher
+from libos_ipc.runtime.held_files import Fork
 from libos_ipc.runtime.journal_file import JournalFile
 from libos_ipc.runtime.rundir import GroupDir, GroupFile
 from libos_ipc.runtime.session import Session
@@ -73,6 +74,7 @@ class Node(Belongings):
         self.leading = leader is not None
         #: what each thread's latest fork had prepared; two may fork at once
         self.forked: dict[int, ForkPlan | None] = {}
+        self._forks: dict[int, Fork] = {}  # under way, by thread
         #: what the leader does when the group's last member has gone
         self.on_ended: Callable[[], None] = lambda: None
         self._journal = JournalFile(f"{directory.path}/journal") if leader else None
@@ -202,6 +204,7 @@ class Node(Belongings):
         """Before a fork: no thread of ours, and an identity for the child if it is to join. None
         if it has none."""
         plan = pair = None
+        self._forks[threading.get_ident()] = self.session.held_files.begin_fork()
         if joins:
             with self._gate:
                 pair = self._take_pair()
@@ -240,6 +243,7 @@ class Node(Belongings):
         """After a fork, or a failed one, in the parent."""
         session = self.session
         self.forked[threading.get_ident()] = plan
+        under_way = self._forks.pop(threading.get_ident())
         if plan is not None:
             with session.lock:
                 self.children.add(plan.pid, plan.vmid).page = plan.page
@@ -252,6 +256,11 @@ class Node(Belongings):
                 leader = session.member.leader_vmid
                 started = (plan.vmid, plan.pid)
                 session.perform(session.member.send(leader, Code.CHILD_STARTED, started, now))
+                # Answered when the leader knows of the child.
+                effects = session.member.request(*session.fencing(), under_way, now)[1]
+                session.perform(effects)
+            else:
+                under_way.end()
             session.perform(session.member.provision.top_up(now))
         with self._pause_lock:
             self._pauses -= 1
@@ -277,6 +286,7 @@ class Node(Belongings):
         self._pauses = 0
         self._pause_lock = threading.Lock()
         self._gate = threading.Lock()
+        self._forks.clear()
         self.dispatcher.reborn()
         self.belongings_reborn()
         if plan is None:

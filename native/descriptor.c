@@ -1,0 +1,131 @@
+#include "descriptor.h"
+
+#include "arguments.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+
+struct descriptor {
+    PyObject_HEAD
+    int fd; /* -1 once closed */
+};
+
+static void
+close_it(struct descriptor *self)
+{
+    const int fd = self->fd;
+    self->fd = -1;
+    if (fd >= 0) {
+        Py_BEGIN_ALLOW_THREADS
+        close(fd);
+        Py_END_ALLOW_THREADS
+    }
+}
+
+/* A duplicate with a number from `lowest` on, or any where there are not so many. */
+static int
+duplicate(int fd, int lowest)
+{
+    const int found = fcntl(fd, F_DUPFD_CLOEXEC, lowest);
+    const bool too_high = found < 0 && (errno == EMFILE || errno == EINVAL);
+    return too_high ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : found;
+}
+
+/* A descriptor of the same file by which nothing can be done but keep its inode. */
+static int
+keep(int fd)
+{
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return open(path, O_PATH | O_CLOEXEC);
+}
+
+static PyObject *
+descriptor_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"fd", "lowest", NULL};
+    PyObject *number, *from = Py_None;
+    int64_t fd, lowest = 0;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:Descriptor", names, &number, &from) ||
+        as_signed(number, "fd", INT32_MIN, INT32_MAX, &fd) < 0 ||
+        (from != Py_None && as_signed(from, "lowest", 0, INT32_MAX, &lowest) < 0)) {
+        return NULL;
+    }
+    struct descriptor *self = (struct descriptor *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->fd = from == Py_None ? keep((int)fd) : duplicate((int)fd, (int)lowest);
+    if (self->fd < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static void
+descriptor_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    close_it((struct descriptor *)self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\nClose it. A second time does nothing.");
+
+static PyObject *
+descriptor_close(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    close_it((struct descriptor *)self);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(fileno_doc, "fileno($self, /)\n--\n\nIts number, -1 once closed.");
+
+static PyObject *
+descriptor_fileno(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromLong(((struct descriptor *)self)->fd);
+}
+
+static PyMethodDef descriptor_methods[] = {
+    {"close", descriptor_close, METH_NOARGS, close_doc},
+    {"fileno", descriptor_fileno, METH_NOARGS, fileno_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(descriptor_doc,
+             "Descriptor(fd, lowest=None)\n--\n\n"
+             "A duplicate, numbered from `lowest` on; without that, a keeper (O_PATH) of the file.");
+
+static PyType_Slot descriptor_slots[] = {
+    {Py_tp_doc, (void *)descriptor_doc},
+    {Py_tp_new, descriptor_new},
+    {Py_tp_dealloc, descriptor_dealloc},
+    {Py_tp_methods, descriptor_methods},
+    {0, NULL},
+};
+
+static PyType_Spec descriptor_spec = {
+    .name = "libos_ipc._native.Descriptor",
+    .basicsize = sizeof(struct descriptor),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = descriptor_slots,
+};
+
+int
+descriptor_setup(PyObject *module)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, &descriptor_spec, NULL);
+    if (type == NULL) {
+        return -1;
+    }
+    const int added = PyModule_AddType(module, (PyTypeObject *)type);
+    Py_DECREF(type);
+    return added;
+}
