@@ -20,11 +20,13 @@ import select
 import socket
 import struct
 
-__all__ = ["Watchers", "listen_at", "process_behind", "start_time", "watch"]
+__all__ = ["Watchers", "is_exiting", "listen_at", "process_behind", "start_time", "watch"]
 
 #: Watchers that may be waiting at once; the kernel's own bound may be lower.
 BACKLOG = 4096
 
+#: A flag of the kernel's in the state of a process.
+_EXITING = 0x4
 _UCRED = struct.Struct("3i")
 
 
@@ -123,9 +125,21 @@ def start_time(os_pid: int) -> int:
 
     OS pid and start time together name a process; the pid alone is used again.
     """
+    fields = _stat(os_pid)
+    return int(fields[19]) if fields else 0
+
+
+def is_exiting(os_pid: int) -> bool:
+    """Whether the process has begun to end, or is gone. It closes what it has open after that."""
+    fields = _stat(os_pid)
+    return not fields or bool(int(fields[6]) & _EXITING)
+
+
+def _stat(os_pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat from the state on; empty if there is no such process."""
     try:
         with open(f"/proc/{os_pid}/stat", "rb") as file:
             text = file.read()
     except OSError:
-        return 0
-    return int(text[text.rindex(b")") + 2 :].split()[19])
+        return []
+    return text[text.rindex(b")") + 2 :].split()

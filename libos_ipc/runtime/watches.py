@@ -34,6 +34,7 @@ class Watches:
         self._on_death = on_death
         self._live: dict[int, socket.socket] = {}
         self._pidfds: dict[int, int] = {}
+        self._os_pids: dict[int, int] = {}  # of those with a pidfd
 
     def live(self, vmid: int, path: str) -> bool:
         """Watch the liveness socket at `path`. False if nobody listens there any more."""
@@ -74,6 +75,7 @@ class Watches:
         except ProcessLookupError:
             return False
         self._pidfds[vmid] = pidfd
+        self._os_pids[vmid] = os_pid
         self._register(pidfd, lambda: self._look(pidfd, self._on_death, vmid))
         return True
 
@@ -97,6 +99,11 @@ class Watches:
         """Whether a pidfd of `vmid` is still being watched."""
         return vmid in self._pidfds
 
+    def is_dying(self, vmid: int) -> bool:
+        """Whether a watched process is on its way out, so that its pidfd will tell soon: one whose
+        liveness connection has ended may also have exec'ed."""
+        return vmid in self._pidfds and liveness.is_exiting(self._os_pids[vmid])
+
     def drop_live(self, vmid: int) -> None:
         """Stop watching the liveness socket."""
         watcher = self._live.pop(vmid, None)
@@ -107,6 +114,7 @@ class Watches:
     def drop_process(self, vmid: int) -> None:
         """Stop watching the process."""
         pidfd = self._pidfds.pop(vmid, None)
+        self._os_pids.pop(vmid, None)
         if pidfd is not None:
             self._unregister(pidfd)
             os.close(pidfd)
@@ -119,6 +127,7 @@ class Watches:
             os.close(pidfd)
         self._live.clear()
         self._pidfds.clear()
+        self._os_pids.clear()
 
     def close(self) -> None:
         """Drop everything."""
