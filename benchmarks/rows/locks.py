@@ -19,7 +19,7 @@ from benchmarks.rounds import Effort, Entry, Outcome, compete
 NAME = "locks"
 ROWS = "8"
 WHAT = "file lock taken and given back"
-WAITS_FOR = "delegation of POSIX locks"
+WAITS_FOR = "native path of fcntl"
 PACKAGES = ("filelock", "portalocker", "fasteners")
 #: How many times faster than filelock; the others are measured beside it.
 FASTER = {"filelock": 60.0}
@@ -32,17 +32,11 @@ class Habit(NamedTuple):
     words: str
     config: dict[str, Any]
     judged: bool
-    notes: tuple[str, ...] = ()
 
 
 HABITS = (
     Habit("not delegated", {"lock_delegation": False}, False),
-    Habit(
-        "delegated",
-        {"lock_delegation": True},
-        True,
-        ("Row 8: `file_lock` is delegated; `lockf` is not yet, and sends its messages.",),
-    ),
+    Habit("delegated", {"lock_delegation": True}, True),
 )
 
 
@@ -65,18 +59,22 @@ def _name(habit: Habit) -> str:
 
 
 def _lines(habit: Habit, placement: Placement, found: dict[str, Outcome]) -> list[Line]:
-    ours, waits_for = found[_name(habit)], WAITS_FOR if habit.judged else None
+    ours, kernel = found[_name(habit)], found[KERNEL].measured("pair")
+    target = 1.0 if habit.judged else None
     lines = [
         Line(
             "8",
-            f"lockf and unlock, {habit.words}",
+            f"{words}, {habit.words}",
             placement.name,
             "slower",
-            1.0 if habit.judged else None,
-            ours=ours.measured("lockf"),
-            peer=found[KERNEL].measured("pair"),
-            waits_for=waits_for,
-            notes=habit.notes if placement.name == "same core" else (),
+            target,
+            ours=ours.measured(series),
+            peer=kernel,
+            waits_for=WAITS_FOR if habit.judged and series == "lockf" else None,
+        )
+        for words, series in (
+            ("lockf and unlock", "lockf"),
+            ("with group.file_lock", "file_lock"),
         )
     ]
     for package in PACKAGES if habit.judged else FASTER:

@@ -127,7 +127,8 @@ class Receiver:
             leader = session.member.leader
             if leader is not None:
                 known = vmid in leader.processes and session.watches.watches_process(vmid)
-                alive = known and not dead
+                # Not one that has begun to exit: all that it held goes at once.
+                alive = known and not dead and not session.watches.is_dying(vmid)
                 effects = leader.on_detached(vmid, now) if alive else leader.on_gone(vmid, now)
                 session.perform(session.member.lead(effects, now))
                 if not alive:

@@ -373,8 +373,7 @@ class Session(Calling):
 
     def _on_peer_end(self, vmid: int) -> None:
         self.watches.drop_live(vmid)
-        if not self.watches.is_dying(vmid):  # or else its death is told next, all at once
-            self.receiver.expect_end(vmid)
+        self.receiver.expect_end(vmid)
 
     def _on_peer_death(self, vmid: int) -> None:
         self.watches.drop_process(vmid)

@@ -100,8 +100,8 @@ class Watches:
         return vmid in self._pidfds
 
     def is_dying(self, vmid: int) -> bool:
-        """Whether a watched process is on its way out, so that its pidfd will tell soon: one whose
-        liveness connection has ended may also have exec'ed."""
+        """Whether a watched process is on its way out, though its pidfd does not tell yet: one
+        whose liveness connection has ended may also have exec'ed."""
         return vmid in self._pidfds and liveness.is_exiting(self._os_pids[vmid])
 
     def drop_live(self, vmid: int) -> None:
