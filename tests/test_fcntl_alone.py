@@ -58,6 +58,16 @@ def found(group: Group) -> list[tuple[Any, ...]]:
     return [(r.kind, r.type, r.start, r.end, r.os_pid, r.delegated) for r in held(group)]
 
 
+def is_free(path: Path) -> bool:
+    """Whether this process could flock the file by a description of its own."""
+    with open(path, "r+") as file:
+        try:
+            fcntl.flock(file, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
 @both_kinds
 def test_no_message_goes_out(group: Group, path: Path, lock: Lock) -> None:
     with open(path, "r+") as file:
@@ -212,20 +222,12 @@ def test_a_fork_shares_what_is_locked(group: Group, path: Path) -> None:
         line.recv()
         os._exit(0)
 
-    def is_free() -> bool:
-        with open(path, "r+") as mine:
-            try:
-                fcntl.flock(mine, LOCK_EX | LOCK_NB)
-            except BlockingIOError:
-                return False
-            return True
-
     with Forked(parent) as child:
         assert child.recv() == "child"
-        assert not is_free()
+        assert not is_free(path)
         child.send()
         assert child.recv() == "unlocked"
-        assert is_free()
+        assert is_free(path)
         child.send()
         child.result()
 
@@ -258,12 +260,7 @@ def test_what_is_locked_after_a_fork_is_not_the_childs(group: Group, path: Path)
 
     def child(line: Line) -> bool:
         line.recv()
-        with open(path, "r+") as mine:
-            try:
-                fcntl.flock(mine, LOCK_EX | LOCK_NB)
-            except BlockingIOError:
-                return False
-            return True
+        return is_free(path)
 
     for _ in range(5):
         with open(path, "r+") as file:
