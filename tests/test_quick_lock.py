@@ -311,11 +311,8 @@ class Struck(Exception):
     """By a timer."""
 
 
-@pytest.mark.parametrize("is_quick", [True, False])
-def test_a_handler_that_raises_leaves_nothing_held(
-    group: Group, path: Path, is_quick: bool
-) -> None:
-    lock = quick(group, path) if is_quick else group.file_lock(path, start=5)
+def test_a_handler_that_raises_leaves_nothing_held(group: Group, path: Path) -> None:
+    lock = quick(group, path)
     rng = random.Random(4711)
 
     def strike(number: int, frame: FrameType | None) -> None:
@@ -332,8 +329,6 @@ def test_a_handler_that_raises_leaves_nothing_held(
                         pass
             except Struck:
                 assert lock.held is None
-            if not is_quick:
-                lock = group.file_lock(path, start=5)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
