@@ -38,6 +38,10 @@ class Calls:
         """Enter a request to `dst`; its sequence number, never used before."""
         return self._table.add(dst, (code, ticket))
 
+    def next_number(self) -> int:
+        """What the next request will have."""
+        return self._table.last + 1
+
     def withdraw(self, seq: int) -> int | None:
         """Forget a request; the process that was asked, None if it has been settled."""
         peer = self._table.peer_of(seq)

@@ -44,7 +44,9 @@ def ask_leader(session: Session, code: Code, asks: FileLock, timeout: float | No
         with session.lock:
             session.check_open()
             member, now = session.member, time.monotonic()
-            seq, effects = member.request(member.leader_vmid, code, asks, ticket, now)
+            # Known before it is made: a signal handler may raise in between.
+            seq = member.calls.next_number()
+            effects = member.request(member.leader_vmid, code, asks, ticket, now)[1]
             session.perform(effects)
         if member.leader is not None and not ticket.settled():
             _keep_looking(session)
