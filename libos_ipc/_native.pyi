@@ -271,6 +271,8 @@ class QuickLock:
     ) -> None:
         """From now on lock `what`, type and range, in this slot, as long as the path leads to the
         file of this device and inode. Handles are base + number; the keeper is ours to close."""
+    def _withdraw(self) -> None:
+        """Nothing is offered any more, until the next offer."""
     def _take(self) -> bool:
         """Lock quickly, if that can be."""
     def _give(self) -> bool:

@@ -88,7 +88,6 @@ class FileLock(QuickLock):
             self._got(self._type, lock(*self._call(self._type, timeout)))
             if self._mirror is not None:
                 self._mirror.take(self._keeper, self._type, timeout, deadline)
-            self._offer_more()
         except BaseException as error:
             self._give_up(error)
             raise
@@ -188,23 +187,21 @@ class FileLock(QuickLock):
     def _quick_token(self) -> Token:
         return Token(self._group.epoch, self._quick)
 
-    def _offer_more(self) -> None:
-        """The file is ours to lock alone: then the next acquisition needs none of this."""
-        held = self._group._session.held_files
-        found = os.fstat(self._keeper)
+    def _offer_next(self, keeper: int) -> bool:
+        """Whether the file is ours to lock alone: then the next acquisition needs no Python, and
+        the keeper is its."""
+        found = os.fstat(keeper)
         file = (found.st_dev, found.st_ino)
-        slot = held.slot((*file, False))
+        slot = self._group._session.held_files.slot((*file, False))
         if slot is None or self._mirror is not None:
-            return
-        keeper = os.dup(self._keeper)
+            return False
+        numbers, base = self._group._node.acquisitions, self._vmid << 32 | _ACQUISITION
+        what = (self._type, self._start, self._end)
         try:
-            numbers, base = self._group._node.acquisitions, self._vmid << 32 | _ACQUISITION
-            what = (self._type, self._start, self._end)
             self._offer(slot, os.fsencode(self.path), numbers, base, file, what, keeper)
-        except BaseException as error:
-            os.close(keeper)
-            if not isinstance(error, ValueError):
-                raise
+        except ValueError:
+            return False  # the slot was closed just now
+        return True
 
     def _hold_as_ever(self) -> None:
         """What was locked without leaving C cannot be given back so: we know of it from now on."""
@@ -220,6 +217,7 @@ class FileLock(QuickLock):
     def _begin(self) -> None:
         if self._quick:
             raise self._in_use()
+        self._withdraw()  # one at a time: by Python, from here until it is left
         identify(self.path)
         self._group._session.check_open()
         vmid, me = self._group.vmid, object()
@@ -269,7 +267,8 @@ class FileLock(QuickLock):
         self._held = UNLOCK
         self._token = None
         keeper, self._keeper = self._keeper, -1
-        os.close(keeper)
+        if not (ours and self._offer_next(keeper)):
+            os.close(keeper)
         self._inside.clear()
         return self._last_call
 

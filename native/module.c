@@ -8,6 +8,7 @@
 #include "native.h"
 #include "quick_lock.h"
 #include "system.h"
+#include "thread_number.h"
 #include "zeromq.h"
 
 static int
@@ -29,7 +30,7 @@ module_exec(PyObject *module)
     if (add_malformed(module) < 0 || codec_setup(module) < 0 || frames_setup(module) < 0 ||
         layout_setup(module) < 0 || calls_setup(module) < 0 || system_setup(module) < 0 ||
         delegation_setup(module) < 0 || quick_lock_setup(module) < 0 ||
-        descriptor_setup(module) < 0) {
+        descriptor_setup(module) < 0 || thread_number_setup() < 0) {
         return -1;
     }
     return ledger_setup(module) < 0 ? -1 : zeromq_setup(module);

@@ -2,32 +2,12 @@
 
 #include "arguments.h"
 #include "delegation.h"
+#include "thread_number.h"
 
-#include <errno.h>
-#include <pthread.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 static const uint32_t FAIR = 4; /* the kind of these locks */
-
-/* The kernel's number of this thread, 0 until somebody asks: asking costs as much as a lock. A forked
- * child begins with its parent's, and must ask again. */
-static _Thread_local uint32_t thread_number;
-
-static void
-forget_thread_number(void)
-{
-    thread_number = 0;
-}
-
-static uint32_t
-get_thread_number(void)
-{
-    if (thread_number == 0) {
-        thread_number = (uint32_t)PyThread_get_thread_native_id();
-    }
-    return thread_number;
-}
 
 struct quick_lock {
     PyObject_HEAD
@@ -212,7 +192,7 @@ take(struct quick_lock *self)
         return -1;
     }
     self->wanted.handle = self->base + number;
-    self->wanted.thread = get_thread_number();
+    self->wanted.thread = thread_number();
     const int64_t granted = lock_slot_set(slot, &self->wanted);
     if (granted <= 0) {
         return 0;
@@ -312,6 +292,15 @@ quick_lock_exit(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     return result;
 }
 
+PyDoc_STRVAR(withdraw_doc, "_withdraw($self, /)\n--\n\nNothing is offered any more.");
+
+static PyObject *
+quick_lock_withdraw(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    withdraw(quick_lock_of(self));
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(take_over_doc, "_take_over($self, /)\n--\n\n"
                             "(handle, number, keeper) of what is held quickly; not ours any more.");
 
@@ -348,6 +337,7 @@ PyDoc_STRVAR(exit_doc, "__exit__($self, /, *exc)\n--\n\nGive it back.");
 
 static PyMethodDef quick_lock_methods[] = {
     {"_offer", NATIVE_METHOD(quick_lock_offer), METH_FASTCALL, offer_doc},
+    {"_withdraw", quick_lock_withdraw, METH_NOARGS, withdraw_doc},
     {"_take", quick_lock_take, METH_NOARGS, take_doc},
     {"_give", quick_lock_give, METH_NOARGS, give_doc},
     {"_take_over", quick_lock_take_over, METH_NOARGS, take_over_doc},
@@ -383,12 +373,6 @@ static PyType_Spec quick_lock_spec = {
 int
 quick_lock_setup(PyObject *module)
 {
-    const int failed = pthread_atfork(NULL, NULL, forget_thread_number);
-    if (failed != 0) {
-        errno = failed;
-        PyErr_SetFromErrno(PyExc_OSError);
-        return -1;
-    }
     PyObject *type = PyType_FromModuleAndSpec(module, &quick_lock_spec, NULL);
     if (type == NULL) {
         return -1;

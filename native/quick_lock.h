@@ -1,10 +1,11 @@
 /* QuickLock: a lock of a file that this process has to itself, taken and given without leaving C.
  *
- * The base of `FileLock`, which knows every way of locking. Once a lock was taken in a slot
- * (lock_slot.h), it *offers* the slot to its base, with all that another acquisition needs. From then
- * on `with` looks whether the path still leads to that file, and locks in the slot. Whatever is
- * not as usual goes to the Python methods `acquire` and `release`: the slot is closed or full, another
- * owner is in the way, the path leads elsewhere, a task of asyncio asks.
+ * The base of `FileLock`, which knows every way of locking. When that gives back a lock of a file
+ * which has a slot (lock_slot.h), it *offers* the slot to its base, with all that another acquisition
+ * needs, and it takes the offer back before it locks by itself again. In between `with` looks whether
+ * the path still leads to that file, and locks in the slot. Whatever is not as usual goes to the
+ * Python methods `acquire` and `release`: the slot is closed or full, another owner is in the way, the
+ * path leads elsewhere, a task of asyncio asks.
  *
  * What is held this way is known here alone (`quick`), until the Python side takes it over.
  *

@@ -168,6 +168,13 @@ def case_quicklock_offer() -> None:
     refused(lock._offer, NUMBER)
 
 
+def case_quicklock_withdraw() -> None:
+    lock = quick_lock()
+    lock._withdraw()
+    lock._withdraw()
+    assert not lock._take()
+
+
 def case_quicklock_take() -> None:
     lock = quick_lock()
     assert lock._take()

@@ -204,6 +204,24 @@ def test_tokens_and_what_is_held(group: Group, path: Path) -> None:
         pass
 
 
+def test_one_object_is_in_use_once_also_where_nothing_conflicts(group: Group, path: Path) -> None:
+    """Whichever way it was taken, and whichever way is tried then."""
+    quick(group, path)
+    lock = group.file_lock(path, shared=True)
+    for _ in range(3):
+        with lock, pytest.raises(InvalidArgument, match="in use already"), lock:
+            pass
+        assert lock.held is None
+
+    async def twice() -> None:
+        async with lock:
+            with pytest.raises(InvalidArgument, match="in use already"):
+                await asyncio.to_thread(lock.acquire)
+
+    asyncio.run(twice())
+    assert held(group) == []
+
+
 def test_changing_what_was_taken_quickly(group: Group, path: Path) -> None:
     lock = quick(group, path)
     with lock:
