@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from libos_ipc.core.codes import Code
@@ -164,8 +164,7 @@ class Leader(Roster):
             ppid, pgid, parent_vmid = 0, pid, 0
         spares = [] if before is None else sorted(self.spares_of.get(before.vmid, ()))
         joined: Record = ("join", vmid, pid, ppid, parent_vmid, pgid, *applicant, wall, now)
-        effects += [self._record(joined), *self.lock_desk.settle(now)]
-        effects += [Expect(each) for each in (vmid, *spares)]
+        effects += [self._record(joined), Expect((vmid, *spares))]
         return Admission(vmid, pid, ppid, pgid, parent_vmid, start, end), effects
 
     def on_hello(
@@ -199,21 +198,31 @@ class Leader(Roster):
         process = self.processes.get(vmid)
         if process is None or process.state is not State.RUNNING:
             return []
-        spares = sorted(self.spares_of.get(vmid, ()))
+        spares = tuple(sorted(self.spares_of.get(vmid, ())))
         effects = self.lock_desk.delegations.on_gone(vmid, now)
-        effects += [self._record(("detached", vmid)), *self.lock_desk.settle(now)]
-        effects += self.sync_desk.on_gone(vmid)
-        return [*effects, *(Expect(spare) for spare in spares)]
+        effects += [self._record(("detached", vmid)), *self.sync_desk.on_gone(vmid)]
+        return [*effects, Expect(spares)]
 
     def on_gone(self, vmid: int, now: float) -> Effects:
         """Nobody listens as `vmid`, and its process is dead if there was one: all that it held
         returns, once."""
-        spare = self.spares.get(vmid)
-        if spare is not None and not self._still_forks(spare.asker):
-            return [*self._lost(vmid, now), *self._ended()]
+        if vmid in self.spares:
+            return self.on_expected([vmid], now)
         if vmid not in self.processes:
             return []
-        return [Note("member gone", {"vmid": vmid}), *self._gone(vmid, now), *self._ended()]
+        return [Note("member gone", {"vmid": vmid}), *self._gone(vmid, now)]
+
+    def on_expected(self, absent: Sequence[int], now: float) -> Effects:
+        """The answer to Expect: nobody listens as these. Now it is known who has what the dead
+        held, and who waits for it is looked after."""
+        effects: Effects = []
+        for vmid in absent:
+            spare = self.spares.get(vmid)
+            if spare is None:
+                effects += self.on_gone(vmid, now)
+            elif not self._still_forks(spare.asker):
+                effects.append(self._record(("lost", vmid, now)))
+        return [*effects, *self.lock_desk.settle(now), *self._ended()]
 
     def on_child_exit(self, told: ChildExit) -> None:
         """A child tells its own exit to us, since its parent is gone."""
@@ -283,7 +292,7 @@ class Leader(Roster):
         answer = Answer(src, seq, Code.LEAVE, (0,))
         if src not in self.processes:
             return [answer]
-        return [*self._gone(src, now, answer), *self._ended()]
+        return self._gone(src, now, answer)
 
     def _get_members(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
         rows = tuple(process.public() for process in self.processes.values())
@@ -297,7 +306,7 @@ class Leader(Roster):
         if spare is None or (spare.asker, spare.pid) != (src, pid):
             return [Note("child refused", {"parent": src, "vmid": vmid, "pid": pid})]
         effects = self.lock_desk.delegations.on_fork(src, now)
-        return [*effects, self._record(("child", vmid)), Expect(vmid)]
+        return [*effects, self._record(("child", vmid)), Expect((vmid,))]
 
     def _child_lost(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
         vmid = fields[0]
@@ -305,11 +314,11 @@ class Leader(Roster):
         if process is not None:
             if process.parent != src or process.state is not State.STARTING:
                 return []
-            return [*self._gone(vmid, now), *self._ended()]
+            return self._gone(vmid, now)
         spare = self.spares.get(vmid)
         if spare is None or spare.asker != src:
             return []
-        return self._lost(vmid, now)
+        return [self._record(("lost", vmid, now)), *self.lock_desk.settle(now)]
 
     # ---- helpers
 
@@ -317,21 +326,18 @@ class Leader(Roster):
         process = self.processes.get(vmid)
         return process is not None and process.state is not State.DETACHED
 
-    def _lost(self, vmid: int, now: float) -> Effects:
-        """Nobody has come of this VMID."""
-        return [self._record(("lost", vmid, now)), *self.lock_desk.settle(now)]
-
     def _record(self, record: Record) -> Journal:
         self.apply(record)
         return Journal(record)
 
     def _gone(self, vmid: int, now: float, *answers: Effect) -> Effects:
-        """A process is gone. Children of whom it had no time to tell are there or they are not."""
-        spares = sorted(self.spares_of.get(vmid, ()))
+        """A process is gone. Children of whom it had no time to tell are there or they are not:
+        until that is known, they have what it had, and nobody who waits for any of it is looked
+        after, or one who waits for a part would pass another who came first and needs all."""
+        spares = tuple(sorted(self.spares_of.get(vmid, ())))
         effects = self.lock_desk.delegations.on_gone(vmid, now)
-        effects += [self._record(("gone", vmid, now)), *answers]
-        effects += [*self.lock_desk.settle(now), *self.sync_desk.on_gone(vmid)]
-        return [*effects, *(Expect(spare) for spare in spares)]
+        effects += [self._record(("gone", vmid, now)), *answers, *self.sync_desk.on_gone(vmid)]
+        return [*effects, Expect(spares)]
 
     def _ended(self) -> Effects:
         """The group is over with its last member, and with the last that could become one."""

@@ -122,9 +122,10 @@ class Journal(NamedTuple):
 
 
 class Expect(NamedTuple):
-    """The leader is to watch whoever listens as `vmid` and has not said hello yet, if anybody."""
+    """The leader is to watch whoever listens as one of these VMIDs and has not said hello yet, and
+    to hear of those as which nobody does (`Leader.on_expected`), all at once."""
 
-    vmid: int
+    vmids: tuple[int, ...]
 
 
 class Answer(NamedTuple):

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from libos_ipc.core.codes import Code
+from libos_ipc.core.leader import Leader
 from libos_ipc.core.member import Member
 from libos_ipc.core.vocabulary import (
     ChildExit,
@@ -303,20 +304,21 @@ class Session(Calling):
             self.tell_progress(link=effect.peer != 0)
 
     def _expect(self, effect: Expect) -> None:
-        """The leader watches a process from before its first word, if there is one."""
+        """The leader watches processes from before their first word, if they are there."""
         self.watchers.came()
-        vmid = effect.vmid
         leader = self.member.leader
         assert leader is not None
+        absent = [vmid for vmid in effect.vmids if not self._is_there(leader, vmid)]
+        now = time.monotonic()
+        self.perform(self.member.lead(leader.on_expected(absent, now), now))
+        for vmid in absent:
+            self.directory.forget(vmid)
+
+    def _is_there(self, leader: Leader, vmid: int) -> bool:
         process = leader.processes.get(vmid)
         if process is not None and process.os_pid:
-            there = self.watches.process(vmid, process.os_pid)
-        else:
-            there = self.watches.live(vmid, self.directory.live_socket(vmid))
-        if not there:
-            now = time.monotonic()
-            self.perform(self.member.lead(leader.on_gone(vmid, now), now))
-            self.directory.forget(vmid)
+            return self.watches.process(vmid, process.os_pid)
+        return self.watches.live(vmid, self.directory.live_socket(vmid))
 
     def _kernel_signal(self, effect: KernelSignal) -> None:
         try:

@@ -280,17 +280,18 @@ class SimNode:
         self.identity = self.identity._replace(pgid=effect.pgid)
 
     def _expect(self, effect: Expect) -> None:
-        leader, kernel = self.member.leader, self.world.kernel
+        leader = self.member.leader
         assert leader is not None
-        row = leader.processes.get(effect.vmid)
+        absent = [vmid for vmid in effect.vmids if not self._is_there(leader, vmid)]
+        effects = leader.on_expected(absent, self.world.now)
+        self.perform(self.member.lead(effects, self.world.now))
+
+    def _is_there(self, leader: Leader, vmid: int) -> bool:
+        row = leader.processes.get(vmid)
         if row is not None and row.os_pid:
-            process = kernel.find(row.os_pid, row.start_time)
-            there = self._watch_process(effect.vmid, process)
-        else:
-            there = self.watch(effect.vmid)
-        if not there:
-            effects = leader.on_gone(effect.vmid, self.world.now)
-            self.perform(self.member.lead(effects, self.world.now))
+            process = self.world.kernel.find(row.os_pid, row.start_time)
+            return self._watch_process(vmid, process)
+        return self.watch(vmid)
 
     def _watch_process(self, vmid: int, process: OsProcess | None) -> bool:
         if vmid in self.watched_processes:
