@@ -1,5 +1,7 @@
 #include "arguments.h"
 
+#include "clock.h"
+
 static Py_ssize_t
 index_of_name(const struct parameters *wanted, PyObject *name)
 {
@@ -109,4 +111,20 @@ as_signed(PyObject *value, const char *what, int64_t lowest, int64_t highest, in
     PyErr_Format(PyExc_OverflowError, "%s %R is not within %lld..%lld", what, value,
                  (long long)lowest, (long long)highest);
     return -1;
+}
+
+int
+as_deadline(PyObject *value, int64_t *deadline)
+{
+    double seconds;
+
+    *deadline = INT64_MAX;
+    if (value == Py_None) {
+        return 0;
+    }
+    if (as_seconds(value, &seconds) < 0) {
+        return -1;
+    }
+    *deadline = ns_of(seconds);
+    return 0;
 }

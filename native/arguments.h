@@ -29,6 +29,9 @@ int require_count(const char *method, Py_ssize_t given, Py_ssize_t wanted);
 /* A number of seconds. -1 with TypeError. */
 int as_seconds(PyObject *value, double *result);
 
+/* A time as time.monotonic() gives it, in nanoseconds; None is never. -1 with TypeError. */
+int as_deadline(PyObject *value, int64_t *deadline);
+
 /* An int (no other type, not even one with __index__) within 0 … limit, or lowest … highest.
  * `what` names it in the error. -1 with TypeError or OverflowError. */
 int as_unsigned(PyObject *value, const char *what, uint64_t limit, uint64_t *result);

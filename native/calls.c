@@ -1,7 +1,6 @@
 #include "calls.h"
 
 #include "arguments.h"
-#include "requests.h"
 
 struct outstanding {
     PyObject_HEAD
@@ -64,6 +63,18 @@ outstanding_dealloc(PyObject *self)
     requests_free(requests_of(self));
     type->tp_free(self);
     Py_DECREF(type);
+}
+
+/* The type is not subclassable, and known by what ends it. */
+struct requests *
+outstanding_table(PyObject *object)
+{
+    if (Py_TYPE(object)->tp_dealloc != outstanding_dealloc) {
+        PyErr_Format(PyExc_TypeError, "requests must be Outstanding, not %.100s",
+                     Py_TYPE(object)->tp_name);
+        return NULL;
+    }
+    return requests_of(object);
 }
 
 PyDoc_STRVAR(add_doc, "add($self, peer, ticket)\n--\n\n"

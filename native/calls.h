@@ -12,7 +12,10 @@
 #ifndef LIBOS_IPC_CALLS_H
 #define LIBOS_IPC_CALLS_H
 
-#include "native.h"
+#include "requests.h"
+
+/* The table behind an Outstanding; NULL with TypeError if the object is none. */
+struct requests *outstanding_table(PyObject *object);
 
 /* Adds the type to the module. */
 int calls_setup(PyObject *module);

@@ -8,9 +8,6 @@
 /* Seconds without progress after which the peer is asked for the first time. */
 #define FIRST_PROBE_S 0.25
 
-/* What `receive` found, as bits of an int. */
-enum { NEXT = 1, DRAINED = 2 };
-
 struct ledger {
     PyObject_HEAD
     unsigned long long sent;
@@ -97,14 +94,31 @@ ledger_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+int
+ledger_stamp(PyObject *self, PyObject *message, uint64_t size, double now, uint64_t *number)
+{
+    struct ledger *ledger = ledger_of(self);
+
+    if (kept_reserve(&ledger->kept) < 0) {
+        return -1;
+    }
+    if (ledger->kept.count == 0) {
+        rest(ledger, now);
+    }
+    kept_append(&ledger->kept, message);
+    ledger->sent_bytes += size;
+    *number = ++ledger->sent;
+    return 0;
+}
+
 PyDoc_STRVAR(stamp_doc, "stamp($self, message, size, now, /)\n--\n\n"
                         "Number a message and keep it until it is acknowledged.");
 
 static PyObject *
-ledger_stamp(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+stamp_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    struct ledger *ledger = ledger_of(self);
     uint64_t size;
+    uint64_t number;
     double now;
 
     if (require_count("stamp", nargs, 3) < 0 ||
@@ -112,21 +126,11 @@ ledger_stamp(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     /* Made first: once the message is kept, nothing may fail. Neither step runs Python code. */
-    PyObject *number = PyLong_FromUnsignedLongLong(ledger->sent + 1);
-    if (number == NULL) {
-        return NULL;
+    PyObject *result = PyLong_FromUnsignedLongLong(ledger_of(self)->sent + 1);
+    if (result != NULL && ledger_stamp(self, args[0], size, now, &number) < 0) {
+        Py_CLEAR(result);
     }
-    if (kept_reserve(&ledger->kept) < 0) {
-        Py_DECREF(number);
-        return NULL;
-    }
-    if (ledger->kept.count == 0) {
-        rest(ledger, now);
-    }
-    kept_append(&ledger->kept, args[0]);
-    ledger->sent++;
-    ledger->sent_bytes += size;
-    return number;
+    return result;
 }
 
 /* The peer has everything up to `acked`. Whether that was the last that was kept; -1 with
@@ -153,14 +157,35 @@ acknowledged(struct ledger *ledger, uint64_t acked, double now)
     return 0;
 }
 
+int
+ledger_receive(PyObject *self, uint64_t number, uint64_t acked, uint64_t size, double now)
+{
+    struct ledger *ledger = ledger_of(self);
+    int found = acknowledged(ledger, acked, now);
+
+    if (found >= 0 && number != 0 && number - 1 == ledger->delivered) {
+        ledger->delivered = number;
+        ledger->received_bytes += size;
+        found |= NEXT;
+    }
+    return found;
+}
+
+bool
+ledger_is_next(PyObject *self, uint64_t number, uint64_t acked)
+{
+    const struct ledger *ledger = ledger_of(self);
+
+    return number != 0 && number - 1 == ledger->delivered && acked <= ledger->sent;
+}
+
 PyDoc_STRVAR(receive_doc, "receive($self, number, acked, size, now, /)\n--\n\n"
                           "Enter what a message says of the link. NEXT if it is the next in "
                           "order, DRAINED if it acknowledges the last that was kept.");
 
 static PyObject *
-ledger_receive(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+receive_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    struct ledger *ledger = ledger_of(self);
     uint64_t number;
     uint64_t acked;
     uint64_t size;
@@ -172,54 +197,66 @@ ledger_receive(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         as_unsigned(args[2], "size", INT64_MAX, &size) < 0 || as_seconds(args[3], &now) < 0) {
         return NULL;
     }
-    int found = acknowledged(ledger, acked, now);
-    if (found < 0) {
-        return NULL;
-    }
-    if (number != 0 && number - 1 == ledger->delivered) {
-        ledger->delivered = number;
-        ledger->received_bytes += size;
-        found |= NEXT;
-    }
-    return PyLong_FromLong(found);
+    const int found = ledger_receive(self, number, acked, size, now);
+    return found < 0 ? NULL : PyLong_FromLong(found);
 }
 
 PyDoc_STRVAR(acknowledge_doc, "acknowledge($self, /)\n--\n\n"
                               "The acknowledgement that goes out with the next message.");
 
-static PyObject *
-ledger_acknowledge(PyObject *self, PyObject *Py_UNUSED(ignored))
+uint64_t
+ledger_acknowledge(PyObject *self)
 {
     struct ledger *ledger = ledger_of(self);
 
     ledger->announced_ack = ledger->delivered;
-    return PyLong_FromUnsignedLongLong(ledger->delivered);
+    return ledger->delivered;
+}
+
+static PyObject *
+acknowledge_method(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromUnsignedLongLong(ledger_acknowledge(self));
 }
 
 PyDoc_STRVAR(ack_due_doc, "ack_due($self, every, /)\n--\n\n"
                           "Whether `every` messages have arrived since the peer was last told.");
 
-static PyObject *
-ledger_ack_due(PyObject *self, PyObject *argument)
+bool
+ledger_ack_due(PyObject *self, uint64_t every)
 {
     const struct ledger *ledger = ledger_of(self);
+
+    return ledger->delivered - ledger->announced_ack >= every;
+}
+
+static PyObject *
+ack_due_method(PyObject *self, PyObject *argument)
+{
     uint64_t every;
 
     if (as_unsigned(argument, "every", UINT64_MAX, &every) < 0) {
         return NULL;
     }
-    return PyBool_FromLong(ledger->delivered - ledger->announced_ack >= every);
+    return PyBool_FromLong(ledger_ack_due(self, every));
 }
 
 PyDoc_STRVAR(has_room_doc, "has_room($self, size, limit, /)\n--\n\n"
                            "Whether `size` more bytes stay within `limit`; one message alone "
                            "always may go.");
 
-static PyObject *
-ledger_has_room(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+bool
+ledger_has_room(PyObject *self, uint64_t size, uint64_t limit)
 {
     const struct ledger *ledger = ledger_of(self);
     const unsigned long long owed = ledger->sent_bytes - ledger->credited;
+
+    return owed == 0 || (owed <= limit && size <= limit - owed);
+}
+
+static PyObject *
+has_room_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
     uint64_t size;
     uint64_t limit;
 
@@ -228,7 +265,7 @@ ledger_has_room(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         as_unsigned(args[1], "limit", INT64_MAX, &limit) < 0) {
         return NULL;
     }
-    return PyBool_FromLong(owed == 0 || (owed <= limit && size <= limit - owed));
+    return PyBool_FromLong(ledger_has_room(self, size, limit));
 }
 
 PyDoc_STRVAR(consume_doc, "consume($self, size, quantum, /)\n--\n\n"
@@ -275,11 +312,11 @@ ledger_get_kept(PyObject *self, void *Py_UNUSED(closure))
 }
 
 static PyMethodDef ledger_methods[] = {
-    {"stamp", NATIVE_METHOD(ledger_stamp), METH_FASTCALL, stamp_doc},
-    {"receive", NATIVE_METHOD(ledger_receive), METH_FASTCALL, receive_doc},
-    {"acknowledge", ledger_acknowledge, METH_NOARGS, acknowledge_doc},
-    {"ack_due", ledger_ack_due, METH_O, ack_due_doc},
-    {"has_room", NATIVE_METHOD(ledger_has_room), METH_FASTCALL, has_room_doc},
+    {"stamp", NATIVE_METHOD(stamp_method), METH_FASTCALL, stamp_doc},
+    {"receive", NATIVE_METHOD(receive_method), METH_FASTCALL, receive_doc},
+    {"acknowledge", acknowledge_method, METH_NOARGS, acknowledge_doc},
+    {"ack_due", ack_due_method, METH_O, ack_due_doc},
+    {"has_room", NATIVE_METHOD(has_room_method), METH_FASTCALL, has_room_doc},
     {"consume", NATIVE_METHOD(ledger_consume), METH_FASTCALL, consume_doc},
     {NULL, NULL, 0, NULL},
 };
@@ -385,6 +422,7 @@ ledger_setup(PyObject *module)
         PyModule_AddIntConstant(module, "NEXT", NEXT) == 0 &&
         PyModule_AddIntConstant(module, "DRAINED", DRAINED) == 0 &&
         PyModule_AddObjectRef(module, "FIRST_PROBE_S", interval) == 0) {
+        native_state_of(module)->ledger = Py_NewRef(type);
         result = PyModule_AddType(module, (PyTypeObject *)type);
     }
     Py_XDECREF(interval);

@@ -17,6 +17,19 @@
 
 #include "native.h"
 
+/* What `receive` found, as bits. */
+enum { NEXT = 1, DRAINED = 2 };
+
+/* The same steps for other files of the extension, of an object that is a Ledger. `ledger_stamp` is
+ * -1 with MemoryError, `ledger_receive` with ValueError; and this one may drop messages, and with
+ * them run Python code. */
+int ledger_stamp(PyObject *self, PyObject *message, uint64_t size, double now, uint64_t *number);
+int ledger_receive(PyObject *self, uint64_t number, uint64_t acked, uint64_t size, double now);
+uint64_t ledger_acknowledge(PyObject *self);
+bool ledger_has_room(PyObject *self, uint64_t size, uint64_t limit);
+bool ledger_is_next(PyObject *self, uint64_t number, uint64_t acked); /* `receive` would not fail */
+bool ledger_ack_due(PyObject *self, uint64_t every);
+
 /* Adds the type and its constants to the module. */
 int ledger_setup(PyObject *module);
 

@@ -2,13 +2,18 @@
 #include "codec.h"
 #include "delegation.h"
 #include "descriptor.h"
+#include "doorbell.h"
+#include "exchange.h"
 #include "frames.h"
+#include "lane.h"
 #include "layout.h"
 #include "ledger.h"
 #include "native.h"
 #include "quick_lock.h"
+#include "shared.h"
 #include "system.h"
 #include "thread_number.h"
+#include "ticket.h"
 #include "zeromq.h"
 
 static int
@@ -30,7 +35,9 @@ module_exec(PyObject *module)
     if (add_malformed(module) < 0 || codec_setup(module) < 0 || frames_setup(module) < 0 ||
         layout_setup(module) < 0 || calls_setup(module) < 0 || system_setup(module) < 0 ||
         delegation_setup(module) < 0 || quick_lock_setup(module) < 0 ||
-        descriptor_setup(module) < 0 || thread_number_setup() < 0) {
+        descriptor_setup(module) < 0 || thread_number_setup() < 0 || shared_setup(module) < 0 ||
+        doorbell_setup(module) < 0 || lane_setup(module) < 0 || ticket_setup(module) < 0 ||
+        exchange_setup(module) < 0) {
         return -1;
     }
     return ledger_setup(module) < 0 ? -1 : zeromq_setup(module);
@@ -40,6 +47,7 @@ static int
 module_traverse(PyObject *module, visitproc visit, void *arg)
 {
     Py_VISIT(native_state_of(module)->malformed);
+    Py_VISIT(native_state_of(module)->ledger);
     return 0;
 }
 
@@ -47,6 +55,7 @@ static int
 module_clear(PyObject *module)
 {
     Py_CLEAR(native_state_of(module)->malformed);
+    Py_CLEAR(native_state_of(module)->ledger);
     return 0;
 }
 

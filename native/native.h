@@ -21,6 +21,7 @@
  * instance always leads back here: PyType_GetModuleState(Py_TYPE(self)). */
 struct native_state {
     PyObject *malformed; /* class Malformed(ValueError): input that is not what it should be */
+    PyObject *ledger;    /* class Ledger */
 };
 
 static inline struct native_state *

@@ -1,7 +1,10 @@
 #include "thread_number.h"
 
+#include "clock.h"
+
 #include <errno.h>
 #include <pthread.h>
+#include <unistd.h>
 
 static _Thread_local uint32_t number; /* 0 until somebody asks */
 
@@ -30,4 +33,16 @@ thread_number(void)
         number = (uint32_t)PyThread_get_thread_native_id();
     }
     return number;
+}
+
+int64_t
+until_next_look(int64_t deadline)
+{
+    static const int64_t look_ns = NS_PER_S / 20;
+
+    if (thread_number() != (uint32_t)getpid()) {
+        return deadline;
+    }
+    const int64_t next = now_ns() + look_ns;
+    return next < deadline ? next : deadline;
 }

@@ -11,4 +11,9 @@ int thread_number_setup(void);
 /* Not 0. */
 uint32_t thread_number(void);
 
+/* Until when this thread may sleep that would sleep until `deadline` (of clock.h) and handles signals:
+ * a signal that comes between the last look and the sleep does not end the sleep. Python handles
+ * signals in the main thread; so that one looks every so often, and others sleep on. */
+int64_t until_next_look(int64_t deadline);
+
 #endif

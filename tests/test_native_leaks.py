@@ -7,11 +7,13 @@ first test.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import itertools
 import os
 import signal
 import sys
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,7 +24,23 @@ import zmq
 import zmq.backend
 
 from libos_ipc import _native
-from libos_ipc._native import LARGE, Delegation, Layout, Ledger, Malformed, Outstanding, Port
+from libos_ipc._native import (
+    LARGE,
+    PORTER,
+    SEAT,
+    Delegation,
+    Doorbell,
+    Exchange,
+    Lane,
+    Layout,
+    Ledger,
+    Malformed,
+    Outstanding,
+    Port,
+    Shared,
+    Ticket,
+)
+from libos_ipc.core.vocabulary import Message, Outgoing
 
 ROUNDS = 300
 # Fresh objects, and no small or immortal ones, so that a reference too many can be seen.
@@ -565,6 +583,286 @@ def case_port_close() -> None:
         into.close()
         refused(out.send, PAYLOAD, (PAYLOAD,))
         refused(into.receive, {})
+
+
+def shared(size: int) -> Shared:
+    fd = os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        refused(Shared, fd, -1)
+        with contextlib.suppress(OSError):
+            Shared(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        return Shared(fd, size)
+    finally:
+        os.close(fd)
+
+
+def lane() -> tuple[Lane, Lane]:
+    memory = shared(4096 * 3)
+    return Lane(memory, True), Lane(memory, False)
+
+
+def case_shared() -> None:
+    shared(4096)
+
+
+if hasattr(Shared, "__buffer__"):
+
+    def case_shared_buffer() -> None:
+        memoryview(shared(4096)).release()
+
+
+def case_doorbell() -> None:
+    Doorbell(shared(4096))
+    refused(Doorbell, PAYLOAD)
+    refused(Doorbell, shared(64))
+
+
+def case_doorbell_sleep() -> None:
+    bell = Doorbell(shared(4096))
+    assert not bell.sleep(SEAT, 0)
+    bell.nudge(PORTER)
+    assert bell.sleep(PORTER, None)
+    refused(bell.sleep, 4, None)
+    refused(bell.sleep, SEAT, PAYLOAD)
+
+
+def case_doorbell_take() -> None:
+    bell = Doorbell(shared(4096))
+    bell.again(1000)
+    bell.again(0)
+    assert bell.take() == [0, 1000]
+    assert bell.take() == []
+
+
+def case_doorbell_again() -> None:
+    refused(Doorbell(shared(4096)).again, NUMBER)
+    Doorbell(shared(4096)).again(7)
+
+
+def case_doorbell_nudge() -> None:
+    Doorbell(shared(4096)).nudge(SEAT)
+    refused(Doorbell(shared(4096)).nudge, NUMBER)
+
+
+def case_lane() -> None:
+    lane()
+    refused(Lane, PAYLOAD, True)
+    refused(Lane, shared(4096), True)
+
+
+def case_lane_reach() -> None:
+    one, _ = lane()
+    bell = shared(4096)
+    one.reach(bell, 3)
+    one.reach(bell, 4)
+    refused(one.reach, PAYLOAD, 3)
+    refused(one.reach, bell, NUMBER)
+    refused(one.reach, shared(64), 3)
+
+
+def case_lane_send() -> None:
+    one, _ = lane()
+    one.send(NUMBER, NUMBER, 64, NUMBER, PAYLOAD)  # type: ignore[arg-type]
+    one.send(NUMBER, NUMBER, 64, NUMBER, BYTES)
+    one.send(NUMBER, NUMBER, 64, NUMBER, BYTES)
+    refused(one.send, NUMBER, NUMBER, 256, NUMBER, BYTES)
+    refused(one.send, NUMBER, NUMBER, 64, NUMBER, TICKET)
+
+
+def case_lane_flush() -> None:
+    one, other = lane()
+    one.send(NUMBER, NUMBER, 64, NUMBER, BYTES)
+    while one.waits:
+        other.receive(10**6)
+        one.flush()
+
+
+def case_lane_waits() -> None:
+    one, _ = lane()
+    assert not one.waits
+    one.send(NUMBER, NUMBER, 64, NUMBER, BYTES)
+    assert one.waits
+
+
+def case_lane_receive() -> None:
+    one, other = lane()
+    assert other.receive(10**6) is None
+    one.send(NUMBER, NUMBER, 64, NUMBER, PAYLOAD)  # type: ignore[arg-type]
+    assert other.receive(10**6) == (NUMBER, NUMBER, 64, NUMBER, PAYLOAD)
+    one.send(NUMBER, NUMBER, 64, NUMBER, BYTES)
+    assert other.receive(10**6) is None, "half of it"
+    one.send(NUMBER, NUMBER, 64, NUMBER, BYTES)
+    refused(other.receive, -1)
+    late = lane()
+    late[0].send(NUMBER, NUMBER, 64, NUMBER, bytes(100))
+    refused(late[1].receive, 50)
+
+
+def case_lane_close() -> None:
+    one, other = lane()
+    one.send(NUMBER, NUMBER, 64, NUMBER, BYTES)
+    other.receive(10**6)
+    one.close()
+    other.close()
+    refused(one.flush)
+
+
+def case_ticket() -> None:
+    Ticket().resolve(Ticket())
+    refused(Ticket, NUMBER)
+
+
+def case_ticket_resolve() -> None:
+    ticket = Ticket()
+    ticket.resolve(BYTES)
+    with contextlib.suppress(RuntimeError):
+        ticket.resolve(BYTES)
+    itself = Ticket()
+    itself.resolve((itself,))  # a cycle
+
+
+def case_ticket_fail() -> None:
+    ticket = Ticket()
+    refused(ticket.fail, BYTES)
+    ticket.fail(ValueError(ticket))
+
+
+def case_ticket_settled() -> None:
+    assert not Ticket().settled()
+
+
+def case_ticket_succeeded() -> None:
+    assert not Ticket().succeeded()
+
+
+def case_ticket_wait() -> None:
+    assert not Ticket().wait(0)
+    refused(Ticket().wait, PAYLOAD)
+
+
+def case_ticket_result() -> None:
+    ticket = Ticket()
+    with contextlib.suppress(RuntimeError):
+        ticket.result()
+    ticket.resolve(BYTES)
+    assert ticket.result() is BYTES
+    failed = Ticket()
+    failed.fail(ValueError(BYTES))
+    refused(failed.result)
+
+
+def case_ticket_number() -> None:
+    assert Ticket().number == 0
+
+
+def exchange(memory: Shared | None = None, *, first: bool = True) -> tuple[Exchange, Doorbell]:
+    """One with peer 3 at line 5, who rings our own bell."""
+    bell_memory = shared(4096)
+    bell = Doorbell(bell_memory)
+    own = Lane(memory or shared(4096 * 3), first)
+    own.reach(bell_memory, 5)
+    locks = (threading.Lock(), threading.Lock(), threading.Lock())
+    made = Exchange(bell, Outstanding(), *locks, Message, Outgoing, 10**6, 10**6, 1)
+    made.connect(3, 5, own, Ledger())
+    made.read_from(3)
+    made.write(3)
+    return made, bell
+
+
+def both() -> tuple[Exchange, Exchange, Doorbell]:
+    memory = shared(4096 * 3)
+    one, other = exchange(memory), exchange(memory, first=False)
+    return one[0], other[0], other[1]
+
+
+def case_exchange() -> None:
+    exchange()
+    refused(Exchange, PAYLOAD)
+    bell = Doorbell(shared(4096))
+    refused(Exchange, bell, TICKET, *[threading.Lock()] * 3, Message, Outgoing, 1, 1, 1)
+    refused(Exchange, bell, Outstanding(), *[threading.Lock()] * 3, int, Outgoing, 1, 1, 1)
+    cyclic = Outstanding()
+    made = Exchange(bell, cyclic, *[threading.Lock()] * 3, Message, Outgoing, 1, 1, 1)
+    cyclic.add(3, made)
+
+
+def case_exchange_connect() -> None:
+    made, _ = exchange()
+    refused(made.connect, 3, 6, Lane(shared(4096 * 3), True), Ledger())
+    refused(made.connect, 4, 6, Lane(shared(4096 * 3), True), TICKET)
+    refused(made.connect, 4, NUMBER, TICKET, TICKET)
+
+
+def case_exchange_write() -> None:
+    refused(exchange()[0].write, 4)
+    refused(exchange()[0].write, NUMBER)
+
+
+def case_exchange_read_from() -> None:
+    refused(exchange()[0].read_from, 4)
+
+
+def case_exchange_disconnect() -> None:
+    made, _ = exchange()
+    made.disconnect(4)
+    made.disconnect(3)
+    refused(made.disconnect, NUMBER)
+
+
+def case_exchange_close() -> None:
+    made, _ = exchange()
+    made.close()
+    made.connect(3, 5, Lane(shared(4096 * 3), True), Ledger())
+
+
+def case_exchange_send() -> None:
+    made, _ = exchange()
+    assert made.send(3, 70, NUMBER, BYTES[:100])
+    assert not made.send(3, 70, NUMBER, BYTES)
+    assert not made.send(4, 70, NUMBER, BYTES)
+    refused(made.send, 3, 256, NUMBER, BYTES)
+    refused(made.send, 3, 70, NUMBER, TICKET)
+
+
+def case_exchange_read() -> None:
+    one, other, bell = both()
+    assert one.send(3, 70, NUMBER, BYTES[:100])
+    bell.again(5)
+    found = other.read()
+    assert found is not None
+    assert found[0] == [(3, 70, NUMBER, BYTES[:100])]
+    assert found[2] == [3]
+    assert other.read() is None
+
+
+def case_exchange_call() -> None:
+    one, other, bell = both()
+    ticket = Ticket()
+    assert one.call(3, 70, BYTES[:100], ticket, 0) is False
+    bell.again(5)
+    other.read()
+    assert one.call(4, 70, BYTES[:100], Ticket(), 0) is None
+    assert one.call(3, 70, BYTES, Ticket(), 0) is None
+    refused(one.call, 3, 70, TICKET, ticket, 0)
+    refused(one.call, 3, 70, BYTES, TICKET, 0)
+    other.send(3, 0, ticket.number, BYTES[:50])
+    one.call(3, 70, BYTES[:100], Ticket(), 0)
+
+
+def case_exchange_waiting() -> None:
+    assert not exchange()[0].waiting
+
+
+def case_exchange_halted() -> None:
+    made, _ = exchange()
+    made.halted = True
+    assert made.call(3, 70, BYTES[:100], Ticket(), 0) is False
+
+
+def case_exchange_watched() -> None:
+    exchange()[0].watched = True
 
 
 CASES: dict[str, Callable[[], None]] = {

@@ -1,0 +1,169 @@
+#define _GNU_SOURCE /* syscall, sched_getcpu */
+
+#include "bell.h"
+
+#include "clock.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static const int64_t LONGEST_SLEEP_NS = 5000000000;
+enum { LOOKS_PER_GLANCE = 20 }; /* at the bits, between looks at the clock */
+
+static inline void
+pause_processor(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* The processor that we run on, counted from 1. */
+static uint32_t
+here(void)
+{
+    return (uint32_t)sched_getcpu() + 1;
+}
+
+static void
+wake(struct bell *bell, uint32_t who)
+{
+    atomic_fetch_add(&bell->count, 1);
+    syscall(SYS_futex, &bell->count, FUTEX_WAKE_BITSET, 1, NULL, NULL, who);
+}
+
+static void
+set_bit(struct bell *bell, unsigned line)
+{
+    atomic_fetch_or(&bell->rung[line / 64 % BELL_WORDS], UINT64_C(1) << line % 64);
+}
+
+void
+bell_ring(struct bell *bell, unsigned line)
+{
+    atomic_store_explicit(&bell->ringer, here(), memory_order_relaxed);
+    set_bit(bell, line);
+    const uint32_t state = atomic_load(&bell->state);
+    if ((state & (BELL_DRAINING | BELL_AWAKE)) != 0) {
+        return;
+    }
+    if ((state & BELL_SEAT) != 0) {
+        wake(bell, BELL_SEAT);
+    } else if ((state & BELL_PORTER) != 0) {
+        wake(bell, BELL_PORTER);
+    }
+}
+
+void
+bell_nudge(struct bell *bell, uint32_t who)
+{
+    wake(bell, who);
+}
+
+static bool
+is_rung(const struct bell *bell)
+{
+    for (unsigned i = 0; i < BELL_WORDS; i++) {
+        if (atomic_load(&bell->rung[i]) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Looks, for a while, without sleeping. */
+static void
+spin_for(const struct bell *bell, int64_t spin, uint32_t seen)
+{
+    const uint32_t ringer = atomic_load_explicit(&bell->ringer, memory_order_relaxed);
+
+    if (spin <= 0 || ringer == 0 || ringer == here()) {
+        return;
+    }
+    const int64_t until = now_ns() + spin;
+    do {
+        for (int i = 0; i < LOOKS_PER_GLANCE; i++) {
+            if (is_rung(bell) || atomic_load(&bell->count) != seen) {
+                return;
+            }
+            pause_processor();
+        }
+    } while (now_ns() < until);
+}
+
+int
+bell_sleep(struct bell *bell, uint32_t who, int64_t deadline, int64_t spin, uint32_t *seen)
+{
+    /* Awake until it has looked for long enough: so nobody rings in vain, or calls the kernel. */
+    const uint32_t awake = who == BELL_SEAT ? BELL_AWAKE : 0;
+    const uint32_t was = atomic_fetch_or(&bell->state, awake) & awake;
+    spin_for(bell, spin, *seen);
+    const int64_t latest = now_ns() + LONGEST_SLEEP_NS;
+    const int64_t until = deadline < latest ? deadline : latest;
+    const struct timespec at = timespec_of(until);
+    int found = 0;
+
+    atomic_fetch_or(&bell->state, who);
+    atomic_fetch_and(&bell->state, ~awake);
+    if (!is_rung(bell) &&
+        syscall(SYS_futex, &bell->count, FUTEX_WAIT_BITSET, *seen, &at, NULL, who) < 0) {
+        found = errno == EAGAIN ? 0 : errno;
+    }
+    atomic_fetch_or(&bell->state, was);
+    atomic_fetch_and(&bell->state, ~who);
+    *seen = atomic_load(&bell->count);
+    return found;
+}
+
+void
+bell_sit(struct bell *bell)
+{
+    atomic_fetch_or(&bell->state, BELL_AWAKE);
+}
+
+bool
+bell_stand(struct bell *bell)
+{
+    atomic_fetch_and(&bell->state, ~(uint32_t)BELL_AWAKE);
+    return is_rung(bell);
+}
+
+static bool
+take_bits(struct bell *bell, uint64_t lines[BELL_WORDS])
+{
+    bool any = false;
+    for (unsigned i = 0; i < BELL_WORDS; i++) {
+        lines[i] = atomic_load(&bell->rung[i]) == 0 ? 0 : atomic_exchange(&bell->rung[i], 0);
+        any = any || lines[i] != 0;
+    }
+    return any;
+}
+
+bool
+bell_take(struct bell *bell, uint64_t lines[BELL_WORDS])
+{
+    atomic_fetch_or(&bell->state, BELL_DRAINING);
+    if (take_bits(bell, lines)) {
+        return true;
+    }
+    /* From here on ringers wake again; who has seen the flag just before has set its bit. */
+    atomic_fetch_and(&bell->state, ~(uint32_t)BELL_DRAINING);
+    if (!is_rung(bell)) {
+        return false;
+    }
+    atomic_fetch_or(&bell->state, BELL_DRAINING);
+    if (take_bits(bell, lines)) {
+        return true;
+    }
+    atomic_fetch_and(&bell->state, ~(uint32_t)BELL_DRAINING);
+    return false;
+}
+
+void
+bell_again(struct bell *bell, unsigned line)
+{
+    set_bit(bell, line);
+}

@@ -1,0 +1,63 @@
+/* A bell: what wakes a process to which others write, and tells it which of them did.
+ *
+ * Everybody who writes to a process has its bell mapped, and a number there, its *line*. To ring
+ * is to set the line's bit, to move the count on, and to wake whoever sleeps on the count; it costs
+ * a system call only if somebody sleeps, and no thread is woken while one is at work that will
+ * look again before it stops (DRAINING, AWAKE).
+ *
+ *     ringer:  publish -> bit -> count -> is anybody asleep? -> wake
+ *     sleeper: count -> asleep -> any bit? -> sleep unless the count has moved
+ *
+ * So either the ringer sees the sleeper, or the sleeper sees the bit. Sleepers are of two kinds:
+ * the SEAT is woken rather than the PORTER, who is there when nobody sits.
+ *
+ * A process that has the bell mapped can spoil it for others of its group: it can take their rings
+ * away, or ring without end. Therefore nobody sleeps for ever on it (LONGEST_SLEEP_NS), and bits
+ * are a hint: what is read at a line is checked where it lies.
+ */
+#ifndef LIBOS_IPC_BELL_H
+#define LIBOS_IPC_BELL_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { BELL_LINES = 1024, BELL_WORDS = BELL_LINES / 64 };
+
+/* Who sleeps, as bits of `state`; and who is awake and will look before it sleeps. */
+enum { BELL_SEAT = 1, BELL_PORTER = 2, BELL_DRAINING = 4, BELL_AWAKE = 8 };
+
+/* In shared memory, zeroed to begin with. */
+struct bell {
+    _Alignas(64) _Atomic uint32_t count;
+    _Atomic uint32_t state;
+    _Atomic uint32_t ringer; /* the processor on which it was rung last, counted from 1 */
+    _Alignas(64) _Atomic uint64_t rung[BELL_WORDS];
+};
+
+/* From any process: something has been published at this line. */
+void bell_ring(struct bell *bell, unsigned line);
+
+/* From any thread of the owner: wake the one that sleeps as `who`, though nothing was rung. */
+void bell_nudge(struct bell *bell, uint32_t who);
+
+/* The owner: sleep as `who` until the bell rings or is nudged, at the latest until `deadline`, in
+ * nanoseconds of CLOCK_MONOTONIC. 0, or an errno: ETIMEDOUT, EINTR. Blocks. `seen` is what was seen
+ * of the count: who was nudged since the sleep before does not sleep. One thread per `who`. Looks for
+ * up to `spin` nanoseconds before it sleeps, if who rang last did it on another processor: on the
+ * same one it would only keep that process from ringing again. */
+int bell_sleep(struct bell *bell, uint32_t who, int64_t deadline, int64_t spin, uint32_t *seen);
+
+/* The owner: who has the seat is awake, and will look before it sleeps: until `bell_stand` nobody is
+ * woken, but by `bell_nudge`. True if something was rung that it is to look at. Not for long. */
+void bell_sit(struct bell *bell);
+bool bell_stand(struct bell *bell);
+
+/* The owner: which lines were rung, and forget it. While there are any, nobody is woken; who has
+ * been given some must ask again until there are none. One thread at a time. */
+bool bell_take(struct bell *bell, uint64_t lines[BELL_WORDS]);
+
+/* The owner: a line is to be looked at once more. */
+void bell_again(struct bell *bell, unsigned line);
+
+#endif

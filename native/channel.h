@@ -1,0 +1,59 @@
+/* A channel: bytes from one process to another, through memory that both have mapped.
+ *
+ *     data   …………|#########|……………   `capacity` bytes, a power of two, used round and round
+ *                  ^ read    ^ written
+ *
+ * Two counts that only grow say what is there: what the writer has published and what the reader
+ * has taken. Each is stored by one side alone, after the bytes that it speaks of: whoever dies, or
+ * is stopped, in the middle of a message has published nothing that is not there. Each side keeps
+ * its own count in its own memory too, and believes of the shared one only the other's.
+ *
+ * One thread at a time at either end: the caller sees to it. Nothing here blocks or wakes anybody.
+ */
+#ifndef LIBOS_IPC_CHANNEL_H
+#define LIBOS_IPC_CHANNEL_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* In shared memory, zeroed to begin with. A line of the cache for each: two sides write here. */
+struct channel {
+    _Alignas(64) _Atomic uint64_t written;
+    _Alignas(64) _Atomic uint64_t read;
+    _Alignas(64) _Atomic uint32_t wanting; /* the writer has more than there is room for */
+};
+
+/* What a process knows of its end. */
+struct channel_end {
+    struct channel *shared;
+    unsigned char *data;
+    uint64_t capacity;
+    uint64_t at; /* bytes put, or taken, since the beginning */
+};
+
+/* The writer: bytes that can be put now. 0 also if the reader claims what cannot be. */
+uint64_t channel_room(const struct channel_end *end);
+
+/* The writer: put bytes behind those before; there is room. Nobody sees them yet. */
+void channel_put(struct channel_end *end, const void *bytes, uint64_t count);
+
+/* The writer: what was put is there for the reader. */
+void channel_publish(struct channel_end *end);
+
+/* The writer: ask to be told of room. True if there is some already, and nobody will tell. */
+bool channel_want(struct channel_end *end);
+
+/* The reader: bytes that can be taken. False if the writer claims what cannot be. */
+bool channel_filled(const struct channel_end *end, uint64_t *count);
+
+/* The reader: copy the next bytes out, and go past them; they are there. Or only the one of it. */
+void channel_take(struct channel_end *end, void *to, uint64_t count);
+void channel_peek(const struct channel_end *end, void *to, uint64_t count);
+void channel_skip(struct channel_end *end, uint64_t count);
+
+/* The reader: what was taken makes room. True if the writer is to be told. */
+bool channel_release(struct channel_end *end);
+
+#endif

@@ -1,0 +1,17 @@
+/* The bell of this process, for Python. Contract of what is beneath: bell.h. */
+#ifndef LIBOS_IPC_DOORBELL_H
+#define LIBOS_IPC_DOORBELL_H
+
+#include "native.h"
+
+#include "bell.h"
+
+/* The bell of a Doorbell; NULL with TypeError if it is none. */
+struct bell *doorbell_bell(PyObject *object);
+
+/* Sleep on the bell of a Doorbell, as `bell_sleep` does. Needs no interpreter lock. */
+int doorbell_sleep(PyObject *object, uint32_t who, int64_t deadline);
+
+int doorbell_setup(PyObject *module);
+
+#endif

@@ -1,0 +1,321 @@
+#include "exchange.h"
+
+#include "arguments.h"
+#include "calls.h"
+#include "doorbell.h"
+#include "exchange_parts.h"
+#include "lane.h"
+
+#include <structmember.h>
+
+static int
+exchange_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    const struct exchange *exchange = exchange_of(self);
+
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(exchange->doorbell);
+    Py_VISIT(exchange->requests);
+    Py_VISIT(exchange->message);
+    Py_VISIT(exchange->outgoing);
+    Py_VISIT(exchange->left);
+    Py_VISIT(exchange->news);
+    const struct python_lock *locks[] = {&exchange->lock, &exchange->rounds, &exchange->seat};
+    for (size_t i = 0; i < sizeof locks / sizeof *locks; i++) {
+        const int stop = python_lock_traverse(locks[i], visit, arg);
+        if (stop != 0) {
+            return stop;
+        }
+    }
+    for (unsigned line = 0; line < BELL_LINES; line++) {
+        const struct station *station = exchange->stations.by_line[line];
+        if (station != NULL) {
+            Py_VISIT(station->lane);
+            Py_VISIT(station->ledger);
+        }
+    }
+    return 0;
+}
+
+static void
+drop_station(struct exchange *exchange, struct station *station)
+{
+    PyObject *dropped[2];
+
+    stations_remove(&exchange->stations, station, dropped);
+    Py_DECREF(dropped[0]);
+    Py_DECREF(dropped[1]);
+}
+
+static void
+drop_stations(struct exchange *exchange)
+{
+    for (unsigned line = 0; line < BELL_LINES; line++) {
+        if (exchange->stations.by_line[line] != NULL) {
+            drop_station(exchange, exchange->stations.by_line[line]);
+        }
+    }
+}
+
+static int
+exchange_clear(PyObject *self)
+{
+    struct exchange *exchange = exchange_of(self);
+
+    exchange->closed = true;
+    drop_stations(exchange);
+    Py_CLEAR(exchange->doorbell);
+    Py_CLEAR(exchange->requests);
+    python_lock_clear(&exchange->lock);
+    python_lock_clear(&exchange->rounds);
+    python_lock_clear(&exchange->seat);
+    Py_CLEAR(exchange->message);
+    Py_CLEAR(exchange->outgoing);
+    Py_CLEAR(exchange->left);
+    Py_CLEAR(exchange->news);
+    return 0;
+}
+
+static void
+exchange_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+
+    PyObject_GC_UnTrack(self);
+    exchange_clear(self);
+    stations_free(&exchange_of(self)->stations);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static bool
+is_tuple_type(PyObject *type)
+{
+    return PyType_IsSubtype((PyTypeObject *)type, &PyTuple_Type);
+}
+
+static PyObject *
+exchange_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"doorbell", "requests",    "lock",        "rounds",    "seat", "message",
+                            "outgoing", "max_message", "send_buffer", "ack_every", NULL};
+    PyObject *doorbell, *requests, *lock, *rounds, *seat, *message, *outgoing;
+    unsigned long long max_message, send_buffer, ack_every;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOO!O!KKK:Exchange", names, &doorbell,
+                                     &requests, &lock, &rounds, &seat, &PyType_Type, &message,
+                                     &PyType_Type, &outgoing, &max_message, &send_buffer,
+                                     &ack_every) ||
+        doorbell_bell(doorbell) == NULL || outstanding_table(requests) == NULL) {
+        return NULL;
+    }
+    if (!is_tuple_type(message) || !is_tuple_type(outgoing)) {
+        PyErr_SetString(PyExc_TypeError, "messages must be kinds of tuples");
+        return NULL;
+    }
+    PyObject *left = PyList_New(0);
+    PyObject *news = PyList_New(0);
+    PyObject *self = left == NULL || news == NULL ? NULL : type->tp_alloc(type, 0);
+    if (self == NULL) {
+        Py_XDECREF(left);
+        Py_XDECREF(news);
+        return NULL;
+    }
+    struct exchange *exchange = exchange_of(self);
+    exchange->doorbell = Py_NewRef(doorbell);
+    exchange->requests = Py_NewRef(requests);
+    exchange->message = Py_NewRef(message);
+    exchange->outgoing = Py_NewRef(outgoing);
+    exchange->left = left;
+    exchange->news = news;
+    exchange->max_message = max_message;
+    exchange->send_buffer = send_buffer;
+    exchange->ack_every = ack_every;
+    if (python_lock_bind(&exchange->lock, lock) < 0 ||
+        python_lock_bind(&exchange->rounds, rounds) < 0 ||
+        python_lock_bind(&exchange->seat, seat) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return self;
+}
+
+/* ---- coming and going; under the session's lock */
+
+PyDoc_STRVAR(connect_doc, "connect($self, peer, line, lane, ledger, /)\n--\n\n"
+                          "This peer has this line of the bell. Nothing when closed.");
+
+static PyObject *
+exchange_connect(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct exchange *exchange = exchange_of(self);
+    uint64_t peer;
+    uint64_t line;
+
+    if (require_count("connect", nargs, 4) < 0 ||
+        as_unsigned(args[0], "peer", UINT32_MAX, &peer) < 0 ||
+        as_unsigned(args[1], "line", BELL_LINES - 1, &line) < 0) {
+        return NULL;
+    }
+    const struct native_state *state = PyType_GetModuleState(Py_TYPE(self));
+    if (!lane_check(args[2]) || !PyObject_TypeCheck(args[3], (PyTypeObject *)state->ledger)) {
+        PyErr_SetString(PyExc_TypeError, "connect() takes a Lane and a Ledger");
+        return NULL;
+    }
+    if (exchange->closed) {
+        Py_RETURN_NONE;
+    }
+    if (stations_find(&exchange->stations, peer) != NULL || exchange->stations.by_line[line] != NULL) {
+        PyErr_SetString(PyExc_ValueError, "the peer is connected, or the line is in use");
+        return NULL;
+    }
+    if (stations_add(&exchange->stations, peer, (unsigned)line, args[2], args[3]) == NULL) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* The station that an argument names: NULL without an exception if there is none. */
+static struct station *
+station_of(struct exchange *exchange, PyObject *argument)
+{
+    uint64_t peer;
+
+    if (as_unsigned(argument, "peer", UINT32_MAX, &peer) < 0) {
+        return NULL;
+    }
+    return stations_find(&exchange->stations, peer);
+}
+
+static PyObject *
+set_direction(PyObject *self, PyObject *argument, bool writes)
+{
+    struct station *station = station_of(exchange_of(self), argument);
+
+    if (station == NULL) {
+        if (!PyErr_Occurred() && !exchange_of(self)->closed) {
+            PyErr_SetString(PyExc_ValueError, "the peer is not connected");
+        }
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    }
+    *(writes ? &station->writes : &station->reads) = true;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(write_doc, "write($self, peer, /)\n--\n\n"
+                        "What is sent to this peer goes by its lane from now on.");
+
+static PyObject *
+exchange_write(PyObject *self, PyObject *argument)
+{
+    return set_direction(self, argument, true);
+}
+
+PyDoc_STRVAR(read_from_doc, "read_from($self, peer, /)\n--\n\n"
+                            "What this peer has written is read from now on.");
+
+static PyObject *
+exchange_read_from(PyObject *self, PyObject *argument)
+{
+    return set_direction(self, argument, false);
+}
+
+PyDoc_STRVAR(disconnect_doc, "disconnect($self, peer, /)\n--\n\n"
+                             "Forget this peer, if it is connected.");
+
+static PyObject *
+exchange_disconnect(PyObject *self, PyObject *argument)
+{
+    struct station *station = station_of(exchange_of(self), argument);
+
+    if (station != NULL) {
+        drop_station(exchange_of(self), station);
+    } else if (PyErr_Occurred()) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
+                        "Nothing is sent this way any more, and what is read is for Python.");
+
+static PyObject *
+exchange_close(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    exchange_of(self)->closed = true;
+    drop_stations(exchange_of(self));
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(send_doc, "send($self, peer, code, seq, payload, /)\n--\n\n"
+                       "Send a message to this peer. False if it has to be sent the long way.");
+
+PyDoc_STRVAR(read_doc,
+             "read($self, /)\n--\n\n"
+             "What was rung, read once: (messages of the program, lines at which there is something "
+             "else, peers that have everything or are to be told what we have), or None when "
+             "nothing was rung. While it gives something nobody is woken. In a round.");
+
+PyDoc_STRVAR(call_doc,
+             "call($self, peer, code, payload, ticket, deadline, /)\n--\n\n"
+             "Send a request to this peer and wait for its answer, until `deadline` (of "
+             "time.monotonic(), or None). True when the ticket is settled; False when it is not, "
+             "because it is too late or the seat cannot be had; None if the request has to be "
+             "sent the long way. Signals are handled. Blocks.");
+
+static PyMethodDef exchange_methods[] = {
+    {"connect", NATIVE_METHOD(exchange_connect), METH_FASTCALL, connect_doc},
+    {"write", exchange_write, METH_O, write_doc},
+    {"read_from", exchange_read_from, METH_O, read_from_doc},
+    {"disconnect", exchange_disconnect, METH_O, disconnect_doc},
+    {"close", exchange_close, METH_NOARGS, close_doc},
+    {"send", NATIVE_METHOD(exchange_send), METH_FASTCALL, send_doc},
+    {"read", exchange_read, METH_NOARGS, read_doc},
+    {"call", NATIVE_METHOD(exchange_call), METH_FASTCALL, call_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef exchange_members[] = {
+    {"waiting", T_BOOL, offsetof(struct exchange, waiting), READONLY,
+     "Whether a thread waits in `call`, on the seat."},
+    {"halted", T_BOOL, offsetof(struct exchange, halted), 0,
+     "Whether nobody is to take the seat, or to stay on it; who does is to be nudged."},
+    {"watched", T_BOOL, offsetof(struct exchange, watched), 0,
+     "Whether `read` is to tell which peers have everything."},
+    {NULL, 0, 0, 0, NULL},
+};
+
+PyDoc_STRVAR(exchange_doc,
+             "Exchange(doorbell, requests, lock, rounds, seat, message, outgoing, max_message, "
+             "send_buffer, ack_every)\n--\n\n"
+             "The way of a message by a lane, without Python.");
+
+static PyType_Slot exchange_slots[] = {
+    {Py_tp_doc, (void *)exchange_doc},
+    {Py_tp_new, exchange_new},
+    {Py_tp_dealloc, exchange_dealloc},
+    {Py_tp_traverse, exchange_traverse},
+    {Py_tp_clear, exchange_clear},
+    {Py_tp_methods, exchange_methods},
+    {Py_tp_members, exchange_members},
+    {0, NULL},
+};
+
+static PyType_Spec exchange_spec = {
+    .name = "libos_ipc._native.Exchange",
+    .basicsize = sizeof(struct exchange),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = exchange_slots,
+};
+
+int
+exchange_setup(PyObject *module)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, &exchange_spec, NULL);
+    if (type == NULL) {
+        return -1;
+    }
+    const int added = PyModule_AddType(module, (PyTypeObject *)type);
+    Py_DECREF(type);
+    return added;
+}

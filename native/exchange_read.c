@@ -1,0 +1,237 @@
+#include "exchange_parts.h"
+
+#include "calls.h"
+#include "clock.h"
+#include "doorbell.h"
+#include "lane.h"
+#include "ledger.h"
+#include "ticket.h"
+
+/* The ticket that an answer of this peer settles, if it can be settled here; borrowed. Only who has
+ * sent a request by the exchange can do with a payload that nobody has decoded. */
+static PyObject *
+ticket_for(const struct exchange *exchange, const struct station *station, uint64_t seq)
+{
+    const struct request *request = requests_find(outstanding_table(exchange->requests), seq);
+
+    if (request == NULL || request->peer->node.key != station->node.key ||
+        !PyTuple_CheckExact(request->ticket) || PyTuple_GET_SIZE(request->ticket) != 2) {
+        return NULL;
+    }
+    PyObject *ticket = PyTuple_GET_ITEM(request->ticket, 1);
+    const bool fits = ticket_check(ticket) && ticket_number(ticket) == seq;
+    return fits && !ticket_is_settled(ticket) ? ticket : NULL;
+}
+
+static int
+note_line(PyObject *list, uint64_t number)
+{
+    PyObject *value = PyLong_FromUnsignedLongLong(number);
+    const int added = value == NULL ? -1 : PyList_Append(list, value);
+    Py_XDECREF(value);
+    return added;
+}
+
+/* Whether a message can be dealt with here. */
+static bool
+is_ours(const struct exchange *exchange, const struct station *station,
+        const struct envelope *envelope, const struct header *header, const struct found *found)
+{
+    const bool known = header->code == RESP ? ticket_for(exchange, station, header->seq) != NULL
+                                            : header->code >= FIRST_USER_CODE &&
+                                                  found->messages != NULL;
+    return known && ledger_is_next(station->ledger, envelope->number, envelope->acked);
+}
+
+/* Hands a message of the program out. Takes the payload over. */
+static int
+hand_out(const struct exchange *exchange, uint64_t peer, const struct header *header,
+         PyObject *payload, PyObject *messages)
+{
+    PyObject *fields = Py_BuildValue("KiKN", (unsigned long long)peer, (int)header->code,
+                                     (unsigned long long)header->seq, payload);
+    PyObject *message = exchange_tuple(exchange->message, fields);
+    const int added = message == NULL ? -1 : PyList_Append(messages, message);
+
+    Py_XDECREF(message);
+    return added;
+}
+
+/* Settles the ticket of a request that is there. Takes the payload over. */
+static void
+settle(const struct exchange *exchange, uint64_t seq, PyObject *payload)
+{
+    struct requests *table = outstanding_table(exchange->requests);
+    PyObject *entry = requests_remove(table, requests_find(table, seq));
+
+    ticket_settle(PyTuple_GET_ITEM(entry, 1), payload);
+    Py_DECREF(entry);
+}
+
+/* Enters what a message says of the link. */
+static int
+count(struct exchange *exchange, uint64_t peer, PyObject *ledger, const struct envelope *envelope,
+      uint64_t size)
+{
+    const double now = (double)now_ns() / NS_PER_S;
+    const int found = ledger_receive(ledger, envelope->number, envelope->acked, size, now);
+
+    const bool drained = found >= 0 && (found & DRAINED) != 0 && exchange->watched;
+    const bool news = drained || ledger_ack_due(ledger, exchange->ack_every);
+    return found < 0 ? -1 : news ? note_line(exchange->news, peer) : 0;
+}
+
+/* Reads the next message of a station. 1, 0 if there is none, 2 if it is for Python, -1. */
+static int
+read_one(struct exchange *exchange, const struct station *station, const struct found *found)
+{
+    const uint64_t peer = station->node.key;
+    struct lane *lane = lane_of(station->lane);
+    struct envelope envelope;
+    struct header header;
+
+    const enum lane_found there = lane_peek(lane, exchange->max_message, &envelope, &header);
+    if (there != LANE_WHOLE) {
+        return there == LANE_EMPTY ? 0 : 2;
+    }
+    if (!is_ours(exchange, station, &envelope, &header, found)) {
+        return 2;
+    }
+    PyObject *payload = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(header.size - HEADER_SIZE));
+    if (payload == NULL) {
+        return -1;
+    }
+    lane_take(lane, &header, PyBytes_AS_STRING(payload));
+    /* From here on Python code may run, and the station be gone. */
+    PyObject *ledger = Py_NewRef(station->ledger);
+    int result = 0;
+    if (header.code == RESP) {
+        settle(exchange, header.seq, payload);
+    } else {
+        result = hand_out(exchange, peer, &header, payload, found->messages);
+    }
+    if (count(exchange, peer, ledger, &envelope, header.code == RESP ? 0 : header.size) < 0) {
+        result = -1;
+    }
+    Py_DECREF(ledger);
+    return result < 0 ? -1 : 1;
+}
+
+/* Has Python look at this line: at once, or, if that cannot be, as soon as it is woken. */
+static int
+leave_line(struct exchange *exchange, unsigned line, const struct found *found)
+{
+    struct station *station = exchange->stations.by_line[line];
+
+    if (found->messages != NULL) {
+        return note_line(found->lines, line);
+    }
+    if (station == NULL || !station->left) {
+        if (note_line(exchange->left, line) < 0) {
+            return -1;
+        }
+        if (station != NULL) {
+            station->left = true;
+        }
+    }
+    return 0;
+}
+
+static int
+read_line(struct exchange *exchange, unsigned line, const struct found *found)
+{
+    struct station *station = exchange->stations.by_line[line];
+
+    if (station != NULL) {
+        PyObject *lane = Py_NewRef(station->lane); /* dropping what was sent may run Python code */
+        lane_flush(lane_of(lane));
+        Py_DECREF(lane);
+    }
+    for (unsigned i = 0; i < MOST_AT_ONCE; i++) {
+        int result = 2; /* nobody that we know: for Python to look */
+        station = exchange->stations.by_line[line];
+        if (station != NULL) {
+            const bool reads = station->reads && (found->messages != NULL || !station->left);
+            result = reads ? read_one(exchange, station, found) : 0;
+        }
+        if (result == 2) {
+            return leave_line(exchange, line, found);
+        }
+        if (result <= 0) {
+            return result;
+        }
+    }
+    bell_again(doorbell_bell(exchange->doorbell), line);
+    return 0;
+}
+
+int
+exchange_read_rung(struct exchange *exchange, const struct found *found)
+{
+    uint64_t lines[BELL_WORDS];
+    int result = 1;
+
+    if (!bell_take(doorbell_bell(exchange->doorbell), lines)) {
+        return 0;
+    }
+    for (unsigned line = 0; line < BELL_LINES; line++) {
+        if (lines[line / 64] == 0) {
+            line |= 63;
+        } else if ((lines[line / 64] >> line % 64 & 1) != 0 &&
+                   read_line(exchange, line, found) < 0) {
+            bell_again(doorbell_bell(exchange->doorbell), line);
+            result = -1;
+        }
+    }
+    return result;
+}
+
+/* Adds the lines that waiting threads have left. */
+static int
+take_left(struct exchange *exchange, PyObject *lines)
+{
+    PyObject *left = exchange->left;
+    PyObject *fresh = PyList_New(0);
+
+    if (fresh == NULL) {
+        return -1;
+    }
+    exchange->left = fresh;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(left); i++) {
+        const unsigned long line = PyLong_AsUnsignedLong(PyList_GET_ITEM(left, i));
+        struct station *station = exchange->stations.by_line[line % BELL_LINES];
+        if (station != NULL) {
+            station->left = false;
+        }
+    }
+    const int added = PyList_SetSlice(lines, PY_SSIZE_T_MAX, PY_SSIZE_T_MAX, left);
+    Py_DECREF(left);
+    return added;
+}
+
+PyObject *
+exchange_read(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    struct exchange *exchange = exchange_of(self);
+    const struct found found = {PyList_New(0), PyList_New(0)};
+    PyObject *fresh = PyList_New(0);
+    PyObject *result = NULL;
+
+    if (found.messages != NULL && found.lines != NULL && fresh != NULL) {
+        const int read = exchange_read_rung(exchange, &found);
+        if (read >= 0 && take_left(exchange, found.lines) == 0) {
+            if (read == 0 && PyList_GET_SIZE(found.lines) + PyList_GET_SIZE(exchange->news) == 0) {
+                result = Py_NewRef(Py_None);
+            } else {
+                result = PyTuple_Pack(3, found.messages, found.lines, exchange->news);
+                PyObject *told = exchange->news;
+                exchange->news = fresh;
+                fresh = told;
+            }
+        }
+    }
+    Py_XDECREF(fresh);
+    Py_XDECREF(found.messages);
+    Py_XDECREF(found.lines);
+    return result;
+}

@@ -1,0 +1,41 @@
+/* The lane to one other process, for Python: messages both ways through one piece of memory.
+ *
+ *     channel first -> second | channel second -> first | data of the one | data of the other
+ *
+ * A message is what it is over any transport: envelope, header, payload. One that is larger than
+ * the room there is goes in pieces, as the reader makes room; what has not gone yet waits in our
+ * own memory, in order.
+ */
+#ifndef LIBOS_IPC_LANE_H
+#define LIBOS_IPC_LANE_H
+
+#include "codec.h"
+
+/* An object that is a lane. Not for others. */
+struct lane;
+bool lane_check(PyObject *object);
+struct lane *lane_of(PyObject *object);
+
+/* Sends a message, if nothing waits before it and there is room for all of it. Rings the bell.
+ * The size in the header is filled in. Runs no Python code. */
+bool lane_post(struct lane *lane, const struct envelope *envelope, struct header *header,
+               const Py_buffer *payload);
+
+/* Whether a message with a payload of so many bytes can be posted now. */
+bool lane_fits(const struct lane *lane, Py_ssize_t size);
+
+/* What there is to read: nothing; a whole message, whose beginning this is, and which stays
+ * there; or something that only `receive` can deal with. */
+enum lane_found { LANE_EMPTY, LANE_WHOLE, LANE_OTHER };
+enum lane_found lane_peek(struct lane *lane, uint64_t max_message, struct envelope *envelope,
+                          struct header *header);
+
+/* Takes the message that was found whole: its payload is copied to `payload`, which has room. */
+void lane_take(struct lane *lane, const struct header *header, void *payload);
+
+/* Sends what waits for room, as far as there is some. */
+void lane_flush(struct lane *lane);
+
+int lane_setup(PyObject *module);
+
+#endif

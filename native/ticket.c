@@ -1,0 +1,262 @@
+#define _GNU_SOURCE /* syscall */
+
+#include "ticket.h"
+
+#include "arguments.h"
+#include "clock.h"
+#include "thread_number.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <stdatomic.h>
+#include <structmember.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { PENDING = 0, RESOLVED = 1, FAILED = 2 };
+
+struct ticket {
+    PyObject_HEAD
+    _Atomic uint32_t state; /* changes under the interpreter lock alone */
+    unsigned long long number;
+    PyObject *value; /* the answer, or the error; NULL while pending */
+};
+
+static struct ticket *
+ticket_of(PyObject *self)
+{
+    return (struct ticket *)self;
+}
+
+static PyObject *
+ticket_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    char *names[] = {NULL};
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, ":Ticket", names)) {
+        return NULL;
+    }
+    return type->tp_alloc(type, 0);
+}
+
+static int
+ticket_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(ticket_of(self)->value);
+    return 0;
+}
+
+static int
+ticket_clear(PyObject *self)
+{
+    Py_CLEAR(ticket_of(self)->value);
+    return 0;
+}
+
+static void
+ticket_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+
+    PyObject_GC_UnTrack(self);
+    ticket_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* The type is not subclassable, and known by what ends it. */
+bool
+ticket_check(PyObject *object)
+{
+    return Py_TYPE(object)->tp_dealloc == ticket_dealloc;
+}
+
+bool
+ticket_is_settled(PyObject *ticket)
+{
+    return atomic_load(&ticket_of(ticket)->state) != PENDING;
+}
+
+static void
+settle(struct ticket *ticket, PyObject *value, uint32_t state)
+{
+    ticket->value = value;
+    atomic_store(&ticket->state, state);
+    syscall(SYS_futex, &ticket->state, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+void
+ticket_settle(PyObject *ticket, PyObject *payload)
+{
+    settle(ticket_of(ticket), payload, RESOLVED);
+}
+
+void
+ticket_set_number(PyObject *ticket, uint64_t number)
+{
+    ticket_of(ticket)->number = number;
+}
+
+uint64_t
+ticket_number(PyObject *ticket)
+{
+    return ticket_of(ticket)->number;
+}
+
+static PyObject *
+settle_once(PyObject *self, PyObject *value, uint32_t state)
+{
+    if (ticket_is_settled(self)) {
+        PyErr_SetString(PyExc_RuntimeError, "the ticket is settled already");
+        return NULL;
+    }
+    settle(ticket_of(self), Py_NewRef(value), state);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(resolve_doc, "resolve($self, payload, /)\n--\n\nThe answer has come.");
+
+static PyObject *
+ticket_resolve(PyObject *self, PyObject *payload)
+{
+    return settle_once(self, payload, RESOLVED);
+}
+
+PyDoc_STRVAR(fail_doc, "fail($self, error, /)\n--\n\nNo answer will come, but this error.");
+
+static PyObject *
+ticket_fail(PyObject *self, PyObject *error)
+{
+    if (!PyExceptionInstance_Check(error)) {
+        PyErr_SetString(PyExc_TypeError, "a ticket fails with an exception");
+        return NULL;
+    }
+    return settle_once(self, error, FAILED);
+}
+
+PyDoc_STRVAR(settled_doc, "settled($self, /)\n--\n\nWhether there is a result.");
+
+static PyObject *
+ticket_settled(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(ticket_is_settled(self));
+}
+
+PyDoc_STRVAR(succeeded_doc, "succeeded($self, /)\n--\n\n"
+                            "Whether the result is no error. Only when settled.");
+
+static PyObject *
+ticket_succeeded(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(atomic_load(&ticket_of(self)->state) == RESOLVED);
+}
+
+/* Sleeps until the ticket is settled, or something else happened: 0 or an errno. */
+static int
+sleep_until(struct ticket *ticket, int64_t deadline)
+{
+    const struct timespec at = timespec_of(deadline);
+    const long slept = syscall(SYS_futex, &ticket->state, FUTEX_WAIT_BITSET_PRIVATE, PENDING, &at,
+                               NULL, FUTEX_BITSET_MATCH_ANY);
+    return slept < 0 ? errno : 0;
+}
+
+PyDoc_STRVAR(wait_doc,
+             "wait($self, timeout, /)\n--\n\n"
+             "Wait until settled; False when `timeout` seconds pass first. Signals are handled.");
+
+static PyObject *
+ticket_wait(PyObject *self, PyObject *timeout)
+{
+    struct ticket *ticket = ticket_of(self);
+    int64_t deadline = INT64_MAX;
+    double seconds;
+
+    if (timeout != Py_None) {
+        if (as_seconds(timeout, &seconds) < 0) {
+            return NULL;
+        }
+        deadline = after_seconds(seconds);
+    }
+    while (!ticket_is_settled(self)) {
+        int found;
+        Py_BEGIN_ALLOW_THREADS
+        found = sleep_until(ticket, until_next_look(deadline));
+        Py_END_ALLOW_THREADS
+        if ((found == EINTR || found == ETIMEDOUT) && PyErr_CheckSignals() < 0) {
+            return NULL;
+        }
+        if (found == ETIMEDOUT && now_ns() >= deadline) {
+            return PyBool_FromLong(ticket_is_settled(self));
+        }
+    }
+    Py_RETURN_TRUE;
+}
+
+PyDoc_STRVAR(result_doc, "result($self, /)\n--\n\n"
+                         "The answer, or the error raised. Only when settled.");
+
+static PyObject *
+ticket_result(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    const struct ticket *ticket = ticket_of(self);
+
+    if (ticket->value == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the ticket is not settled");
+        return NULL;
+    }
+    if (atomic_load(&ticket->state) == FAILED) {
+        PyErr_SetObject((PyObject *)Py_TYPE(ticket->value), ticket->value);
+        return NULL;
+    }
+    return Py_NewRef(ticket->value);
+}
+
+static PyMethodDef ticket_methods[] = {
+    {"resolve", ticket_resolve, METH_O, resolve_doc},
+    {"fail", ticket_fail, METH_O, fail_doc},
+    {"settled", ticket_settled, METH_NOARGS, settled_doc},
+    {"succeeded", ticket_succeeded, METH_NOARGS, succeeded_doc},
+    {"wait", ticket_wait, METH_O, wait_doc},
+    {"result", ticket_result, METH_NOARGS, result_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef ticket_members[] = {
+    {"number", T_ULONGLONG, offsetof(struct ticket, number), READONLY,
+     "The number of its request, where the exchange has given it; 0 before."},
+    {NULL, 0, 0, 0, NULL},
+};
+
+PyDoc_STRVAR(ticket_doc, "Ticket()\n--\n\nA request that a thread waits for.");
+
+static PyType_Slot ticket_slots[] = {
+    {Py_tp_doc, (void *)ticket_doc},
+    {Py_tp_new, ticket_new},
+    {Py_tp_dealloc, ticket_dealloc},
+    {Py_tp_traverse, ticket_traverse},
+    {Py_tp_clear, ticket_clear},
+    {Py_tp_methods, ticket_methods},
+    {Py_tp_members, ticket_members},
+    {0, NULL},
+};
+
+static PyType_Spec ticket_spec = {
+    .name = "libos_ipc._native.Ticket",
+    .basicsize = sizeof(struct ticket),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = ticket_slots,
+};
+
+int
+ticket_setup(PyObject *module)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, &ticket_spec, NULL);
+    if (type == NULL) {
+        return -1;
+    }
+    const int added = PyModule_AddType(module, (PyTypeObject *)type);
+    Py_DECREF(type);
+    return added;
+}

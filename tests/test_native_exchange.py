@@ -1,0 +1,468 @@
+"""Messages by a lane without Python: what is dealt with there, what is left, and who is woken."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+import pytest
+from processes import poll
+
+from libos_ipc._native import (
+    PORTER,
+    SEAT,
+    Doorbell,
+    Exchange,
+    Lane,
+    Ledger,
+    Outstanding,
+    Shared,
+    Ticket,
+)
+from libos_ipc.core.codes import Code
+from libos_ipc.core.vocabulary import Message, Outgoing
+from libos_ipc.errors import PeerDied
+
+USER = 70
+ROOM = 4096
+SEND_BUFFER = 10**6
+MOST = 10**6
+EVERY = 8
+
+
+def memory(size: int) -> Shared:
+    fd = os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        return Shared(fd, size)
+    finally:
+        os.close(fd)
+
+
+class Side:
+    """One process's half, all in this one."""
+
+    def __init__(self, vmid: int, shared: Shared, *, first: bool) -> None:
+        self.vmid = vmid
+        self.lane = Lane(shared, first)
+        self.ledger = Ledger()
+        self.requests = Outstanding()
+        self.bell_memory = memory(4096)
+        self.bell = Doorbell(self.bell_memory)
+        self.lock, self.rounds, self.seat = (threading.Lock() for _ in range(3))
+        self.exchange = Exchange(
+            self.bell,
+            self.requests,
+            self.lock,
+            self.rounds,
+            self.seat,
+            Message,
+            Outgoing,
+            MOST,
+            SEND_BUFFER,
+            EVERY,
+        )
+
+    def meet(self, other: Side) -> None:
+        self.lane.reach(other.bell_memory, self.vmid)
+        self.exchange.connect(other.vmid, other.vmid, self.lane, self.ledger)
+        self.exchange.read_from(other.vmid)
+        self.exchange.write(other.vmid)
+
+    def read(self) -> list[Message]:
+        """All messages of the program that are there."""
+        found: list[Message] = []
+        with self.rounds:
+            while (rung := self.exchange.read()) is not None:
+                assert rung[1] == []
+                found += rung[0]
+        return found
+
+    def state(self) -> int:
+        """Who sleeps on the bell."""
+        return memoryview(self.bell_memory).cast("I")[1]
+
+
+@pytest.fixture
+def sides() -> tuple[Side, Side]:
+    shared = memory(4096 + 2 * ROOM)
+    one, other = Side(2, shared, first=True), Side(3, shared, first=False)
+    one.meet(other)
+    other.meet(one)
+    return one, other
+
+
+class Answering:
+    """A thread that answers every request of `one` with its payload twice."""
+
+    def __init__(self, side: Side, to: int, code: int = Code.RESP) -> None:
+        self._side, self._to, self._code = side, to, code
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self._stopping = True
+        self._side.bell.nudge(PORTER)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._side.bell.sleep(PORTER, None)
+            for message in self._side.read():
+                twice = message.payload * 2
+                assert self._side.exchange.send(self._to, self._code, message.seq, twice)
+
+
+def test_a_request_is_answered(sides: tuple[Side, Side]) -> None:
+    one, other = sides
+    with Answering(other, 2):
+        for number in range(1, 2000):
+            ticket = Ticket()
+            assert one.exchange.call(3, USER, b"%d" % number, ticket, None) is True
+            assert ticket.settled()
+            assert ticket.number == number
+            assert ticket.result() == b"%d" % number * 2
+    assert len(one.requests) == 0
+    assert (one.ledger.sent, one.ledger.delivered) == (1999, 1999)
+    assert one.ledger.kept == []
+    assert not one.exchange.waiting
+    assert not one.seat.locked()
+    assert not one.rounds.locked()
+
+
+def test_what_is_kept_of_a_request_could_be_sent_again(sides: tuple[Side, Side]) -> None:
+    one, _ = sides
+    before = time.monotonic()
+    assert one.exchange.call(3, USER, b"body", Ticket(), before + 0.01) is False
+    assert time.monotonic() >= before + 0.01
+    assert one.exchange.send(3, 200, 0, memoryview(b"more"))
+    (first, asked), (second, said) = one.ledger.kept
+    assert (first, second) == (1, 2)
+    assert asked == Outgoing(USER, 1, b"body")
+    assert type(asked) is Outgoing
+    assert (said.code, said.seq, bytes(said.body), said.of) == (200, 0, b"more", 0)
+    assert one.requests.peer_of(1) == 3
+    assert one.ledger.sent_bytes == 17 + 4 + 17 + 4
+
+
+def test_messages_of_the_program_are_handed_out(sides: tuple[Side, Side]) -> None:
+    one, other = sides
+    for number in range(20):
+        assert one.exchange.send(3, USER + number, number, b"x" * number)
+    found = other.read()
+    assert found == [Message(2, USER + n, n, b"x" * n) for n in range(20)]
+    assert {type(message) for message in found} == {Message}
+    assert (other.ledger.delivered, other.ledger.received_bytes) == (20, 20 * 17 + 190)
+
+
+def test_news_of_what_has_arrived_for_those_who_want_it(sides: tuple[Side, Side]) -> None:
+    one, other = sides
+    for _ in range(EVERY):
+        one.exchange.send(3, USER, 0, b"")
+    with other.rounds:
+        rung = other.exchange.read()
+    assert rung is not None
+    assert rung[2] == [2], "so many have not been acknowledged"
+    assert other.exchange.read() is None
+    other.exchange.send(2, USER, 0, b"")
+    one.read()
+    assert one.exchange.read() is None, "nobody asked"
+    one.exchange.watched = True
+    one.exchange.send(3, USER, 0, b"")
+    other.read()
+    other.exchange.send(2, USER, 0, b"")
+    rung = one.exchange.read()
+    assert rung is not None
+    assert rung[2] == [3]
+
+
+@pytest.mark.parametrize(
+    ("number", "acked", "code", "seq"),
+    [(1, 0, Code.PROBE, 0), (2, 0, USER, 0), (0, 0, USER, 0), (1, 1, USER, 0), (1, 0, 0, 77)],
+    ids=["library's", "early", "unnumbered", "absurd", "answer to nothing"],
+)
+def test_what_is_more_than_that_is_left_where_it_is(
+    sides: tuple[Side, Side], number: int, acked: int, code: int, seq: int
+) -> None:
+    one, other = sides
+    one.lane.send(number, acked, code, seq, b"payload")
+    with other.rounds:
+        rung = other.exchange.read()
+    assert rung == ([], [2], [])
+    assert other.lane.receive(MOST) == (number, acked, code, seq, b"payload")
+    assert other.ledger.delivered == 0
+
+
+def test_an_answer_that_somebody_else_decodes_is_left(sides: tuple[Side, Side]) -> None:
+    one, other = sides
+    seq = one.requests.add(3, (Code.GET_ID_OWNER, Ticket()))
+    other.exchange.send(2, Code.RESP, seq, b"1234")
+    assert one.exchange.read() == ([], [3], [])
+    foreign = one.requests.add(9, (USER, Ticket()))
+    one.lane.receive(MOST)
+    other.exchange.send(2, Code.RESP, foreign, b"1234")
+    assert one.exchange.read() == ([], [3], [])
+
+
+def test_a_waiter_leaves_to_the_porter_what_is_no_answer(sides: tuple[Side, Side]) -> None:
+    one, other = sides
+    tickets = [Ticket()]
+    asked = threading.Thread(
+        target=lambda: one.exchange.call(3, USER, b"", tickets[0], None), name="asks"
+    )
+    porter_woken: list[bool] = []
+    one.bell.sleep(PORTER, 0)
+    porter = threading.Thread(target=lambda: porter_woken.append(one.bell.sleep(PORTER, None)))
+    porter.start()
+    poll(lambda: one.state() & PORTER)
+    asked.start()
+    poll(lambda: one.state() & SEAT)
+    assert one.exchange.waiting
+    other.exchange.send(2, USER, 5, b"for a handler")
+    porter.join()
+    assert porter_woken == [True]
+    with one.rounds:
+        assert one.exchange.read() == ([], [3], []), "for Python to look"
+        assert one.exchange.read() is None
+    assert one.lane.receive(MOST) == (1, 0, USER, 5, b"for a handler")
+    one.ledger.receive(1, 0, 30, 0.0)
+    assert not tickets[0].settled()
+    other.read()
+    other.exchange.send(2, Code.RESP, tickets[0].number, b"answer")
+    asked.join()
+    assert tickets[0].result() == b"answer"
+
+
+def test_under_the_sessions_lock_nothing_goes_this_way(sides: tuple[Side, Side]) -> None:
+    one, _ = sides
+    with one.lock:
+        assert one.exchange.call(3, USER, b"", Ticket(), None) is None
+        assert one.exchange.send(3, USER, 0, b"") is False
+    assert one.ledger.sent == 0
+    assert len(one.requests) == 0
+    assert not one.seat.locked()
+
+
+def test_what_there_is_no_room_for_goes_the_long_way(sides: tuple[Side, Side]) -> None:
+    one, other = sides
+    assert one.exchange.send(3, USER, 0, bytes(ROOM)) is False
+    assert one.exchange.call(3, USER, bytes(ROOM), Ticket(), None) is None
+    sent = 0
+    while one.exchange.send(3, USER, 0, bytes(1000)):
+        sent += 1
+    assert sent == 3
+    assert len(other.read()) == 3
+    assert one.exchange.send(3, USER, 0, b"")
+
+
+def test_the_bound_in_bytes_holds_for_programs_and_not_for_answers(
+    sides: tuple[Side, Side],
+) -> None:
+    one, _ = sides
+    one.ledger.sent_bytes = SEND_BUFFER
+    assert one.exchange.send(3, USER, 0, b"") is False
+    assert one.exchange.call(3, USER, b"", Ticket(), None) is None
+    assert one.exchange.send(3, Code.RESP, 9, b"") is True
+    assert one.exchange.call(3, Code.GET_ID_OWNER, b"1234", Ticket(), 0) is False
+
+
+def test_who_is_not_there(sides: tuple[Side, Side]) -> None:
+    one, other = sides
+    assert one.exchange.call(9, USER, b"", Ticket(), None) is None
+    assert one.exchange.send(9, USER, 0, b"") is False
+    for mark in (one.exchange.write, one.exchange.read_from):
+        with pytest.raises(ValueError, match="not connected"):
+            mark(9)
+    one.exchange.disconnect(9)
+    one.exchange.disconnect(3)
+    assert one.exchange.send(3, USER, 0, b"") is False
+    other.exchange.send(2, USER, 0, b"")
+    assert one.exchange.read() == ([], [3], []), "for Python to look"
+
+
+def test_closed_it_carries_nothing_and_keeps_nothing_back(sides: tuple[Side, Side]) -> None:
+    one, other = sides
+    one.exchange.close()
+    assert one.exchange.call(3, USER, b"", Ticket(), None) is None
+    one.exchange.connect(3, 3, one.lane, one.ledger)
+    one.exchange.write(3)
+    one.exchange.read_from(3)
+    assert one.exchange.send(3, USER, 0, b"") is False
+    other.exchange.send(2, USER, 0, b"")
+    assert one.exchange.read() == ([], [3], [])
+    assert one.exchange.read() is None
+
+
+def test_before_it_may_be_read_it_is_not() -> None:
+    shared = memory(4096 + 2 * ROOM)
+    one, other = Side(2, shared, first=True), Side(3, shared, first=False)
+    one.meet(other)
+    other.lane.reach(one.bell_memory, 3)
+    other.exchange.connect(2, 2, other.lane, other.ledger)
+    assert one.exchange.send(3, USER, 0, b"early")
+    assert other.read() == []
+    assert other.exchange.send(2, USER, 0, b"") is False
+    other.exchange.read_from(2)
+    other.bell.again(2)
+    assert [message.payload for message in other.read()] == [b"early"]
+
+
+def test_signals_are_handled_while_waiting(sides: tuple[Side, Side]) -> None:
+    class Enough(Exception):
+        pass
+
+    def enough(*args: object) -> None:
+        raise Enough
+
+    one, other = sides
+    before = signal.signal(signal.SIGALRM, enough)
+    ticket = Ticket()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(Enough):
+            one.exchange.call(3, USER, b"", ticket, None)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert ticket.number == 1
+    assert not one.seat.locked()
+    assert not one.exchange.waiting
+    other.read()
+    other.exchange.send(2, Code.RESP, 1, b"late")
+    one.read()
+    assert ticket.result() == b"late"
+
+
+def test_halted_nobody_takes_the_seat_or_stays(sides: tuple[Side, Side]) -> None:
+    one, other = sides
+    results: list[object] = []
+    ticket = Ticket()
+    thread = threading.Thread(
+        target=lambda: results.append(one.exchange.call(3, USER, b"", ticket, None))
+    )
+    thread.start()
+    poll(lambda: one.state() & SEAT)
+    one.exchange.halted = True
+    one.bell.nudge(SEAT)
+    thread.join()
+    assert results == [False]
+    assert one.exchange.call(3, USER, b"", Ticket(), None) is False
+    other.read()
+    other.exchange.send(2, Code.RESP, ticket.number, b"answer")
+    one.read()
+    assert ticket.wait(0)
+
+
+def test_two_who_wait_at_once_both_hear(sides: tuple[Side, Side]) -> None:
+    one, other = sides
+    failed: list[object] = []
+
+    def ask(name: int) -> None:
+        for number in range(400):
+            payload = b"%d %d" % (name, number)
+            ticket = Ticket()
+            done = one.exchange.call(3, USER, payload, ticket, None)
+            if not done and not ticket.wait(20):
+                failed.append((name, number))
+            elif ticket.result() != payload * 2:
+                failed.append(ticket.result())
+
+    stop = threading.Event()
+
+    def porter() -> None:
+        while not stop.is_set():
+            one.bell.sleep(PORTER, None)
+            one.read()
+
+    own = threading.Thread(target=porter)
+    own.start()
+    with Answering(other, 2):
+        threads = [threading.Thread(target=ask, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    stop.set()
+    one.bell.nudge(PORTER)
+    own.join()
+    assert failed == []
+    assert len(one.requests) == 0
+
+
+def test_wrong_arguments(sides: tuple[Side, Side]) -> None:
+    one, _ = sides
+    call: Any = one.exchange.call
+    for wrong in (
+        (3, 256, b"", Ticket(), None),
+        (2**32, USER, b"", Ticket(), None),
+        (3, USER, "text", Ticket(), None),
+        (3, USER, b"", object(), None),
+        (3, USER, b"", Ticket(), "soon"),
+        (3, USER, b"", Ticket()),
+    ):
+        with pytest.raises((TypeError, OverflowError)):
+            call(*wrong)
+    connect: Any = one.exchange.connect
+    for wrong in ((4, 4, one.lane, object()), (4, 4, object(), one.ledger), (4, 2000, 0, 0)):
+        with pytest.raises((TypeError, OverflowError)):
+            connect(*wrong)
+    with pytest.raises(ValueError, match="connected"):
+        connect(3, 4, one.lane, one.ledger)
+    with pytest.raises(ValueError, match="in use"):
+        connect(4, 3, one.lane, one.ledger)
+    assert one.ledger.sent == 0
+    with pytest.raises(TypeError):
+        Exchange(
+            one.bell,
+            one.requests,
+            one.lock,
+            one.rounds,
+            one.seat,
+            int,
+            Outgoing,
+            1,
+            1,
+            1,  # type: ignore[arg-type]
+        )
+
+
+def test_a_ticket_is_settled_once() -> None:
+    ticket = Ticket()
+    assert not ticket.settled()
+    assert not ticket.wait(0)
+    assert not ticket.wait(0.001)
+    with pytest.raises(RuntimeError, match="not settled"):
+        ticket.result()
+    ticket.resolve(b"answer")
+    assert ticket.settled()
+    assert ticket.succeeded()
+    assert ticket.wait(None)
+    assert ticket.result() == b"answer"
+    for settle in (lambda: ticket.resolve(b""), lambda: ticket.fail(ValueError())):
+        with pytest.raises(RuntimeError, match="already"):
+            settle()
+    failed = Ticket()
+    with pytest.raises(TypeError):
+        failed.fail("no exception")  # type: ignore[arg-type]
+    failed.fail(PeerDied("gone"))
+    assert failed.wait(None)
+    assert not failed.succeeded()
+    with pytest.raises(PeerDied, match="gone"):
+        failed.result()
+
+
+def test_a_ticket_wakes_the_thread_that_waits() -> None:
+    for settle in (lambda ticket: ticket.resolve(b""), lambda ticket: ticket.fail(ValueError())):
+        ticket = Ticket()
+        thread = threading.Thread(target=ticket.wait, args=(None,))
+        thread.start()
+        settle(ticket)
+        thread.join()
