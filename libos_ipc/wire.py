@@ -174,6 +174,9 @@ ROWS: Final[dict[Code, Row]] = {
         Row(Code.FILE_DELEGATED, "leader", "member", Layout("IQQB")),
         Row(Code.FILE_RECALLED, "leader", "member", Layout("I")),
         Row(Code.FILE_RETURNED, "member", "leader", Layout("I")),
+        Row(Code.LANE_OFFER, "anyone", "anyone", Layout("iiI")),
+        Row(Code.LANE_TAKEN, "anyone", "anyone", Layout("iiI")),
+        Row(Code.LANE_OPEN, "anyone", "anyone", _EMPTY),
     )
 }
 

@@ -25,32 +25,33 @@ DecodeAnswer: TypeAlias = Callable[[int, bytes], tuple[object, ...]]
 class Calls:
     """The requests of one process that have not been answered."""
 
-    __slots__ = ("_decode_answer", "_table")
+    __slots__ = ("_decode_answer", "table")
 
     def __init__(self, decode_answer: DecodeAnswer) -> None:
         self._decode_answer = decode_answer
-        self._table = Outstanding()
+        #: by number: (code, ticket)
+        self.table = Outstanding()
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self.table)
 
     def add(self, dst: int, code: int, ticket: object) -> int:
         """Enter a request to `dst`; its sequence number, never used before."""
-        return self._table.add(dst, (code, ticket))
+        return self.table.add(dst, (code, ticket))
 
     def next_number(self) -> int:
         """What the next request will have."""
-        return self._table.last + 1
+        return self.table.last + 1
 
     def withdraw(self, seq: int) -> int | None:
         """Forget a request; the process that was asked, None if it has been settled."""
-        peer = self._table.peer_of(seq)
-        self._table.discard(seq)
+        peer = self.table.peer_of(seq)
+        self.table.discard(seq)
         return peer
 
     def on_answer(self, src: int, seq: int, body: Body, now: float) -> Effects:
         """A RESP. Late and foreign ones are dropped."""
-        entry = self._table.take(seq, src)
+        entry = self.table.take(seq, src)
         if entry is None:
             return []
         code, ticket = entry
@@ -66,7 +67,7 @@ class Calls:
 
     def on_refusal(self, src: int, seq: int, body: Body, now: float) -> Effects:
         """An ERROR."""
-        entry = self._table.take(seq, src)
+        entry = self.table.take(seq, src)
         if entry is None:
             return []
         assert isinstance(body, tuple)
@@ -77,14 +78,14 @@ class Calls:
     def fail_peer(self, peer: int, error: IpcError, now: float) -> Effects:
         """`peer` will answer nothing more. Costs what is outstanding there."""
         effects: Effects = []
-        for _, ticket in self._table.fail_peer(peer):
+        for _, ticket in self.table.fail_peer(peer):
             effects += _failed(ticket, error, now)
         return effects
 
     def fail_all(self, error: IpcError) -> Effects:
         """This process has left, and asks for nothing more whatever it is told."""
         effects: Effects = []
-        for _, ticket in self._table.drain():
+        for _, ticket in self.table.drain():
             effects += _failed(ticket, error, 0.0)
         return effects
 

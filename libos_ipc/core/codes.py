@@ -66,3 +66,6 @@ class Code(IntEnum):
     FILE_DELEGATED = 50
     FILE_RECALLED = 51
     FILE_RETURNED = 52
+    LANE_OFFER = 53
+    LANE_TAKEN = 54
+    LANE_OPEN = 55

@@ -53,7 +53,15 @@ class Link(Ledger):
     acknowledged) is the ledger's; here is what happens now and then.
     """
 
-    __slots__ = ("connected", "greeting", "peer", "probed_at_number", "wanting")
+    __slots__ = (
+        "connected",
+        "greeting",
+        "lane",
+        "lane_from",
+        "peer",
+        "probed_at_number",
+        "wanting",
+    )
 
     def __init__(self, peer: int) -> None:
         self.peer = peer
@@ -63,6 +71,10 @@ class Link(Ledger):
         # questions that the peer may not have heard: who we are, and how much it has consumed
         self.greeting = False
         self.wanting = 0  # callers that wait for room
+        #: how far the two have come with a lane, as in `lanes.py`
+        self.lane = 0
+        #: the first number that goes by the lane, 0 while none does
+        self.lane_from = 0
 
     # ---- sending
 
@@ -77,9 +89,16 @@ class Link(Ledger):
         return self.sent != self.acked
 
     def again(self, now: float) -> list[tuple[int, Outgoing]]:
-        """Everything to be sent again on a new connection, in order."""
+        """Everything to be sent again, in order: on a new connection, or into the lane."""
         self._rest(now)
-        return self.kept
+        if not self.lane_from or self.by_lane:
+            return self.kept
+        return [(number, message) for number, message in self.kept if number < self.lane_from]
+
+    @property
+    def by_lane(self) -> bool:
+        """Whether a connection has nothing to do any more: all that it carried has arrived."""
+        return 0 < self.lane_from <= self.acked + 1
 
     def on_credit(self, consumed: int) -> bool:
         """The peer has consumed `consumed` bytes in all. True if that is news."""
@@ -106,7 +125,9 @@ class Link(Ledger):
             return False
         self.probe_interval = min(self.probe_interval * 2, LAST_PROBE_S)
         self.probe_at = now + self.probe_interval
-        self.probed_at_number = self.sent
+        # Where the question goes: behind what went the same way, and only there.
+        by_connection = self.lane_from and not self.by_lane
+        self.probed_at_number = min(self.sent, self.lane_from - 1) if by_connection else self.sent
         return True
 
     def on_probe_answered(self, acked: int) -> bool:

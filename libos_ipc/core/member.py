@@ -14,6 +14,7 @@ from functools import partial
 from libos_ipc._native import DRAINED, NEXT
 from libos_ipc.core.calls import Calls, DecodeAnswer
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
+from libos_ipc.core.lanes import Lanes
 from libos_ipc.core.leader import LEADER_CODES, Leader
 from libos_ipc.core.links import Link, weight
 from libos_ipc.core.local_ids import LocalIds
@@ -42,7 +43,6 @@ from libos_ipc.core.vocabulary import (
     Progress,
     Recalled,
     Refuse,
-    Reopen,
     Resolve,
     Say,
     Then,
@@ -73,8 +73,10 @@ class Member(Mesh):
         decode_answer: DecodeAnswer,
         leader: Leader | None = None,
         max_value: int = 2**26,
+        lane_after: int = 0,
     ) -> None:
-        super().__init__(vmid, epoch, send_buffer)
+        super().__init__(vmid, epoch, send_buffer, lane_after)
+        self.lanes = Lanes(vmid, self.links, self._numbered)
         self.leader_vmid = leader_vmid
         self.leader = leader
         self.calls = Calls(decode_answer)
@@ -99,6 +101,7 @@ class Member(Mesh):
             Code.FILE_DELEGATED: partial(self._on_leaders_word, Delegated),
             Code.FILE_RECALLED: partial(self._on_leaders_word, Recalled),
             **{code: partial(self._on_sync, code) for code in FROM_SERVER},
+            **self.lanes.on_code,
         }
         self._on_code: dict[int, Callable[[Link, int, Body, float], Effects]] = {
             Code.ACK: self._on_ack,
@@ -300,9 +303,7 @@ class Member(Mesh):
         link.greeting = False
         if not link.on_probe_answered(link.acked):
             return []
-        effects = self._connect(link, now)
-        effects[0] = Reopen(link.peer)
-        return effects
+        return self._send_again(link, now)
 
     def _on_probe(self, link: Link, seq: int, body: Body, now: float) -> Effects:
         link.starving = True

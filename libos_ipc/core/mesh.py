@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from libos_ipc.core.codes import Code
 from libos_ipc.core.links import Link, weight
-from libos_ipc.core.vocabulary import Effects, Open, Outgoing, Transmit, make
+from libos_ipc.core.vocabulary import (
+    Effects,
+    OfferLane,
+    Open,
+    Outgoing,
+    Progress,
+    Reopen,
+    Transmit,
+    Write,
+    make,
+)
 
 __all__ = ["Mesh"]
 
@@ -16,10 +26,12 @@ __all__ = ["Mesh"]
 class Mesh:
     """One process's links to all that it has talked to, by VMID."""
 
-    def __init__(self, vmid: int, epoch: int, send_buffer: int) -> None:
+    def __init__(self, vmid: int, epoch: int, send_buffer: int, lane_after: int) -> None:
         self.vmid = vmid
         self.epoch = epoch
         self.send_buffer = send_buffer
+        #: messages to a process after which a lane to it is worth its memory; 0 for no lanes
+        self.lane_after = lane_after
         self.incarnation = 1
         self.links: dict[int, Link] = {}
 
@@ -67,7 +79,7 @@ class Mesh:
         if link is None or not link.connected:
             return []
         link.connected = False
-        return self._connect(link, now) if link.open else []
+        return self._connect(link, now) if link.open and not link.by_lane else []
 
     def on_unconnected(self, peer: int) -> None:
         """An Open could not be performed, though `peer` may be there: tried again by and by."""
@@ -81,7 +93,7 @@ class Mesh:
         effects: Effects = []
         for link in self.links.values():
             link.connected = False
-            if link.open or link.ack_owed():
+            if (link.open or link.ack_owed()) and not link.by_lane:
                 effects += self._connect(link, now)
         return effects
 
@@ -98,19 +110,49 @@ class Mesh:
                 effects += self._unnumbered(link, Code.ACK)
         return effects, again
 
+    def on_news(self, peer: int, every: int) -> Effects:
+        """A message was entered into the ledger of this link beside us: perhaps everything that we
+        sent has arrived, or the peer is to be told of `every` messages."""
+        link = self.links.get(peer)
+        if link is None:
+            return []
+        effects: Effects = [Progress(peer)]
+        if link.ack_due(every):
+            effects += self._unnumbered(link, Code.ACK)
+        return effects
+
     # ---- sending
 
     def _numbered(self, link: Link, message: Outgoing, now: float) -> Effects:
         number = link.stamp(message, weight(message.code, message.body), now)
+        if link.lane_from:
+            return [make(Write, (link.peer, number, link.acknowledge(), message))]
         if not link.connected:
-            return self._connect(link, now)
-        return [make(Transmit, (link.peer, number, link.acknowledge(), message))]
+            effects = self._connect(link, now)
+        else:
+            effects = [make(Transmit, (link.peer, number, link.acknowledge(), message))]
+        if number == self.lane_after and not link.lane:
+            effects.append(OfferLane(link.peer))
+        return effects
 
     def _unnumbered(self, link: Link, code: Code) -> Effects:
         effects: Effects = []
+        if link.by_lane:
+            return [Write(link.peer, 0, link.acknowledge(), Outgoing(code, 0, ()))]
         if not link.connected:
             effects += self._introduce(link)
         effects.append(Transmit(link.peer, 0, link.acknowledge(), Outgoing(code, 0, ())))
+        return effects
+
+    def _send_again(self, link: Link, now: float) -> Effects:
+        """Something that was sent is not there: it went with a connection, or never came into the
+        lane, since a signal handler has raised in the middle of that. Everything that is not known
+        to have arrived, once more."""
+        if link.by_lane:
+            acked = link.acknowledge()
+            return [Write(link.peer, number, acked, each) for number, each in link.again(now)]
+        effects = self._connect(link, now)
+        effects[0] = Reopen(link.peer)
         return effects
 
     def _introduce(self, link: Link) -> Effects:

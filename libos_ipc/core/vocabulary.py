@@ -75,6 +75,52 @@ class Transmit(NamedTuple):
     message: Outgoing
 
 
+class Write(NamedTuple):
+    """Put one message into the lane to `peer`; `number` 0 is outside the numbering."""
+
+    peer: int
+    number: int
+    acked: int
+    message: Outgoing
+
+
+class OfferLane(NamedTuple):
+    """Make memory for a lane to `peer`, if that can be, and say so (`Lanes.offer`)."""
+
+    peer: int
+
+
+class TakeLane(NamedTuple):
+    """Map the memory and the bell behind these descriptors of `peer`, and say what came of it
+    (`Lanes.take`). What was made for an offer of our own is not needed any more."""
+
+    peer: int
+    memory: int
+    bell: int
+    line: int
+
+
+class ReachLane(NamedTuple):
+    """`peer` has the memory and writes into it: read. Map its bell, and say so (`Lanes.open`) if
+    that could be done; otherwise only the other direction is the lane's."""
+
+    peer: int
+    bell: int
+    line: int
+
+
+class ReadLane(NamedTuple):
+    """`peer` writes into the lane from now on: read."""
+
+    peer: int
+
+
+class DropLane(NamedTuple):
+    """`peer` could not take the lane: give its memory back."""
+
+    peer: int
+
+
 class Message(NamedTuple):
     """A message that arrived: VMID of its sender, code, sequence number, payload.
 
@@ -272,6 +318,12 @@ Effect: TypeAlias = (
     | Reopen
     | Close
     | Transmit
+    | Write
+    | OfferLane
+    | TakeLane
+    | ReachLane
+    | ReadLane
+    | DropLane
     | Message
     | Withdraw
     | Resolve

@@ -7,6 +7,7 @@ failure is repeated by naming its seed, and thousands of groups live and die wit
     knobs      what differs from seed to seed: sizes, delays, how likely each fault is
     world      the clock, the order of events, the trace
     kernel     processes, liveness sockets, who is told of whose end
+    lanes      shared memory between two processes
     network    connections: FIFO each, delayed, cut, blocked; lost and repeated messages
     node       one process of the group: a `Member` driven as the runtime drives it
     program    what programs do with it: send, request, IDs, handlers; threads that wait

@@ -32,6 +32,8 @@ class Knobs:
     repeat: float
     stale: float  #: that the end of a replaced connection is reported as if of the new one
     ack_every: int
+    lane_after: int  #: messages to a process before it is offered a lane, 0 for never
+    no_lane: float  #: that one cannot be made, taken or reached
     streak: int  #: of acquisitions after which a file is given away
     id_max: int
     range_size: int
@@ -68,6 +70,8 @@ class Knobs:
             repeat=0.0 if quiet else rng.choice((0.0, 0.0, 0.02, 0.2)),
             stale=0.0 if quiet else rng.choice((0.0, 0.3)),
             ack_every=rng.choice((2, 8, 256)),
+            lane_after=rng.choice((0, 1, 2, 8)),
+            no_lane=rng.choice((0.0, 0.0, 0.3)),
             streak=rng.choice((1, 2, 8)),
             id_max=rng.choice((40, 80, 2**22 - 1, 2**22 - 1)),
             range_size=rng.choice((1, 2, 4, 8)),

@@ -33,7 +33,7 @@ GROUP = b"simulated"
 class Connection:
     """From `src` to the process behind `port`; `peer` is the VMID it was bound to by its hello."""
 
-    __slots__ = ("cut", "last_at", "muted", "peer", "port", "queue", "src")
+    __slots__ = ("cut", "lane", "last_at", "muted", "peer", "port", "queue", "src")
 
     def __init__(self, src: SimNode, port: Port | None) -> None:
         self.src = src
@@ -44,6 +44,8 @@ class Connection:
         self.peer = 0
         self.muted = False
         self.cut = False
+        #: shared memory: nothing is lost, and a transport that ends does not end it
+        self.lane = False
 
 
 class Network:
@@ -53,6 +55,8 @@ class Network:
         self._world = world
         #: (from VMID, to VMID) -> nothing arrives before this time
         self.blocked: dict[tuple[int, int], float] = {}
+        #: the two directions of each lane, the second from when it is taken
+        self.lanes: list[list[Connection]] = []
 
     def connect(self, src: SimNode, peer: int) -> Connection:
         """A new connection to `peer`; if nobody listens there, its end is reported soon."""
@@ -65,6 +69,11 @@ class Network:
         else:
             port.connections.append(connection)
         return connection
+
+    def keep_lane(self, there: Connection) -> int:
+        """Enter one direction of a new lane; its number, by which the other end finds it."""
+        self.lanes.append([there])
+        return len(self.lanes) - 1
 
     def transmit(self, connection: Connection, number: int, acked: int, message: Outgoing) -> None:
         """Put a message under way. One on a connection that is cut is lost."""

@@ -55,6 +55,7 @@ from libos_ipc.core.vocabulary import (
 from libos_ipc.errors import IpcError, ProtocolError
 from libos_ipc.runtime.codec import decode_answer, decode_body
 
+from .lanes import NodeLanes
 from .program import Program
 from .threads import Ticket
 
@@ -111,10 +112,12 @@ class SimNode:
             quarantine_s=world.knobs.quarantine_s,
             decode_answer=decode_answer,
             leader=leader,
+            lane_after=world.knobs.lane_after,
         )
         self.member.inbox.pid, self.member.inbox.uid = identity.pid, 0
         world.history.pids[self.vmid] = identity.pid
         self.program = Program(self)
+        self.lanes = NodeLanes(self)
         self.pauses = 0
         self.out: dict[int, Connection] = {}
         self.watched: set[int] = set()
@@ -133,7 +136,7 @@ class SimNode:
         self._perform_one = {
             Open: self._open,
             Reopen: self._open,
-            Close: lambda effect: self._disconnect(effect.peer),
+            Close: self._close,
             Transmit: self._transmit,
             Message: self.program.deliver,
             Withdraw: lambda effect: self.program.withdrawn(effect.src, effect.seq),
@@ -156,6 +159,7 @@ class SimNode:
             Discard: lambda effect: None,
             Ended: lambda effect: world.history.on_ended(),
             Note: lambda effect: world.say("note", self.vmid, effect.event, effect.fields),
+            **self.lanes.table,
         }
 
     # ---- life
@@ -184,8 +188,9 @@ class SimNode:
         self.out.clear()
         self._lost.clear()
         for connection in list(self.port.connections):
-            self.world.network.cut(connection, lose_all=True)
-        self.port.connections.clear()
+            if not connection.lane:
+                self.world.network.cut(connection, lose_all=True)
+        self.port.connections = [each for each in self.port.connections if each.lane]
 
     def vanish(self) -> None:
         """Death, exec, or the end of leaving: nothing of it runs any more."""
@@ -242,6 +247,10 @@ class SimNode:
             if peer not in self._ends:
                 self.out[peer] = self.world.network.connect(self, peer)
 
+    def _close(self, effect: Close) -> None:
+        self._disconnect(effect.peer)
+        self.lanes.drop(effect.peer)
+
     def watch(self, peer: int) -> bool:
         """Watch a process's port. False if there is none, and never was one for us."""
         if peer not in self.watched:
@@ -260,13 +269,17 @@ class SimNode:
         if not self._up:
             return
         peer, number, acked, message = effect
-        self._idle = False
-        self.wake(max(self._next_tick, self.world.now))
+        self.stay_awake()
         self.world.history.on_transmit(self, peer, message)
         connection = self.out.get(peer)
         if connection is not None:
             self.world.say("send", self.vmid, peer, number, acked, message)
             self.world.network.transmit(connection, number, acked, message)
+
+    def stay_awake(self) -> None:
+        """Something was sent: time is asked about from now on."""
+        self._idle = False
+        self.wake(max(self._next_tick, self.world.now))
 
     def _resolve(self, effect: Resolve) -> None:
         assert isinstance(effect.ticket, Ticket)

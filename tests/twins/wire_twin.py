@@ -112,6 +112,9 @@ FORMS: dict[int, tuple[Form | None, Form | None]] = {
     50: (Form("IQQB"), None),
     51: (Form("I"), None),
     52: (Form("I"), None),
+    53: (Form("iiI"), None),
+    54: (Form("iiI"), None),
+    55: (Form(""), None),
 }
 
 
