@@ -30,7 +30,8 @@ class GroupConfig(msgspec.Struct, frozen=True, kw_only=True):
     Bytes: `max_message` is the largest message, header included; `send_buffer` is what a slow
     peer may owe before `send` waits. IDs: a member gets `id_range_size` at a time from
     1 … `id_max`, and one released is not given out again for `quarantine` seconds unless
-    nothing else is left. `transport` is `"auto"`, `"zmq"` or `"native"`. `lock_delegation`
+    nothing else is left. `transport`: `"zmq"` for connections alone, `"auto"` for shared memory
+    between two processes that have much to say, `"native"` for any two. `lock_delegation`
     lets a process that locks an uncontested file do so without messages. Seconds: `spin`
     before a waiting thread sleeps; `fork_timeout` for the leader's word when a fork finds no
     spare identity, and for a child to say hello; `leader_stall` between two looks at a stopped

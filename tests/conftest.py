@@ -98,7 +98,13 @@ def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def config(request: pytest.FixtureRequest) -> libos_ipc.GroupConfig:
+def transport(request: pytest.FixtureRequest) -> str:
+    """What carries the messages of the group; modules in `TRANSPORTED` run with each."""
+    return str(getattr(request, "param", "auto"))
+
+
+@pytest.fixture
+def config(request: pytest.FixtureRequest, transport: str) -> libos_ipc.GroupConfig:
     """The configuration that the marks `config` of the test ask for.
 
     After a killed member, a group lives on until children of it could have said hello: not long.
@@ -107,6 +113,7 @@ def config(request: pytest.FixtureRequest) -> libos_ipc.GroupConfig:
     for mark in request.node.iter_markers("config"):
         knobs = {**mark.kwargs, **knobs}
     knobs.setdefault("fork_timeout", 1.0)
+    knobs.setdefault("transport", transport)
     return libos_ipc.GroupConfig(**knobs)  # type: ignore[arg-type]
 
 
@@ -145,6 +152,28 @@ def every_way(metafunc: pytest.Metafunc) -> None:
     marks = metafunc.definition.iter_markers("parametrize")
     if "group" in metafunc.fixturenames and not any("group" in mark.args[0] for mark in marks):
         metafunc.parametrize("group", ["process", "delegating"], indirect=True)
+
+
+#: What is about messages between processes, whatever carries them.
+TRANSPORTED = {
+    "test_children",
+    "test_exec",
+    "test_file_lock",
+    "test_fork",
+    "test_group",
+    "test_hostile",
+    "test_ids",
+    "test_linearizability",
+    "test_messages",
+    "test_signals",
+    "test_sync",
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test of a group, by connections alone and by lanes as soon as these stand."""
+    if metafunc.module.__name__ in TRANSPORTED and "config" in metafunc.fixturenames:
+        metafunc.parametrize("transport", ["zmq", "native"], indirect=True)
 
 
 both_leaders = pytest.mark.parametrize("group", ["process", "embedded"], indirect=True)

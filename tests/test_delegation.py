@@ -38,12 +38,12 @@ def get_it(group: Group, path: Path) -> None:
 @both_leaders
 def test_a_file_that_nobody_else_wants_is_given_away(group: Group, path: Path) -> None:
     get_it(group, path)
-    asked = group._session.member.calls._table.last
+    asked = group._session.member.calls.table.last
     tokens = []
     for _ in range(5):
         with group.file_lock(path) as lock:
             tokens.append(lock.token)
-    assert group._session.member.calls._table.last == asked, "no request was made"
+    assert group._session.member.calls.table.last == asked, "no request was made"
     assert tokens == sorted(set(tokens)), "tokens grow"
     (row,) = group.locks.table()
     assert (row.delegated, row.type, row.pid, row.path) == (True, "none", group.pid, str(path))

@@ -49,7 +49,7 @@ def get_it(group: Group, fd: int, lock: Lock) -> None:
 
 def asked(group: Group) -> int:
     """How much this process has asked for."""
-    last: int = group._session.member.calls._table.last
+    last: int = group._session.member.calls.table.last
     return last
 
 

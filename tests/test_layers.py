@@ -54,6 +54,7 @@ SYNC = {
 #: the roles know them all: leader, roster and desks, member and its ends.
 MACHINES = {
     "links": set(),
+    "lanes": {"links"},
     "calls": set(),
     "provision": set(),
     "local_ids": {"resting"},

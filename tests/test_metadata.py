@@ -36,7 +36,8 @@ def test_what_the_kernel_knows(group: Group, tmp_path: Path) -> None:
             assert group.getmeta(pid, "cmdline") == [os.fsdecode(word) for word in words]
             usage = group.getmeta(pid, "usage")
             assert isinstance(usage, Usage)
-            assert usage.user + usage.system < DEADLINE_S * os.cpu_count()  # type: ignore[operator]
+            mine = sum(os.times()[:2])
+            assert 0 <= usage.user + usage.system <= mine + DEADLINE_S
             assert usage.max_rss > 1 << 20
             assert usage.threads >= 2
 

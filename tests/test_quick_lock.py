@@ -50,7 +50,7 @@ def quick(group: Group, path: Path) -> FileLock:
 
 
 def counts(group: Group) -> int:
-    last: int = group._session.member.calls._table.last
+    last: int = group._session.member.calls.table.last
     return last
 
 

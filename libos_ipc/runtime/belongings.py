@@ -70,7 +70,7 @@ class Belongings:
 
     def get_meta(self, asked: GetMeta) -> None:
         # Not under the lock: looking at stacks and files takes a while.
-        self.session.later(0, lambda: answer_meta(self.session, self.identity.pid, asked))
+        self.session.clock.later(0, lambda: answer_meta(self.session, self.identity.pid, asked))
 
     def handle_dropped(self, key: tuple[int, int, int, int]) -> None:
         self.descriptions.on_dropped(*key)

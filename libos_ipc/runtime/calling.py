@@ -11,12 +11,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from libos_ipc._native import Exchange
 from libos_ipc.config import GroupConfig
-from libos_ipc.core.codes import Code
+from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.member import Member
-from libos_ipc.core.vocabulary import Body, Effects
+from libos_ipc.core.vocabulary import Body, Effects, Outgoing
 from libos_ipc.errors import NotJoined, PeerDied, Timeout, WouldBlock
+from libos_ipc.runtime.clock import Clock
+from libos_ipc.runtime.codec import decode_answer, payload_of
 from libos_ipc.runtime.loop import Loop
+from libos_ipc.runtime.porter import Porter
 from libos_ipc.runtime.rundir import GroupFile
 from libos_ipc.runtime.ticket import Settled, Ticket
 
@@ -30,6 +34,9 @@ class Calling:
     file: GroupFile
     config: GroupConfig
     loop: Loop
+    porter: Porter
+    exchange: Exchange
+    clock: Clock
     lock: threading.Lock
     #: told at every Progress effect
     progress: threading.Condition
@@ -70,20 +77,51 @@ class Calling:
         """Send a request and wait for the answer. Withdrawn if the wait ends without one."""
         ticket = Ticket()
         deadline = None if timeout is None else time.monotonic() + timeout
-        seq = self.request(dst, code, body, ticket, size, timeout)
-        answered = False
+        payload = payload_of(Outgoing(code, 0, body)) if isinstance(body, tuple) else body
+        seq = 0
         try:
-            self.loop.sit(ticket.settled, deadline, urgent=True)
-            answered = ticket.wait(None if deadline is None else deadline - time.monotonic())
-        finally:
-            if not answered:
-                self.withdraw(seq)
-        if not answered:
+            done = self.exchange.call(dst, code, payload, ticket, deadline)
+            if done is None:
+                seq = self.request(dst, code, body, ticket, size, timeout)
+                self.sit(dst, ticket.settled, deadline)
+            else:
+                self.clock.on_sent()
+            if not done:
+                done = ticket.wait(None if deadline is None else deadline - time.monotonic())
+        except BaseException:
+            self._give_up(ticket, seq)
+            raise
+        if not done:
+            self._give_up(ticket, seq)
             raise Timeout(f"no answer from VMID {dst} to code {code} within {timeout} s")
-        return ticket.result()
+        answer = ticket.result()
+        return (
+            decode_answer(code, answer)
+            if code < FIRST_USER_CODE and type(answer) is bytes
+            else answer
+        )
+
+    def _give_up(self, ticket: Ticket, seq: int) -> None:
+        seq = seq or ticket.number
+        if seq and not ticket.settled():
+            self.withdraw(seq)
+
+    def sit(self, peer: int, done: Callable[[], object], deadline: float | None) -> None:
+        """Take the seat from which answers of this peer are seen first. See `Seat.sit`."""
+        link = self.member.links.get(peer)
+        seat = self.porter if link is not None and link.lane_from else self.loop
+        seat.sit(done, deadline, urgent=True)
+
+    def nudge(self, *, urgent: bool) -> None:
+        """Who sits anywhere, and waits for this, is to look."""
+        self.loop.nudge(urgent=urgent)
+        self.porter.nudge(urgent=urgent)
 
     def send_user(self, dst: int, code: int, body: Body, size: int, timeout: float | None) -> None:
         """Send a program's one-way message of `size` bytes once there is room at the receiver."""
+        if type(body) is bytes and not self.leaving and self.exchange.send(dst, code, 0, body):
+            self.clock.on_sent()
+            return
         with self.lock:
             self.check_open()
             if not self.member.has_room(dst, size):
@@ -129,6 +167,7 @@ class Calling:
             leader = self.member.leader_vmid
             effects = self.member.request(leader, Code.LEAVE, (), ticket, time.monotonic())[1]
             self.leaving = True
+            self.exchange.close()
             self.perform(effects)
         if ticket.wait(timeout):
             ticket.result()
@@ -155,6 +194,9 @@ class Calling:
 
     def answer(self, dst: int, seq: int, payload: Body) -> None:
         """Answer a request; in vain, without an error, if the requester is gone."""
+        if type(payload) is bytes and self.exchange.send(dst, Code.RESP, seq, payload):
+            self.clock.on_sent()
+            return
         with self.lock:
             if not self.closed:
                 self.perform(self.member.answer(dst, seq, payload, time.monotonic()))
@@ -186,11 +228,13 @@ class Calling:
         """
         self._waiting += 1
         self._waiting_for_links += link
+        self.exchange.watched = True
         try:
             self.progress.wait_for(lambda: self.closed or ready(), timeout)
         finally:
             self._waiting -= 1
             self._waiting_for_links -= link
+            self.exchange.watched = bool(self._waiting_for_links or self.listeners)
         self.check_open()
         return ready()
 

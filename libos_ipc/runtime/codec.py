@@ -16,7 +16,7 @@ from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.vocabulary import Body, Outgoing
 from libos_ipc.errors import ProtocolError
 
-__all__ = ["Greeting", "decode_answer", "decode_body", "pack"]
+__all__ = ["Greeting", "decode_answer", "decode_body", "pack", "payload_of"]
 
 
 #: Requests whose answers are msgpack.
@@ -36,9 +36,14 @@ def pack(
     number: int, acked: int, message: Outgoing, group_id: bytes
 ) -> tuple[bytes | memoryview, ...]:
     """The frames of a message with this number on its link, and this acknowledgement."""
-    code, seq, body, of = message
-    payload = _payload(code, body, of, group_id) if isinstance(body, tuple) else body
-    return pack_frames(number, acked, code, seq, payload)  # type: ignore[return-value]
+    payload = payload_of(message, group_id)
+    return pack_frames(number, acked, message.code, message.seq, payload)  # type: ignore[return-value]
+
+
+def payload_of(message: Outgoing, group_id: bytes = b"") -> bytes | memoryview:
+    """The payload of a message. Only a HELLO names the group."""
+    code, _, body, of = message
+    return _payload(code, body, of, group_id) if isinstance(body, tuple) else body
 
 
 def _payload(code: int, fields: tuple[object, ...], of: int, group_id: bytes) -> bytes:

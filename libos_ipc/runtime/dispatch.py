@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from libos_ipc.core.vocabulary import Message
 from libos_ipc.errors import IpcError, NoHandler
 from libos_ipc.runtime.handlers import Handler
-from libos_ipc.runtime.loop import Loop
+from libos_ipc.runtime.seat import Seat
 from libos_ipc.runtime.threads import join_native
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Dispatcher:
         self._header_weight = header_weight
         self._me = 0
         self._replies: Replies | None = None
-        self._loop: Loop | None = None
+        self._seat: Seat | None = None
         self._wanted = 1
         self._ready = False
         self._serving = False
@@ -82,11 +82,11 @@ class Dispatcher:
 
     # ---- life
 
-    def start(self, me: int, replies: Replies, loop: Loop) -> None:
-        """Begin, or go on after a pause, as VMID `me`: wait beside `loop`, answer by `replies`."""
+    def start(self, me: int, replies: Replies, seat: Seat) -> None:
+        """Begin, or go on after a pause, as VMID `me`: wait in `seat`, answer by `replies`."""
         self._me = me
         self._replies = replies
-        self._loop = loop
+        self._seat = seat
         self._stopping = False
         if self._ready:
             self._spawn()
@@ -97,7 +97,7 @@ class Dispatcher:
         """In a forked child: the handlers stay, queue and threads were the parent's."""
         self._reset()
         self._serving = False
-        self._loop = None
+        self._seat = None
 
     def pause(self) -> None:
         """End the threads that are idle, or become so within the patience of a fork."""
@@ -172,13 +172,13 @@ class Dispatcher:
                     self._held.append(message)
                     return
         self._queue.put(message)
-        if self._loop is not None:
-            self._loop.nudge(urgent=False)
+        if self._seat is not None:
+            self._seat.nudge(urgent=False)
 
     def _nudge(self) -> None:
         """A thread of ours may be waiting in the loop instead of at the queue."""
-        if self._loop is not None:
-            self._loop.nudge(urgent=False)
+        if self._seat is not None:
+            self._seat.nudge(urgent=False)
 
     def withdraw(self, src: int, seq: int) -> None:
         """Do not handle this request if it has not been taken up yet."""
@@ -203,8 +203,8 @@ class Dispatcher:
     def _next(self) -> Message | None:
         """The next message; None to look whether we are to stop. Waits beside the worker."""
         queue = self._queue
-        if self._loop is not None and queue.empty():
-            self._loop.sit(queue.qsize, None, urgent=False)  # `pause` puts something in, too
+        if self._seat is not None and queue.empty():
+            self._seat.sit(queue.qsize, None, urgent=False)  # `pause` puts something in, too
         return queue.get()
 
     def _run(self) -> None:

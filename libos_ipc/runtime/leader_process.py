@@ -86,6 +86,7 @@ def main(given: dict[str, object]) -> None:
     try:
         node = found(directory, msgspec.convert(given["config"], GroupConfig))
         node.session.resume()
+        node.session.read_lanes()
         directory.publish(node.file)
         word: tuple[int, str] = (0, "")
     except OSError as error:

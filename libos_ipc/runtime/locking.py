@@ -50,7 +50,7 @@ def ask_leader(session: Session, code: Code, asks: FileLock, timeout: float | No
             session.perform(effects)
         if member.leader is not None and not ticket.settled():
             _keep_looking(session)
-        session.loop.sit(ticket.settled, deadline, urgent=True)
+        session.sit(session.member.leader_vmid, ticket.settled, deadline)
         answered = ticket.wait(None if deadline is None else deadline - time.monotonic())
     except BaseException:
         if seq:
@@ -91,7 +91,7 @@ def _by_ourselves(session: Session, code: Code, asks: FileLock) -> int | None:
 def _keep_looking(session: Session) -> None:
     """The leader is in this process and has heard of the request without a message: its worker
     might sleep on, and not look after what the request waits for."""
-    session.stay_awake()
+    session.clock.stay_awake()
     session.loop.wake()
 
 

@@ -1,17 +1,9 @@
-"""Waiting for descriptors, and calling what belongs to them: by a thread of the loop's own, or
-by whoever is waiting for the outcome anyway.
+"""Waiting for descriptors, and calling what belongs to them: by a thread of the loop's own, the
+*worker*, or by whoever has taken the seat (`seat.py`).
 
-The worker thread is always there. But a message that the worker takes in for somebody else
-costs a second wake-up, of that somebody, as much as the message itself. So a thread that waits
-for an answer, or for the next message to handle, may take the *seat*: it polls beside the
-worker and does the worker's rounds itself. Linux wakes the thread that began to poll last, so
-what arrives goes to the seat; the worker sleeps on, and takes over whenever nobody sits.
-
-    seated thread:  poll -> round -> is it there? -> poll -> …      at most one
-    worker:         poll ………………………………………………… (woken while the seat is busy)
-
-Rounds exclude each other. Whoever brings about what the seated thread waits for, in any other
-way than that thread's own round, must *nudge* it: a wake-up that the worker leaves for it.
+Linux wakes the thread that began to poll last, so what arrives goes to the seated thread; the
+worker sleeps on, and takes over whenever nobody sits. Rounds exclude each other. To *nudge* is
+to make a wake-up that the worker leaves for the seated thread.
 
 The loop can be stopped and started again with everything still registered: its thread is ended
 before a fork and made anew after it.
@@ -26,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from libos_ipc.runtime.seat import Seat
 from libos_ipc.runtime.threads import QuickThread
 
 __all__ = ["Loop"]
@@ -38,11 +31,12 @@ log = logging.getLogger("libos_ipc")
 Events = list[tuple[int, int]]
 
 
-class Loop:
+class Loop(Seat):
     """Descriptors and their callbacks. `on_round` runs after each round and gives the seconds
     that the next may wait at most, None for ever."""
 
     def __init__(self, name: str, on_round: Callable[[], float | None]) -> None:
+        super().__init__()
         self._name = name
         self._on_round = on_round
         self._epoll = select.epoll()
@@ -50,15 +44,8 @@ class Loop:
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._rounds = threading.Lock()
         self._timeout: float | None = 0
-        self._stopping = False
         self._thread: QuickThread | None = None
-        self._main: int | None = None
-        self._seat = threading.Lock()
-        self._sitter = 0  # thread identity, 0 for none
-        self._sitter_urgent = False
         self._nudged = False
-        #: somebody who needs the seat more than a thread that only waits for messages
-        self._seat_wanted = False
         self.register(self._wake_fd, self._on_wake)
 
     def register(self, fd: int, callback: Callable[[], None], *, edge: bool = False) -> None:
@@ -85,8 +72,7 @@ class Loop:
         What that meets of the operating system (no descriptors left) is tried again until it
         succeeds or the loop is stopped: the program that forked must not lose its group by it.
         """
-        self._stopping = False
-        self._main = threading.main_thread().ident  # after a fork, another one
+        self._begin_sitting()
         self._on_wake()
         self._thread = QuickThread(lambda: self._begin(first))
 
@@ -107,9 +93,7 @@ class Loop:
         """End the thread, and return when it is gone and nobody sits. Not from a round."""
         thread, self._thread = self._thread, None
         self.end()
-        if self._sitter != threading.get_ident():
-            with self._seat:
-                pass
+        self._await_vacancy()
         if thread is not None:
             thread.join()
 
@@ -131,46 +115,18 @@ class Loop:
 
     # ---- the seat
 
-    def sit(self, done: Callable[[], object], deadline: float | None, *, urgent: bool) -> None:
-        """Poll in this thread until `done`, or `deadline` (monotonic).
+    def _turn(self, timeout: float | None) -> None:
+        if self._timeout is not None:
+            timeout = self._timeout if timeout is None else min(timeout, self._timeout)
+        self._round(self._epoll.poll(timeout))
 
-        May return earlier, when another thread sits, the loop is being stopped, or a sitter
-        that is not urgent is in the way of one that is: the caller then waits by other means.
-        So does the main thread, always: a signal handler that raises, as Ctrl-C's does, would
-        end a round in the middle, and what it had taken in would be lost.
-        """
-        me = threading.get_ident()
-        if me == self._main:
-            return
-        if not self._seat.acquire(blocking=False):
-            self._seat_wanted = self._seat_wanted or urgent
-            return
-        self._sitter_urgent = urgent
-        self._sitter = me
-        try:
-            while not (done() or self._stopping or (self._seat_wanted and not urgent)):
-                timeout = self._timeout
-                if deadline is not None:
-                    left = deadline - time.monotonic()
-                    if left <= 0:
-                        return
-                    timeout = left if timeout is None else min(left, timeout)
-                self._round(self._epoll.poll(timeout))
-        finally:
-            self._sitter = 0
-            self._seat_wanted = False
-            self._seat.release()
-            if self._nudged:
-                self._on_wake()
+    def _call(self) -> None:
+        self._nudged = True
+        self.wake()
 
-    def nudge(self, *, urgent: bool) -> None:
-        """Have the seated thread look whether it is done, if it is one that waits for this.
-
-        Nothing if it is the caller itself.
-        """
-        if self._sitter_urgent is urgent and self._sitter not in (0, threading.get_ident()):
-            self._nudged = True
-            self.wake()
+    def _vacated(self) -> None:
+        if self._nudged:
+            self._on_wake()
 
     def _round(self, events: Events) -> None:
         callbacks = self._callbacks

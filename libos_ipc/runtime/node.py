@@ -27,6 +27,7 @@ from libos_ipc.runtime.codec import decode_answer
 from libos_ipc.runtime.dispatch import Dispatcher
 from libos_ipc.runtime.held_files import Fork
 from libos_ipc.runtime.journal_file import JournalFile
+from libos_ipc.runtime.lane_traffic import LANE_AFTER
 from libos_ipc.runtime.rundir import GroupDir, GroupFile
 from libos_ipc.runtime.session import Session
 from libos_ipc.runtime.slabs import Slabs
@@ -116,6 +117,7 @@ class Node(Belongings):
             decode_answer=decode_answer,
             leader=leader,
             max_value=config.max_message,
+            lane_after=LANE_AFTER[config.transport],
         )
         self.slabs = Slabs(self.directory.slabs(self.identity.vmid))
         member.inbox.pid, member.inbox.uid = self.identity.pid, os.getuid()
@@ -139,7 +141,7 @@ class Node(Belongings):
 
     def _go(self, greet: Iterable[int] = ()) -> None:
         session, dispatcher, me = self.session, self.dispatcher, self.identity.vmid
-        session.start(greet, lambda: dispatcher.start(me, session, session.loop))
+        session.start(greet, lambda: dispatcher.start(me, session, session.seat))
 
     def leave(self) -> None:
         """Leave the group: what was sent arrives first, as far as that can be waited for."""
@@ -219,7 +221,7 @@ class Node(Belongings):
             self._pauses += 1
             if self._pauses == 1:
                 self.descriptions.begin_fork()
-                self.session.loop.stop()
+                self.session.halt()
                 self.dispatcher.pause()
                 self.session.pause()
         return plan
@@ -325,7 +327,7 @@ class Node(Belongings):
         if row.open(os_pid):
             self.session.loop.register(row.pidfd, lambda: self._on_child_end(row))
         else:
-            self.session.later(0, lambda: self._on_child_end(row))
+            self.session.clock.later(0, lambda: self._on_child_end(row))
 
     def gone(self, vmid: int) -> None:
         row = self.children.by_vmid(vmid)
@@ -351,7 +353,7 @@ class Node(Belongings):
         with session.lock:
             session.loop.unregister(row.pidfd)
             if row.status is None and not row.examine(time.monotonic()):
-                session.later(0.01, lambda: self._on_child_end(row))
+                session.clock.later(0.01, lambda: self._on_child_end(row))
             else:
                 self.children.settle(row)
             session.tell_progress()

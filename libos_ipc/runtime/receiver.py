@@ -120,6 +120,7 @@ class Receiver:
 
     def _tell_end(self, vmid: int, dead: bool, now: float) -> None:
         session = self._session
+        session.traffic.porter.drain(vmid)
         for connection in self._bound.pop(vmid, set()):
             self._forget(connection)
         with session.lock:
@@ -137,7 +138,7 @@ class Receiver:
             else:
                 session.watches.drop_process(vmid)
             session.host.gone(vmid)
-        session.stay_awake()
+        session.clock.stay_awake()
 
     def _forget_ended(self) -> None:
         """Connections whose end was told before the queue was found empty have no more in it."""
@@ -174,7 +175,6 @@ class Receiver:
     def _on_arrival(self, connection: Connection, frames: list[bytes]) -> None:
         if connection.muted:
             return
-        session = self._session
         body: Body
         try:
             number, acked, code, seq, body = unpack_frames(frames, self._max_message)
@@ -185,10 +185,16 @@ class Receiver:
         if not peer:
             self._on_stranger(connection, code, seq, body)
             return
-        now = time.monotonic()
+        self.on_message(peer, number, acked, code, seq, body)
+
+    def on_message(
+        self, peer: int, number: int, acked: int, code: int, seq: int, body: Body
+    ) -> None:
+        """A message of an identified peer, whichever way it came. In a round of either thread."""
+        session, now = self._session, time.monotonic()
         if code < FIRST_USER_CODE and code != Code.RESP:
             try:
-                body = decode_body(code, body)
+                body = decode_body(code, body)  # type: ignore[arg-type]
             except ProtocolError as error:
                 reason = str(error)
                 with session.lock:

@@ -15,7 +15,6 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -53,13 +52,16 @@ from libos_ipc.core.vocabulary import (
 )
 from libos_ipc.errors import NotJoined
 from libos_ipc.runtime.calling import Calling
+from libos_ipc.runtime.clock import Clock
 from libos_ipc.runtime.codec import pack
 from libos_ipc.runtime.held_files import HeldFiles
+from libos_ipc.runtime.lane_traffic import LaneTraffic
 from libos_ipc.runtime.liveness import Watchers
 from libos_ipc.runtime.loop import Loop
 from libos_ipc.runtime.receiver import Receiver
 from libos_ipc.runtime.reserve import Reserve
 from libos_ipc.runtime.rundir import GroupDir, GroupFile
+from libos_ipc.runtime.seat import Seat
 from libos_ipc.runtime.sockets import Sockets
 from libos_ipc.runtime.ticket import Settled
 from libos_ipc.runtime.watches import Watches
@@ -68,9 +70,6 @@ from libos_ipc.runtime.zmq_transport import Transport
 __all__ = ["Host", "Session"]
 
 log = logging.getLogger("libos_ipc")
-
-#: Seconds between looks at what is overdue, while anything may become so.
-TICK_S = 0.1
 
 
 class Host(Protocol):
@@ -120,14 +119,15 @@ class Session(Calling):
         self.held_files = HeldFiles(directory.slots(member.vmid), member.vmid)
         self._reserve = Reserve()
         self._transport: Transport | None = None
-        self._idle = True
-        self._next_tick = 0.0
-        self._timers: deque[tuple[float, Callable[[], None]]] = deque()
         self.loop = Loop(f"libos_ipc {file.name}", self._on_round)
+        self.clock = Clock(self.loop.wake, self._tick)
         self.watches = Watches(
             self.loop.register, self.loop.unregister, self._on_peer_end, self._on_peer_death
         )
         self.receiver = Receiver(self)
+        self.traffic = LaneTraffic(self)
+        self.porter = self.traffic.porter
+        self.exchange = self.traffic.exchange
         self._perform_one: dict[type, Callable[..., None]] = {
             Open: self._open,
             Reopen: self._reopen,
@@ -154,6 +154,7 @@ class Session(Calling):
             Discard: lambda effect: host.discard(effect.where),
             Ended: lambda effect: host.ended(),
             Note: self._note,
+            **self.traffic.table,
         }
 
     # ---- life
@@ -171,7 +172,7 @@ class Session(Calling):
             self._transport = transport
             self.receiver.attach(transport)
             self.perform(self.member.on_rebuilt(time.monotonic()))
-            self._idle = False
+            self.clock.stay_awake()
 
     def start(self, greet: Iterable[int], then: Callable[[], None]) -> None:
         """Start the worker, which makes the transport, and ourselves known to `greet`.
@@ -189,10 +190,26 @@ class Session(Calling):
             then()
 
         self.loop.start(first)
+        self.read_lanes()
+
+    def read_lanes(self) -> None:
+        """Read what comes by lanes, if the group uses any, until `halt`."""
+        if self.member.lane_after:
+            self.porter.start()
+
+    @property
+    def seat(self) -> Seat:
+        """Where a thread that waits for messages of anybody sits best."""
+        return self.porter if self.member.lane_after else self.loop
+
+    def halt(self) -> None:
+        """End our threads, and have nobody sit in their place."""
+        self.loop.stop()
+        self.porter.stop()
 
     def pause(self) -> None:
         """End the worker and the transport: no thread of ours is left when this returns."""
-        self.loop.stop()
+        self.halt()
         with self.lock:
             transport, self._transport = self._transport, None
             if transport is not None:
@@ -208,6 +225,7 @@ class Session(Calling):
             self.perform(self.member.calls.fail_all(error))
             self.tell_progress()
             self.held_files.close()
+            self.traffic.close()
             self.watches.close()
             self.loop.close()
             self.watchers.close()
@@ -227,6 +245,7 @@ class Session(Calling):
             self.listeners.clear()  # event loops of the parent
             self.perform(self.member.calls.fail_all(error))
         self.held_files.close()
+        self.traffic.close()
         self.watches.abandon()
         self.loop.close()
         self.watchers.close()
@@ -258,9 +277,7 @@ class Session(Calling):
             return
         peer, number, acked, message = effect
         transport.transmit(peer, pack(number, acked, message, self._group_id))
-        if self._idle:
-            self._idle = False
-            self.loop.wake()
+        self.clock.on_sent()
 
     def _open(self, effect: Open) -> None:
         try:
@@ -286,18 +303,19 @@ class Session(Calling):
         self._open(Open(effect.peer))
 
     def _close_peer(self, effect: Close) -> None:
+        self.traffic.drop(effect.peer)
         if self._transport is not None:
             self._transport.disconnect(effect.peer)
 
     def _resolve(self, effect: Resolve) -> None:
         ticket: Settled = effect.ticket  # type: ignore[assignment]
         ticket.resolve(effect.payload)
-        self.loop.nudge(urgent=True)
+        self.nudge(urgent=True)
 
     def _fail(self, effect: Fail) -> None:
         ticket: Settled = effect.ticket  # type: ignore[assignment]
         ticket.fail(effect.error)
-        self.loop.nudge(urgent=True)
+        self.nudge(urgent=True)
 
     def _on_progress(self, effect: Progress) -> None:
         if self._waiting or self.listeners:
@@ -340,38 +358,15 @@ class Session(Calling):
     # ---- what happens, in the worker
 
     def _on_round(self) -> float | None:
-        """After each round of the loop: settle ends, do what is overdue, say when to come back."""
-        busy = self.receiver.settle_ends()
-        now = time.monotonic()
-        if now >= self._next_tick:
-            self._next_tick = now + TICK_S
-            self._reserve.refill()
-            with self.lock:
-                effects, again = self.member.on_tick(now)
-                self.perform(effects)
-                self._idle = not again
-        if self._timers:
-            self._run_timers(now)
-        if busy or self._timers:
-            return 0.005
-        return None if self._idle else max(self._next_tick - now, 0)
+        """After each round of the loop: settle ends, do what is due, say when to come back."""
+        return self.clock.run(busy=self.receiver.settle_ends())
 
-    def _run_timers(self, now: float) -> None:
-        for _ in range(len(self._timers)):  # others may be adding to them
-            timer = self._timers.popleft()
-            if timer[0] <= now:
-                timer[1]()
-            else:
-                self._timers.append(timer)
-
-    def stay_awake(self) -> None:
-        """Tick until the machine says that time alone can change nothing. In the worker."""
-        self._idle = False
-
-    def later(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Call `action` in the worker after a while. For rare cases: it polls. Any thread."""
-        self._timers.append((time.monotonic() + delay_s, action))
-        self.loop.wake()
+    def _tick(self, now: float) -> bool:
+        self._reserve.refill()
+        with self.lock:
+            effects, again = self.member.on_tick(now)
+            self.perform(effects)
+        return again
 
     def _on_peer_end(self, vmid: int) -> None:
         self.watches.drop_live(vmid)

@@ -158,7 +158,7 @@ class Signalling:
             assert main is not None
             signal.pthread_kill(main, sig)
 
-        session.later(0, again)
+        session.clock.later(0, again)
 
     # ---- waiting
 

@@ -83,7 +83,7 @@ def _open_in_vain(node: Node, ask: _Ask) -> None:
     def close() -> None:
         with session.lock:
             if not (session.closed or session.leaving or ask.settled):
-                session.later(0.01, close)
+                session.clock.later(0.01, close)
             elif ask.granted and not session.closed:
                 effects = session.member.sync.client.close(ask.value[0])
                 session.perform(session.member.sync_do(effects, time.monotonic()))
@@ -190,7 +190,7 @@ def _wait(node: Node, id: int, begin: Step, timeout: float | None, undo: Callabl
         if not ask.settled:
             left = None if timeout is None else max(timeout, _GRACE_S)
             deadline = None if left is None else time.monotonic() + left
-            session.loop.sit(ask.is_settled, deadline, urgent=True)
+            session.sit(session.member.leader_vmid, ask.is_settled, deadline)
             ask.ticket.wait(None if deadline is None else deadline - time.monotonic())
         if _withdraw(node, id, ask):
             raise _too_late(id, timeout)

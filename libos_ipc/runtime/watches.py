@@ -95,6 +95,10 @@ class Watches:
             except ProcessLookupError:
                 pass  # its end is about to be told
 
+    def process_of(self, vmid: int) -> int:
+        """The OS pid of a watched process, as the kernel has named it; 0 if it is not watched."""
+        return self._os_pids.get(vmid, 0)
+
     def watches_process(self, vmid: int) -> bool:
         """Whether a pidfd of `vmid` is still being watched."""
         return vmid in self._pidfds

@@ -1,0 +1,67 @@
+"""When things are done that nobody asks for: the machine's ticks, and what was put off.
+
+The machine is asked what is overdue every so often, but only as long as something may become so:
+from when anything is sent until it says that time alone can change nothing. An idle process does
+not wake up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+__all__ = ["TICK_S", "Clock"]
+
+#: Seconds between looks at what is overdue, while anything may become so.
+TICK_S = 0.1
+#: Seconds between looks at what was put off, and at what is about to happen.
+_SOON_S = 0.005
+
+
+class Clock:
+    """`tick(now)` says whether another is needed; `wake` has the worker come to `run` at once."""
+
+    def __init__(self, wake: Callable[[], None], tick: Callable[[float], bool]) -> None:
+        self._wake = wake
+        self._tick = tick
+        self._idle = True
+        self._next_tick = 0.0
+        self._timers: deque[tuple[float, Callable[[], None]]] = deque()
+
+    def run(self, *, busy: bool) -> float | None:
+        """Do what is due; seconds until the next time, None if that is not known. `busy`: there
+        is something else to look after soon. In the worker."""
+        now = time.monotonic()
+        if now >= self._next_tick:
+            self._next_tick = now + TICK_S
+            self._idle = not self._tick(now)
+        for _ in range(len(self._timers)):  # others may be adding to them
+            timer = self._timers.popleft()
+            if timer[0] <= now:
+                timer[1]()
+            else:
+                self._timers.append(timer)
+        if busy or self._timers:
+            return _SOON_S
+        return None if self._idle else max(self._next_tick - now, 0)
+
+    def stay_awake(self) -> None:
+        """Tick until the machine says that time alone can change nothing. In the worker."""
+        self._idle = False
+
+    def on_sent(self) -> None:
+        """Something has gone out, which may have to be sent or asked again. Any thread."""
+        if self._idle:
+            self._idle = False
+            self._wake()
+
+    def on_read(self) -> None:
+        """Something was taken in beside the worker, and it may be time for a tick. Any thread."""
+        if self._idle and time.monotonic() >= self._next_tick:
+            self._wake()
+
+    def later(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Call `action` in the worker after a while. For rare cases: it polls. Any thread."""
+        self._timers.append((time.monotonic() + delay_s, action))
+        self._wake()

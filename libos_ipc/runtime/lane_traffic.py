@@ -1,0 +1,170 @@
+"""What the machine wants done about lanes, and what comes by them."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from libos_ipc._native import Exchange
+from libos_ipc.core.member import ACK_EVERY
+from libos_ipc.core.vocabulary import (
+    DropLane,
+    Message,
+    Note,
+    OfferLane,
+    Outgoing,
+    ReachLane,
+    ReadLane,
+    TakeLane,
+    Write,
+)
+from libos_ipc.runtime.codec import payload_of
+from libos_ipc.runtime.lanes import Arrival, Lanes
+from libos_ipc.runtime.porter import Porter
+
+if TYPE_CHECKING:
+    from libos_ipc.runtime.session import Session
+
+__all__ = ["LANE_AFTER", "LaneTraffic"]
+
+#: Messages to a process before it is offered a lane, by `GroupConfig.transport`: a lane costs
+#: memory, which a few messages are not worth.
+LANE_AFTER = {"zmq": 0, "auto": 16, "native": 1}
+
+
+class LaneTraffic:
+    """The lanes of one session. What is in `table` is called under its lock."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.lanes = Lanes(session.config.spin)
+        self.porter = Porter(
+            self.lanes,
+            session.config.max_message,
+            self._make_exchange,
+            session.host.deliver,
+            self._on_message,
+            self._on_malformed,
+            self._on_news,
+            session.clock.on_read,
+        )
+        self.exchange = self.porter.exchange
+        self.table: dict[type, Callable[..., None]] = {
+            OfferLane: self._offer,
+            TakeLane: self._take,
+            ReachLane: self._reach,
+            ReadLane: lambda effect: self._read(effect.peer),
+            DropLane: lambda effect: self.drop(effect.peer),
+            Write: self._write,
+        }
+
+    def _make_exchange(self, rounds: threading.Lock, seat: threading.Lock) -> Exchange:
+        session, config = self._session, self._session.config
+        return Exchange(
+            self.lanes.bell,
+            session.member.calls.table,
+            session.lock,
+            rounds,
+            seat,
+            Message,
+            Outgoing,
+            config.max_message,
+            config.send_buffer,
+            ACK_EVERY,
+        )
+
+    def drop(self, peer: int) -> None:
+        """The lane to `peer` is not needed any more, if there is one. Under the session's lock."""
+        self.exchange.disconnect(peer)
+        self.lanes.drop(peer)
+
+    def close(self) -> None:
+        """Give all memory back. After the porter was stopped, or in a forked child."""
+        self.exchange.close()
+        self.lanes.close()
+
+    # ---- performing
+
+    def _offer(self, effect: OfferLane) -> None:
+        session, peer = self._session, effect.peer
+        if peer not in session.member.links:
+            return  # gone, as was found when a connection was tried
+        try:
+            memory, line = self.lanes.offer(peer)
+        except OSError as error:
+            self._note("cannot offer a lane", peer, str(error))
+            return
+        self._connect(peer)
+        bell = self.lanes.bell_fd
+        session.perform(session.member.lanes.offer(peer, memory, bell, line, time.monotonic()))
+
+    def _take(self, effect: TakeLane) -> None:
+        session = self._session
+        peer, memory, theirs, line = effect
+        result = ours = 0
+        self.drop(peer)
+        try:
+            ours = self.lanes.take(peer, self._process(peer), memory, theirs, line)
+        except OSError as error:
+            self._note("cannot take a lane", peer, str(error))
+            result = -(error.errno or errno.EIO)
+        else:
+            self._connect(peer)
+        bell = self.lanes.bell_fd
+        session.perform(session.member.lanes.take(peer, result, bell, ours, time.monotonic()))
+        if not result:
+            self.exchange.write(peer)
+
+    def _reach(self, effect: ReachLane) -> None:
+        session = self._session
+        peer, bell, line = effect
+        try:
+            self.lanes.reach(peer, self._process(peer), bell, line)
+        except OSError as error:
+            self._note("cannot reach a bell", peer, str(error))
+        else:
+            session.perform(session.member.lanes.open(peer, time.monotonic()))
+            self.exchange.write(peer)
+        self._read(peer)
+
+    def _read(self, peer: int) -> None:
+        self.exchange.read_from(peer)
+        self.lanes.read(peer)
+
+    def _connect(self, peer: int) -> None:
+        line, lane = self.lanes.at(peer)
+        self.exchange.connect(peer, line, lane, self._session.member.links[peer])
+
+    def _write(self, effect: Write) -> None:
+        peer, number, acked, message = effect
+        self.lanes.write(peer, number, acked, message.code, message.seq, payload_of(message))
+        self._session.clock.on_sent()
+
+    def _process(self, peer: int) -> int:
+        os_pid = self._session.watches.process_of(peer)
+        if not os_pid:
+            raise OSError(errno.ESRCH, f"VMID {peer} is no process that we know")
+        return os_pid
+
+    # ---- what comes; in a round
+
+    def _on_message(self, peer: int, arrival: Arrival) -> None:
+        self._session.receiver.on_message(peer, *arrival)
+
+    def _on_malformed(self, line: int, reason: str) -> None:
+        with self._session.lock:
+            self._note("lane refused", self.lanes.peer_at(line), reason)
+
+    def _on_news(self, peers: list[int]) -> None:
+        """Everything has arrived there, or they are to be told what has arrived here."""
+        session = self._session
+        with session.lock:
+            for peer in peers:
+                session.perform(session.member.on_news(peer, ACK_EVERY))
+
+    def _note(self, event: str, peer: int, reason: str) -> None:
+        fields: dict[str, Any] = {"peer": peer, "reason": reason}
+        self._session.perform([Note(event, fields)])

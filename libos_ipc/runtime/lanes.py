@@ -1,0 +1,201 @@
+"""The lanes of one process: shared memory to each of its peers, and the bell that they ring.
+
+A lane's memory and the bells are memfds, found by their numbers: who is offered one opens it
+through `/proc`, as the kernel lets processes of one user do, and checks that it is sealed, so
+that nobody can take it away. What was opened is mapped and closed again; of all the lanes of a
+process only its own bell keeps a descriptor.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+
+from libos_ipc._native import BELL_LINES, PORTER, Doorbell, Lane, Malformed, Shared
+
+__all__ = ["BELL_BYTES", "LANE_BYTES", "Arrival", "Lanes", "open_memory"]
+
+#: Bytes of a bell's memory, and of a lane's: a page for both channels' counts, and their data.
+BELL_BYTES = 4096
+LANE_BYTES = 4096 + 2 * (1 << 16)
+
+_NAME = "libos_ipc"
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+
+#: number, acked, code, seq, payload
+Arrival = tuple[int, int, int, int, bytes]
+
+
+class _End:
+    """Our end of one lane."""
+
+    __slots__ = ("fd", "lane", "line", "muted", "peer", "reading")
+
+    def __init__(self, peer: int, line: int, lane: Lane, fd: int = -1) -> None:
+        self.peer = peer
+        #: of our bell, rung by the peer
+        self.line = line
+        self.lane = lane
+        #: the memory's descriptor, as long as the peer may want to open it
+        self.fd = fd
+        self.reading = False
+        #: it broke the framing: nothing more is read
+        self.muted = False
+
+    def close(self) -> None:
+        self.lane.close()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Lanes:
+    """By peer, and by line of our bell. Calls exclude each other by the session's lock, but for
+    those that read (`lines`, `receive`): one thread at a time. OSError where the system refuses."""
+
+    def __init__(self, spin: float) -> None:
+        self._fd, memory = _make_memory(BELL_BYTES)
+        self.bell = Doorbell(memory, spin)
+        self._ends: dict[int, _End] = {}
+        self._at: dict[int, _End] = {}
+
+    @property
+    def bell_fd(self) -> int:
+        """The descriptor by which peers find our bell."""
+        return self._fd
+
+    # ---- coming and going; under the session's lock
+
+    def offer(self, peer: int) -> tuple[int, int]:
+        """Make the memory of a lane to `peer`: its descriptor, and the peer's line of our bell."""
+        line = self._free_line()
+        fd, memory = _make_memory(LANE_BYTES)
+        self._enter(_End(peer, line, Lane(memory, True), fd))
+        return fd, line
+
+    def take(self, peer: int, os_pid: int, memory: int, bell: int, line: int) -> int:
+        """Map what `peer`, which is this process, has offered: its line of our bell."""
+        self.drop(peer)
+        lane = Lane(open_memory(os_pid, memory, LANE_BYTES), False)
+        _reach(lane, os_pid, bell, line)
+        ours = self._free_line()
+        self._enter(_End(peer, ours, lane))
+        return ours
+
+    def reach(self, peer: int, os_pid: int, bell: int, line: int) -> None:
+        """The offer was taken: map the peer's bell."""
+        end = self._ends[peer]
+        os.close(end.fd)
+        end.fd = -1
+        _reach(end.lane, os_pid, bell, line)
+
+    def read(self, peer: int) -> None:
+        """Read what `peer` writes, and has written."""
+        end = self._ends[peer]
+        end.reading = True
+        self.bell.again(end.line)
+        self.bell.nudge(PORTER)
+
+    def at(self, peer: int) -> tuple[int, Lane]:
+        """The line that `peer` rings, and its lane. There is one."""
+        end = self._ends[peer]
+        return end.line, end.lane
+
+    def drop(self, peer: int) -> None:
+        """The lane to `peer` is not needed any more, if there is one."""
+        end = self._ends.pop(peer, None)
+        if end is not None:
+            del self._at[end.line]
+            end.close()
+
+    def close(self) -> None:
+        """Give everything back. In a forked child too."""
+        for peer in list(self._ends):
+            self.drop(peer)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _enter(self, end: _End) -> None:
+        self._ends[end.peer] = self._at[end.line] = end
+
+    def _free_line(self) -> int:
+        for line in range(BELL_LINES):
+            if line not in self._at:
+                return line
+        raise OSError(errno.ENOSPC, f"{BELL_LINES} lanes are all that a process may have")
+
+    # ---- writing; under the session's lock
+
+    def write(
+        self, peer: int, number: int, acked: int, code: int, seq: int, payload: bytes | memoryview
+    ) -> None:
+        """Send a message; what there is no room for goes when there is."""
+        self._ends[peer].lane.send(number, acked, code, seq, payload)
+
+    # ---- reading
+
+    def lines(self) -> Iterator[int]:
+        """Those that somebody may have rung."""
+        return iter(list(self._at))
+
+    def line_of(self, peer: int) -> int | None:
+        """The line that `peer` rings, if there is a lane."""
+        end = self._ends.get(peer)
+        return None if end is None else end.line
+
+    def peer_at(self, line: int) -> int:
+        """Who rings this line, 0 for nobody."""
+        end = self._at.get(line)
+        return 0 if end is None else end.peer
+
+    def receive(self, line: int, max_message: int) -> tuple[int, Arrival] | None:
+        """The next message at this line, and whose it is; None when there is none now. What waits
+        for room on the way out goes, if there is some. Malformed once, for what cannot be read:
+        nothing is read from there any more."""
+        end = self._at.get(line)
+        if end is None:
+            return None
+        try:
+            if end.lane.waits:
+                end.lane.flush()
+            if not end.reading or end.muted:
+                return None
+            found = end.lane.receive(max_message)
+        except Malformed:
+            end.muted = True
+            raise
+        except ValueError:
+            return None  # closed in this moment: its peer is gone
+        return None if found is None else (end.peer, found)
+
+
+def _make_memory(size: int) -> tuple[int, Shared]:
+    fd = os.memfd_create(_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        return fd, Shared(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def open_memory(os_pid: int, fd: int, size: int) -> Shared:
+    """The memory behind a descriptor of another process. OSError if it is not what we make."""
+    path = f"/proc/{os_pid}/fd/{fd}"
+    if not os.readlink(path).startswith(f"/memfd:{_NAME} "):
+        raise OSError(errno.EINVAL, f"descriptor {fd} of process {os_pid} is no memory of ours")
+    ours = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        return Shared(ours, size)
+    finally:
+        os.close(ours)
+
+
+def _reach(lane: Lane, os_pid: int, bell: int, line: int) -> None:
+    if not 0 <= line < BELL_LINES:
+        raise OSError(errno.EINVAL, f"no bell has a line {line}")
+    lane.reach(open_memory(os_pid, bell, BELL_BYTES), line)

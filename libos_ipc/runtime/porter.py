@@ -1,0 +1,149 @@
+"""Reading the lanes: by a thread of its own, the *porter*, or by who has taken the seat.
+
+Both sleep on the bell; whoever rings it wakes the seated thread, and the porter only when nobody
+sits or the seated one is busy. Rounds exclude each other. During a round nobody is woken: it
+ends when a look finds that nothing was rung.
+
+What most messages need is done by the exchange, in C. It hands out the program's messages, and
+says where it has found others, which go through the machine; it also waits for answers in the
+place of a seated thread (`Exchange.call`).
+
+Bits of the bell may be lost to a process of the group that does not keep to the rules; so a
+sleep that ends by itself is followed by a look at all lines.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from libos_ipc._native import PORTER, SEAT, Exchange, Malformed
+from libos_ipc.core.vocabulary import Message
+from libos_ipc.runtime.lanes import Arrival, Lanes
+from libos_ipc.runtime.seat import Seat
+from libos_ipc.runtime.threads import QuickThread
+
+__all__ = ["Porter"]
+
+log = logging.getLogger("libos_ipc")
+
+#: Messages of one peer that are handled before another's turn.
+_ROUND = 256
+
+
+class Porter(Seat):
+    """Reads `lanes`: `deliver(message)` for each message of the program that the exchange takes
+    in, `on_message(peer, arrival)` for each other, `on_malformed(line, why)` once for each lane
+    that cannot be read, `on_news(peers)` for those that the exchange has noted, and `on_read()`
+    after each round that brought something."""
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        max_message: int,
+        make_exchange: Callable[[threading.Lock, threading.Lock], Exchange],
+        deliver: Callable[[Message], None],
+        on_message: Callable[[int, Arrival], None],
+        on_malformed: Callable[[int, str], None],
+        on_news: Callable[[list[int]], None],
+        on_read: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        self._lanes = lanes
+        self._bell = lanes.bell
+        self._max_message = max_message
+        self._on_message = on_message
+        self._on_malformed = on_malformed
+        self._deliver = deliver
+        self._on_news = on_news
+        self._on_read = on_read
+        self._rounds = threading.Lock()
+        self.exchange = make_exchange(self._rounds, self._seat)
+        self._thread: QuickThread | None = None
+
+    def start(self) -> None:
+        """Read in a thread of our own from now on."""
+        self._begin_sitting()
+        self.exchange.halted = False
+        self._thread = QuickThread(self._run)
+
+    def stop(self) -> None:
+        """End the thread, and return when it is gone and nobody sits. Not from a round."""
+        thread, self._thread = self._thread, None
+        self._stopping = self.exchange.halted = True
+        self._bell.nudge(SEAT)
+        self._bell.nudge(PORTER)
+        self._await_vacancy()
+        if thread is not None:
+            thread.join()
+
+    def drain(self, peer: int) -> None:
+        """Handle what `peer` has written until now. Not from a round."""
+        with self._rounds:
+            line = self._lanes.line_of(peer)
+            while line is not None and self._read(line):
+                pass
+
+    def _run(self) -> None:
+        self._look_everywhere()
+        while not self._stopping:
+            self._sleep(PORTER, None)
+
+    def _turn(self, timeout: float | None) -> None:
+        self._sleep(SEAT, None if timeout is None else time.monotonic() + timeout)
+
+    def _call(self) -> None:
+        self._bell.nudge(SEAT)
+
+    def nudge(self, *, urgent: bool) -> None:
+        """Have the seated thread look, also one that waits in the exchange for an answer."""
+        if self.exchange.waiting:
+            self._bell.nudge(SEAT)
+        else:
+            super().nudge(urgent=urgent)
+
+    def _sleep(self, who: int, deadline: float | None) -> None:
+        rung = self._bell.sleep(who, deadline)
+        if rung or (deadline is not None and time.monotonic() >= deadline):
+            self._round()
+        else:
+            self._look_everywhere()
+
+    def _look_everywhere(self) -> None:
+        for line in self._lanes.lines():
+            self._bell.again(line)
+        self._round()
+
+    def _round(self) -> None:
+        found = False
+        with self._rounds:
+            while (rung := self.exchange.read()) is not None:
+                messages, lines, news = rung
+                for message in messages:
+                    self._deliver(message)
+                for line in lines:
+                    if self._read(line):
+                        self._bell.again(line)
+                if news:
+                    self._on_news(news)
+                found = True
+        if found:
+            self._on_read()
+
+    def _read(self, line: int) -> bool:
+        """Handle what is there. True if there may be more."""
+        receive, most = self._lanes.receive, self._max_message
+        try:
+            for _ in range(_ROUND):
+                arrival = receive(line, most)
+                if arrival is None:
+                    return False
+                self._on_message(*arrival)
+        except Malformed as error:
+            self._on_malformed(line, str(error))
+            return False
+        except Exception:
+            log.exception("a message that came by a lane")
+        return True
