@@ -3,7 +3,6 @@
 #include "arguments.h"
 #include "clock.h"
 #include "shared.h"
-#include "thread_number.h"
 
 #include <errno.h>
 
@@ -114,12 +113,31 @@ sleep_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
-    found = doorbell_sleep(self, who, until_next_look(deadline));
+    found = doorbell_sleep(self, who, deadline);
     Py_END_ALLOW_THREADS
-    if ((found == EINTR || found == ETIMEDOUT) && PyErr_CheckSignals() < 0) {
+    if (found == EINTR && PyErr_CheckSignals() < 0) {
         return NULL;
     }
     return PyBool_FromLong(found != ETIMEDOUT);
+}
+
+PyDoc_STRVAR(sit_doc, "sit($self, /)\n--\n\n"
+                      "SEAT is awake, and will look before it sleeps: nobody is woken until `stand`.");
+
+static PyObject *
+doorbell_sit(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    bell_sit(doorbell_of(self)->bell);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(stand_doc, "stand($self, /)\n--\n\n"
+                        "SEAT does not look any more. Whether something was rung.");
+
+static PyObject *
+doorbell_stand(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(bell_stand(doorbell_of(self)->bell));
 }
 
 PyDoc_STRVAR(take_doc, "take($self, /)\n--\n\n"
@@ -182,6 +200,8 @@ doorbell_nudge(PyObject *self, PyObject *argument)
 
 static PyMethodDef doorbell_methods[] = {
     {"sleep", NATIVE_METHOD(sleep_method), METH_FASTCALL, sleep_doc},
+    {"sit", doorbell_sit, METH_NOARGS, sit_doc},
+    {"stand", doorbell_stand, METH_NOARGS, stand_doc},
     {"take", doorbell_take, METH_NOARGS, take_doc},
     {"again", doorbell_again, METH_O, again_doc},
     {"nudge", doorbell_nudge, METH_O, nudge_doc},

@@ -67,12 +67,13 @@ handle_signals(struct exchange *exchange)
 static int
 wait_seated(struct exchange *exchange, PyObject *ticket, int64_t deadline)
 {
+    int64_t pause = 0;
     int seated = 1;
 
     while (seated > 0 && !ticket_is_settled(ticket) && !exchange->halted) {
         int found;
         Py_BEGIN_ALLOW_THREADS
-        found = doorbell_sleep(exchange->doorbell, BELL_SEAT, until_next_look(deadline));
+        found = doorbell_sleep(exchange->doorbell, BELL_SEAT, until_next_look(deadline, &pause));
         Py_END_ALLOW_THREADS
         if (found == EINTR || (found == ETIMEDOUT && now_ns() < deadline)) {
             seated = handle_signals(exchange);

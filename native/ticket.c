@@ -171,6 +171,7 @@ ticket_wait(PyObject *self, PyObject *timeout)
 {
     struct ticket *ticket = ticket_of(self);
     int64_t deadline = INT64_MAX;
+    int64_t pause = 0;
     double seconds;
 
     if (timeout != Py_None) {
@@ -182,7 +183,7 @@ ticket_wait(PyObject *self, PyObject *timeout)
     while (!ticket_is_settled(self)) {
         int found;
         Py_BEGIN_ALLOW_THREADS
-        found = sleep_until(ticket, until_next_look(deadline));
+        found = sleep_until(ticket, until_next_look(deadline, &pause));
         Py_END_ALLOW_THREADS
         if ((found == EINTR || found == ETIMEDOUT) && PyErr_CheckSignals() < 0) {
             return NULL;

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 
 import pytest
+from lock_play import Play
 
 from libos_ipc.core.codes import Code
 from libos_ipc.core.delegations import STREAK
 from libos_ipc.core.descriptors import Spot
 from libos_ipc.core.lock_words import EOF, READ, UNLOCK, WRITE, Kind
-from tests.lock_play import Play
 
 KINDS = [Kind.POSIX, Kind.OFD, Kind.FLOCK, Kind.FAIR]
 

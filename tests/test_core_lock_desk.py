@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from lock_play import Play
+
 from libos_ipc.core.codes import Code
 from libos_ipc.core.lock_words import UNLOCK, WRITE, Kind
-from tests.lock_play import Play
 
 
 def test_who_came_first_is_not_passed_while_unborn_children_have_what_the_dead_held() -> None:

@@ -177,6 +177,30 @@ def test_the_seat_is_woken_rather_than_the_porter(pair: Pair) -> None:
     assert order == ["seat", "porter"]
 
 
+def test_nobody_is_woken_while_somebody_is_awake_who_will_look(pair: Pair) -> None:
+    here = pair.doorbells[0]
+    state = memoryview(pair.bells[0]).cast("I")
+    woken: list[bool] = []
+    here.sleep(PORTER, 0)
+    porter = threading.Thread(target=lambda: woken.append(here.sleep(PORTER, None)))
+    porter.start()
+    poll(lambda: state[1] & PORTER)
+    here.sit()
+    pair.ends[1].send(1, 0, 64, 0, b"")
+    assert porter.is_alive()
+    assert here.sleep(SEAT, None) is True, "it looks before it sleeps"
+    assert here.take() == [900]
+    pair.ends[1].send(2, 0, 64, 0, b"")
+    assert porter.is_alive()
+    assert here.stand() is True
+    here.nudge(PORTER)
+    porter.join()
+    assert woken == [True]
+    assert here.take() == [900]
+    assert here.take() == []
+    assert here.stand() is False
+
+
 def test_signals_are_handled_while_asleep(pair: Pair) -> None:
     class Enough(Exception):
         pass

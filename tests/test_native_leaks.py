@@ -628,6 +628,17 @@ def case_doorbell_sleep() -> None:
     refused(bell.sleep, SEAT, PAYLOAD)
 
 
+def case_doorbell_sit() -> None:
+    Doorbell(shared(4096)).sit()
+
+
+def case_doorbell_stand() -> None:
+    bell = Doorbell(shared(4096))
+    bell.sit()
+    bell.again(3)
+    assert bell.stand()
+
+
 def case_doorbell_take() -> None:
     bell = Doorbell(shared(4096))
     bell.again(1000)

@@ -18,7 +18,6 @@ from benchmarks.rounds import Effort, Entry, compete
 NAME = "requests"
 ROWS = "1 (limits), 2, 3"
 WHAT = "request answered by a Python handler"
-WAITS_FOR = "lane"
 SPIN_S = 50e-6
 PEERS = (
     ("pyzmq DEALER/ROUTER", "pyzmq_direct", 8.0),
@@ -54,7 +53,6 @@ def _placed(placement: Placement, effort: Effort) -> list[Line]:
             1.6 if one_core else 1.3,
             ours=found[sleeper.name],
             limit=found[still.name],
-            waits_for=WAITS_FOR,
         )
     )
     lines += [
@@ -67,7 +65,6 @@ def _placed(placement: Placement, effort: Effort) -> list[Line]:
             ours=found[best.name],
             peer=found[name],
             limit=found[best_limit.name],
-            waits_for=WAITS_FOR,
         )
         for name, _, target in PEERS
     ]

@@ -203,8 +203,11 @@ class Dispatcher:
     def _next(self) -> Message | None:
         """The next message; None to look whether we are to stop. Waits beside the worker."""
         queue = self._queue
-        if self._seat is not None and queue.empty():
-            self._seat.sit(queue.qsize, None, urgent=False)  # `pause` puts something in, too
+        if self._seat is not None:
+            if queue.empty():
+                self._seat.sit(queue.qsize, None, urgent=False)  # `pause` puts something in, too
+            else:
+                self._seat.leave()
         return queue.get()
 
     def _run(self) -> None:
@@ -221,6 +224,8 @@ class Dispatcher:
                 self.on_alone()
                 os._exit(0)
             threads[me] = False
+        if self._seat is not None:
+            self._seat.leave()
         threads.pop(me, None)
 
     def _handle(self, message: Message) -> None:
@@ -248,6 +253,8 @@ class Dispatcher:
             if handler.is_async:
                 self._run_async(handler, result, message)
             elif seq and replies is self._replies:
+                if self._seat is not None and self._queue.empty():
+                    self._seat.stay()
                 replies.answer(
                     src, seq, result if type(result) is bytes else handler.encode(result)
                 )

@@ -97,6 +97,13 @@ class Porter(Seat):
     def _call(self) -> None:
         self._bell.nudge(SEAT)
 
+    def _taken(self) -> None:
+        self._bell.sit()
+
+    def _vacated(self) -> None:
+        if self._bell.stand():
+            self._bell.nudge(PORTER)
+
     def nudge(self, *, urgent: bool) -> None:
         """Have the seated thread look, also one that waits in the exchange for an answer."""
         if self.exchange.waiting:

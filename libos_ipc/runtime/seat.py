@@ -41,8 +41,28 @@ class Seat:
         """Let the seated thread's `_turn` end soon."""
         raise NotImplementedError
 
+    def _taken(self) -> None:
+        """Somebody sits, and will look at what there is."""
+
     def _vacated(self) -> None:
         """Nobody sits any more."""
+
+    def stay(self) -> None:
+        """This thread will sit in a moment, and nobody need be woken in its place until then. It
+        must call `sit` or `leave` next; nothing if the seat cannot be had."""
+        me = threading.get_ident()
+        if me != self._main and not self._stopping and self._seat.acquire(blocking=False):
+            self._sitter_urgent = False
+            self._sitter = me
+            self._taken()
+
+    def leave(self) -> None:
+        """This thread does not sit any more, if it has stayed."""
+        if self._sitter == threading.get_ident():
+            self._sitter = 0
+            self._seat_wanted = False
+            self._seat.release()
+            self._vacated()
 
     def sit(self, done: Callable[[], object], deadline: float | None, *, urgent: bool) -> None:
         """Take turns in this thread until `done`, or `deadline` (monotonic).
@@ -55,11 +75,13 @@ class Seat:
         me = threading.get_ident()
         if me == self._main:
             return
-        if not self._seat.acquire(blocking=False):
-            self._seat_wanted = self._seat_wanted or urgent
-            return
+        if self._sitter != me:
+            if not self._seat.acquire(blocking=False):
+                self._seat_wanted = self._seat_wanted or urgent
+                return
+            self._sitter = me
+            self._taken()
         self._sitter_urgent = urgent
-        self._sitter = me
         try:
             while not (done() or self._stopping or (self._seat_wanted and not urgent)):
                 left = None
@@ -69,10 +91,7 @@ class Seat:
                         return
                 self._turn(left)
         finally:
-            self._sitter = 0
-            self._seat_wanted = False
-            self._seat.release()
-            self._vacated()
+            self.leave()
 
     def nudge(self, *, urgent: bool) -> None:
         """Have the seated thread look whether it is done, if it is one that waits for this.
