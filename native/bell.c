@@ -163,6 +163,12 @@ bell_take(struct bell *bell, uint64_t lines[BELL_WORDS])
 }
 
 void
+bell_rest(struct bell *bell)
+{
+    atomic_fetch_and(&bell->state, ~(uint32_t)BELL_DRAINING);
+}
+
+void
 bell_again(struct bell *bell, unsigned line)
 {
     set_bit(bell, line);

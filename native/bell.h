@@ -57,6 +57,9 @@ bool bell_stand(struct bell *bell);
  * been given some must ask again until there are none. One thread at a time. */
 bool bell_take(struct bell *bell, uint64_t lines[BELL_WORDS]);
 
+/* The owner: who has been given some will not ask again now, although there may be more. */
+void bell_rest(struct bell *bell);
+
 /* The owner: a line is to be looked at once more. */
 void bell_again(struct bell *bell, unsigned line);
 

@@ -169,6 +169,16 @@ doorbell_take(PyObject *self, PyObject *Py_UNUSED(ignored))
     return found;
 }
 
+PyDoc_STRVAR(rest_doc, "rest($self, /)\n--\n\n"
+                       "Whoever was given lines does not ask again now, though there may be more.");
+
+static PyObject *
+doorbell_rest(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    bell_rest(doorbell_of(self)->bell);
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(again_doc, "again($self, line, /)\n--\n\nThis line is to be looked at once more.");
 
 static PyObject *
@@ -203,6 +213,7 @@ static PyMethodDef doorbell_methods[] = {
     {"sit", doorbell_sit, METH_NOARGS, sit_doc},
     {"stand", doorbell_stand, METH_NOARGS, stand_doc},
     {"take", doorbell_take, METH_NOARGS, take_doc},
+    {"rest", doorbell_rest, METH_NOARGS, rest_doc},
     {"again", doorbell_again, METH_O, again_doc},
     {"nudge", doorbell_nudge, METH_O, nudge_doc},
     {NULL, NULL, 0, NULL},

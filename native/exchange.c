@@ -18,7 +18,6 @@ exchange_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(exchange->requests);
     Py_VISIT(exchange->message);
     Py_VISIT(exchange->outgoing);
-    Py_VISIT(exchange->left);
     Py_VISIT(exchange->news);
     const struct python_lock *locks[] = {&exchange->lock, &exchange->rounds, &exchange->seat};
     for (size_t i = 0; i < sizeof locks / sizeof *locks; i++) {
@@ -71,7 +70,6 @@ exchange_clear(PyObject *self)
     python_lock_clear(&exchange->seat);
     Py_CLEAR(exchange->message);
     Py_CLEAR(exchange->outgoing);
-    Py_CLEAR(exchange->left);
     Py_CLEAR(exchange->news);
     return 0;
 }
@@ -113,11 +111,9 @@ exchange_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_TypeError, "messages must be kinds of tuples");
         return NULL;
     }
-    PyObject *left = PyList_New(0);
     PyObject *news = PyList_New(0);
-    PyObject *self = left == NULL || news == NULL ? NULL : type->tp_alloc(type, 0);
+    PyObject *self = news == NULL ? NULL : type->tp_alloc(type, 0);
     if (self == NULL) {
-        Py_XDECREF(left);
         Py_XDECREF(news);
         return NULL;
     }
@@ -126,7 +122,6 @@ exchange_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     exchange->requests = Py_NewRef(requests);
     exchange->message = Py_NewRef(message);
     exchange->outgoing = Py_NewRef(outgoing);
-    exchange->left = left;
     exchange->news = news;
     exchange->max_message = max_message;
     exchange->send_buffer = send_buffer;

@@ -9,24 +9,33 @@
 
 #include <errno.h>
 
-/* Reads answers alone; what else was rung is left for the porter. 0, or -1 with an exception. */
+/* Turns of a waiting thread at the bell between two looks for signals, and reads in one turn. */
+enum { TURNS = 64, READS = 8 };
+
+/* Reads answers alone; what else was rung is left for the porter. 0, 1 if somebody else is reading, -1
+ * with an exception. Waits for nobody: signal handlers would run meanwhile, on the seat. */
 static int
 read_answers(struct exchange *exchange)
 {
+    struct bell *bell = doorbell_bell(exchange->doorbell);
     const struct found found = {NULL, NULL};
     int read = 1;
 
-    if (python_lock_acquire(&exchange->rounds) < 0) {
-        return -1;
+    const int taken = python_lock_try(&exchange->rounds);
+    if (taken <= 0) {
+        return taken < 0 ? -1 : 1;
     }
-    while (read > 0) {
+    for (int i = 0; read > 0 && i < READS; i++) {
         read = exchange_read_rung(exchange, &found);
     }
-    python_lock_release(&exchange->rounds);
-    if (PyList_GET_SIZE(exchange->left) > 0 || PyList_GET_SIZE(exchange->news) > 0) {
-        bell_nudge(doorbell_bell(exchange->doorbell), BELL_PORTER);
+    if (read != 0) {
+        bell_rest(bell);
     }
-    return read;
+    python_lock_release(&exchange->rounds);
+    if (exchange->some_left || PyList_GET_SIZE(exchange->news) > 0) {
+        bell_nudge(bell, BELL_PORTER);
+    }
+    return read < 0 ? -1 : 0;
 }
 
 /* The seat of the bell: 1, 0 if it cannot be had, -1 with an exception. */
@@ -62,25 +71,30 @@ handle_signals(struct exchange *exchange)
     return PyErr_CheckSignals() < 0 ? -1 : take_seat(exchange);
 }
 
-/* Sleeps on the seat until the ticket is settled, or it is too late; then the seat is left. 0, or -1
- * with an exception. */
+/* Sleeps on the seat until the ticket is settled, or it is too late, or somebody else reads what
+ * comes; then the seat is left. 0, or -1 with an exception. */
 static int
 wait_seated(struct exchange *exchange, PyObject *ticket, int64_t deadline)
 {
     int64_t pause = 0;
     int seated = 1;
 
-    while (seated > 0 && !ticket_is_settled(ticket) && !exchange->halted) {
+    for (unsigned turn = 1; seated > 0 && !ticket_is_settled(ticket) && !exchange->halted; turn++) {
         int found;
+        int busy = 0;
         Py_BEGIN_ALLOW_THREADS
         found = doorbell_sleep(exchange->doorbell, BELL_SEAT, until_next_look(deadline, &pause));
         Py_END_ALLOW_THREADS
-        if (found == EINTR || (found == ETIMEDOUT && now_ns() < deadline)) {
+        if (found == EINTR || (found == ETIMEDOUT && now_ns() < deadline) || turn % TURNS == 0) {
             seated = handle_signals(exchange);
-        } else if (read_answers(exchange) < 0) {
+        } else {
+            busy = read_answers(exchange);
+        }
+        if (busy != 0) {
             leave_seat(exchange);
-            return -1;
-        } else if (deadline != INT64_MAX && now_ns() >= deadline) {
+            return busy < 0 ? -1 : 0;
+        }
+        if (deadline != INT64_MAX && now_ns() >= deadline) {
             break;
         }
     }

@@ -23,7 +23,6 @@ struct exchange {
     struct python_lock seat;   /* held by whoever sleeps on the bell as SEAT */
     PyObject *message;  /* the type of a program's message */
     PyObject *outgoing; /* the type of what is kept of a message sent */
-    PyObject *left;     /* lines at which a waiting thread has found what is for Python */
     PyObject *news;     /* peers that have everything, or are to be told what we have */
     uint64_t max_message;
     uint64_t send_buffer;
@@ -32,6 +31,8 @@ struct exchange {
     char halted;  /* nobody is to take the seat, or to stay on it */
     char watched; /* somebody wants to know when a peer has everything */
     bool closed;
+    bool some_left;
+    uint64_t left[BELL_WORDS]; /* lines at which a waiting thread has found what is for Python */
     struct stations stations;
 };
 

@@ -57,15 +57,19 @@ hand_out(const struct exchange *exchange, uint64_t peer, const struct header *he
     return added;
 }
 
-/* Settles the ticket of a request that is there. Takes the payload over. */
+/* Settles the ticket of a request that is there. Takes the payload over. Its owner may sleep on the
+ * seat, and not have been woken for what another reads. */
 static void
-settle(const struct exchange *exchange, uint64_t seq, PyObject *payload)
+settle(const struct exchange *exchange, uint64_t seq, PyObject *payload, bool for_another)
 {
     struct requests *table = outstanding_table(exchange->requests);
     PyObject *entry = requests_remove(table, requests_find(table, seq));
 
     ticket_settle(PyTuple_GET_ITEM(entry, 1), payload);
     Py_DECREF(entry);
+    if (for_another && exchange->waiting) {
+        bell_nudge(doorbell_bell(exchange->doorbell), BELL_SEAT);
+    }
 }
 
 /* Enters what a message says of the link. */
@@ -106,7 +110,7 @@ read_one(struct exchange *exchange, const struct station *station, const struct 
     PyObject *ledger = Py_NewRef(station->ledger);
     int result = 0;
     if (header.code == RESP) {
-        settle(exchange, header.seq, payload);
+        settle(exchange, header.seq, payload, found->messages != NULL);
     } else {
         result = hand_out(exchange, peer, &header, payload, found->messages);
     }
@@ -117,23 +121,31 @@ read_one(struct exchange *exchange, const struct station *station, const struct 
     return result < 0 ? -1 : 1;
 }
 
+static uint64_t *
+left_word(struct exchange *exchange, unsigned line, uint64_t *bit)
+{
+    *bit = UINT64_C(1) << line % 64;
+    return &exchange->left[line / 64 % BELL_WORDS];
+}
+
+static bool
+is_left(struct exchange *exchange, unsigned line)
+{
+    uint64_t bit;
+    return (*left_word(exchange, line, &bit) & bit) != 0;
+}
+
 /* Has Python look at this line: at once, or, if that cannot be, as soon as it is woken. */
 static int
 leave_line(struct exchange *exchange, unsigned line, const struct found *found)
 {
-    struct station *station = exchange->stations.by_line[line];
+    uint64_t bit;
 
     if (found->messages != NULL) {
         return note_line(found->lines, line);
     }
-    if (station == NULL || !station->left) {
-        if (note_line(exchange->left, line) < 0) {
-            return -1;
-        }
-        if (station != NULL) {
-            station->left = true;
-        }
-    }
+    *left_word(exchange, line, &bit) |= bit;
+    exchange->some_left = true;
     return 0;
 }
 
@@ -151,7 +163,8 @@ read_line(struct exchange *exchange, unsigned line, const struct found *found)
         int result = 2; /* nobody that we know: for Python to look */
         station = exchange->stations.by_line[line];
         if (station != NULL) {
-            const bool reads = station->reads && (found->messages != NULL || !station->left);
+            const bool reads =
+                station->reads && (found->messages != NULL || !is_left(exchange, line));
             result = reads ? read_one(exchange, station, found) : 0;
         }
         if (result == 2) {
@@ -190,23 +203,17 @@ exchange_read_rung(struct exchange *exchange, const struct found *found)
 static int
 take_left(struct exchange *exchange, PyObject *lines)
 {
-    PyObject *left = exchange->left;
-    PyObject *fresh = PyList_New(0);
-
-    if (fresh == NULL) {
-        return -1;
-    }
-    exchange->left = fresh;
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(left); i++) {
-        const unsigned long line = PyLong_AsUnsignedLong(PyList_GET_ITEM(left, i));
-        struct station *station = exchange->stations.by_line[line % BELL_LINES];
-        if (station != NULL) {
-            station->left = false;
+    exchange->some_left = false;
+    for (unsigned line = 0; line < BELL_LINES; line++) {
+        if (is_left(exchange, line)) {
+            uint64_t bit;
+            *left_word(exchange, line, &bit) &= ~bit;
+            if (note_line(lines, line) < 0) {
+                return -1;
+            }
         }
     }
-    const int added = PyList_SetSlice(lines, PY_SSIZE_T_MAX, PY_SSIZE_T_MAX, left);
-    Py_DECREF(left);
-    return added;
+    return 0;
 }
 
 PyObject *
@@ -219,7 +226,8 @@ exchange_read(PyObject *self, PyObject *Py_UNUSED(ignored))
 
     if (found.messages != NULL && found.lines != NULL && fresh != NULL) {
         const int read = exchange_read_rung(exchange, &found);
-        if (read >= 0 && take_left(exchange, found.lines) == 0) {
+        const bool left = exchange->some_left;
+        if (read >= 0 && (!left || take_left(exchange, found.lines) == 0)) {
             if (read == 0 && PyList_GET_SIZE(found.lines) + PyList_GET_SIZE(exchange->news) == 0) {
                 result = Py_NewRef(Py_None);
             } else {

@@ -31,6 +31,7 @@ struct lane {
     struct header header;
     PyObject *payload;
     uint64_t arrived;
+    bool broken; /* nothing that comes can be believed any more */
 };
 
 struct lane *
@@ -315,6 +316,7 @@ static PyObject *
 malformed(PyObject *self, const char *what, uint64_t found)
 {
     struct native_state *state = PyType_GetModuleState(Py_TYPE(self));
+    lane_of(self)->broken = true;
     PyErr_Format(state->malformed, what, (unsigned long long)found);
     return NULL;
 }
@@ -367,7 +369,7 @@ lane_peek(struct lane *lane, uint64_t max_message, struct envelope *envelope,
     unsigned char head[MESSAGE_HEAD];
     uint64_t filled;
 
-    if (lane->memory == NULL) {
+    if (lane->memory == NULL || lane->broken) {
         return LANE_EMPTY;
     }
     if (!channel_filled(&lane->in, &filled) || lane->payload != NULL) {
@@ -393,7 +395,7 @@ lane_take(struct lane *lane, const struct header *header, void *payload)
 
 PyDoc_STRVAR(receive_doc, "receive($self, max_message, /)\n--\n\n"
                           "(number, acked, code, seq, payload) of the next message, None if it is "
-                          "not there yet. Malformed if nothing that comes can be believed any more.");
+                          "not there yet. Malformed, once, if nothing that comes can be believed any more.");
 
 static PyObject *
 lane_receive(PyObject *self, PyObject *argument)
@@ -404,6 +406,9 @@ lane_receive(PyObject *self, PyObject *argument)
 
     if (require_open(lane) < 0 || as_unsigned(argument, "max_message", INT64_MAX, &max_message) < 0) {
         return NULL;
+    }
+    if (lane->broken) {
+        Py_RETURN_NONE;
     }
     if (!channel_filled(&lane->in, &filled)) {
         return malformed(self, "%llu bytes in a channel that has room for less", filled);

@@ -14,7 +14,6 @@ struct station {
     unsigned line;
     bool writes; /* our messages go by the lane */
     bool reads;  /* and theirs come by it */
-    bool left;   /* there is something that only Python can deal with, which has been told */
     PyObject *lane;
     PyObject *ledger;
 };

@@ -241,6 +241,66 @@ def test_a_waiter_leaves_to_the_porter_what_is_no_answer(sides: tuple[Side, Side
     assert tickets[0].result() == b"answer"
 
 
+def test_a_waiter_is_woken_though_another_has_read_its_answer(sides: tuple[Side, Side]) -> None:
+    one, other = sides
+    ticket = Ticket()
+    asked = threading.Thread(target=one.exchange.call, args=(3, USER, b"", ticket, None))
+    asked.start()
+    poll(lambda: one.state() & SEAT)
+    # Somebody is at work, so the answer wakes nobody …
+    one.bell.again(900)
+    assert one.bell.take() == [900]
+    other.read()
+    other.exchange.send(2, Code.RESP, ticket.number, b"answer")
+    assert one.state() & SEAT
+    # … and is read by him.
+    assert one.read() == []
+    poll(lambda: not asked.is_alive(), timeout=3)
+    assert ticket.result() == b"answer"
+
+
+def test_a_waiter_does_not_wait_for_another_who_reads(sides: tuple[Side, Side]) -> None:
+    """Signal handlers would run meanwhile, on the seat."""
+    one, other = sides
+    ticket = Ticket()
+    results: list[object] = []
+    with one.rounds:
+        asked = threading.Thread(
+            target=lambda: results.append(one.exchange.call(3, USER, b"", ticket, None))
+        )
+        asked.start()
+        poll(lambda: one.state() & SEAT)
+        other.read()
+        other.exchange.send(2, Code.RESP, ticket.number, b"answer")
+        asked.join()
+        assert results == [False]
+        assert not one.seat.locked()
+    assert one.read() == []
+    assert ticket.wait(0)
+
+
+def test_lines_that_nobody_has_are_remembered_once(sides: tuple[Side, Side]) -> None:
+    one, _ = sides
+    stop = threading.Event()
+
+    def hostile() -> None:
+        while not stop.is_set():
+            for line in range(100, 900, 7):
+                one.bell.again(line)
+            one.bell.nudge(SEAT)
+
+    attacker = threading.Thread(target=hostile)
+    attacker.start()
+    ticket = Ticket()
+    assert one.exchange.call(3, USER, b"", ticket, time.monotonic() + 0.2) is False
+    stop.set()
+    attacker.join()
+    rung = one.exchange.read()
+    assert rung is not None
+    assert set(rung[1]) <= set(range(100, 900, 7))
+    assert len(rung[1]) <= 2 * len(range(100, 900, 7))
+
+
 def test_under_the_sessions_lock_nothing_goes_this_way(sides: tuple[Side, Side]) -> None:
     one, _ = sides
     with one.lock:

@@ -247,6 +247,17 @@ def test_sizes_that_no_message_has(pair: Pair, size: int) -> None:
         pair.ends[1].receive(1000)
 
 
+def test_what_cannot_be_believed_is_said_once_and_nothing_more_is_read(pair: Pair) -> None:
+    data = memoryview(pair.memory)[4096:]
+    data[: HEAD.size] = HEAD.pack(1, 0, 3, 0, 64)
+    pair.counts(0)[0] = HEAD.size
+    with pytest.raises(Malformed):
+        pair.ends[1].receive(MOST)
+    data[HEAD.size : 2 * HEAD.size] = HEAD.pack(1, 0, 17, 0, 64)
+    pair.counts(0)[0] = 2 * HEAD.size
+    assert pair.ends[1].receive(MOST) is None
+
+
 def test_half_a_head_is_none(pair: Pair) -> None:
     pair.counts(0)[0] = HEAD.size - 1
     assert pair.ends[1].receive(MOST) is None

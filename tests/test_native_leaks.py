@@ -639,6 +639,13 @@ def case_doorbell_stand() -> None:
     assert bell.stand()
 
 
+def case_doorbell_rest() -> None:
+    bell = Doorbell(shared(4096))
+    bell.again(3)
+    bell.take()
+    bell.rest()
+
+
 def case_doorbell_take() -> None:
     bell = Doorbell(shared(4096))
     bell.again(1000)

@@ -80,12 +80,11 @@ class Calling:
         payload = payload_of(Outgoing(code, 0, body)) if isinstance(body, tuple) else body
         seq = 0
         try:
+            self.clock.on_sent()  # first: it may be time that answers something sent before
             done = self.exchange.call(dst, code, payload, ticket, deadline)
             if done is None:
                 seq = self.request(dst, code, body, ticket, size, timeout)
                 self.sit(dst, ticket.settled, deadline)
-            else:
-                self.clock.on_sent()
             if not done:
                 done = ticket.wait(None if deadline is None else deadline - time.monotonic())
         except BaseException:

@@ -34,6 +34,11 @@ __all__ = ["LANE_AFTER", "LaneTraffic"]
 #: memory, which a few messages are not worth.
 LANE_AFTER = {"zmq": 0, "auto": 16, "native": 1}
 
+#: How often a bell that could not be reached is tried again, and when first, in seconds; then twice
+#: as late each time.
+REACH_TRIES = 8
+REACH_S = 0.05
+
 
 class LaneTraffic:
     """The lanes of one session. What is in `table` is called under its lock."""
@@ -118,17 +123,29 @@ class LaneTraffic:
         if not result:
             self.exchange.write(peer)
 
-    def _reach(self, effect: ReachLane) -> None:
+    def _reach(self, effect: ReachLane, tries: int = 0) -> None:
         session = self._session
         peer, bell, line = effect
         try:
             self.lanes.reach(peer, self._process(peer), bell, line)
         except OSError as error:
-            self._note("cannot reach a bell", peer, str(error))
+            # Out of descriptors, for one: as long as it is so, the peer hears of room by its clock.
+            if tries == 0:
+                self._note("cannot reach a bell", peer, str(error))
+            if tries < REACH_TRIES:
+                session.clock.later(
+                    REACH_S * 2**tries, lambda: self._reach_again(effect, tries + 1)
+                )
         else:
             session.perform(session.member.lanes.open(peer, time.monotonic()))
             self.exchange.write(peer)
         self._read(peer)
+
+    def _reach_again(self, effect: ReachLane, tries: int) -> None:
+        session = self._session
+        with session.lock:
+            if effect.peer in session.member.links and not session.closed:
+                self._reach(effect, tries)
 
     def _read(self, peer: int) -> None:
         self.exchange.read_from(peer)
@@ -140,8 +157,9 @@ class LaneTraffic:
 
     def _write(self, effect: Write) -> None:
         peer, number, acked, message = effect
-        self.lanes.write(peer, number, acked, message.code, message.seq, payload_of(message))
+        # First: what is interrupted in the middle is asked for and written again, by and by.
         self._session.clock.on_sent()
+        self.lanes.write(peer, number, acked, message.code, message.seq, payload_of(message))
 
     def _process(self, peer: int) -> int:
         os_pid = self._session.watches.process_of(peer)

@@ -87,8 +87,9 @@ class Lanes:
     def reach(self, peer: int, os_pid: int, bell: int, line: int) -> None:
         """The offer was taken: map the peer's bell."""
         end = self._ends[peer]
-        os.close(end.fd)
-        end.fd = -1
+        if end.fd >= 0:
+            os.close(end.fd)
+            end.fd = -1
         _reach(end.lane, os_pid, bell, line)
 
     def read(self, peer: int) -> None:
@@ -133,7 +134,9 @@ class Lanes:
         self, peer: int, number: int, acked: int, code: int, seq: int, payload: bytes | memoryview
     ) -> None:
         """Send a message; what there is no room for goes when there is."""
-        self._ends[peer].lane.send(number, acked, code, seq, payload)
+        end = self._ends.get(peer)
+        if end is not None:  # otherwise the peer's end was told just now
+            end.lane.send(number, acked, code, seq, payload)
 
     # ---- reading
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from libos_ipc._native import PORTER, SEAT, Exchange, Malformed
 from libos_ipc.core.vocabulary import Message
-from libos_ipc.runtime.lanes import Arrival, Lanes
+from libos_ipc.runtime.lanes import LANE_BYTES, Arrival, Lanes
 from libos_ipc.runtime.seat import Seat
 from libos_ipc.runtime.threads import QuickThread
 
@@ -29,8 +29,11 @@ __all__ = ["Porter"]
 
 log = logging.getLogger("libos_ipc")
 
-#: Messages of one peer that are handled before another's turn.
+#: Messages of one peer that are handled before another's turn, and turns in a round.
 _ROUND = 256
+_TURNS = 16
+#: Turns in which all is read that a lane holds, however small the messages are.
+_DRAIN = 1 + LANE_BYTES // (33 * _ROUND)
 
 
 class Porter(Seat):
@@ -83,8 +86,9 @@ class Porter(Seat):
         """Handle what `peer` has written until now. Not from a round."""
         with self._rounds:
             line = self._lanes.line_of(peer)
-            while line is not None and self._read(line):
-                pass
+            for _ in range(_DRAIN):
+                if line is None or not self._read(line):
+                    break
 
     def _run(self) -> None:
         self._look_everywhere()
@@ -124,20 +128,35 @@ class Porter(Seat):
         self._round()
 
     def _round(self) -> None:
+        """Handle what was rung; not for ever: others wait for their turn, or want us to stop."""
         found = False
         with self._rounds:
-            while (rung := self.exchange.read()) is not None:
-                messages, lines, news = rung
-                for message in messages:
-                    self._deliver(message)
-                for line in lines:
-                    if self._read(line):
-                        self._bell.again(line)
-                if news:
-                    self._on_news(news)
+            for _ in range(_TURNS):
+                try:
+                    rung = self.exchange.read()
+                    if rung is None:
+                        break
+                    self._handle(*rung)
+                except Exception:
+                    log.exception("what came by a lane")
                 found = True
+                if self._stopping:
+                    self._bell.rest()
+                    break
+            else:
+                self._bell.rest()
+                self._bell.nudge(PORTER)
         if found:
             self._on_read()
+
+    def _handle(self, messages: list[Message], lines: list[int], news: list[int]) -> None:
+        for message in messages:
+            self._deliver(message)
+        for line in lines:
+            if self._read(line):
+                self._bell.again(line)
+        if news:
+            self._on_news(news)
 
     def _read(self, line: int) -> bool:
         """Handle what is there. True if there may be more."""

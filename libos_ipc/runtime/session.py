@@ -289,7 +289,7 @@ class Session(Calling):
 
     def _connect(self, peer: int) -> None:
         if not self.watches.live(peer, self.directory.live_socket(peer)):
-            if self.receiver.hears(peer):
+            if self.receiver.hears(peer) or self.traffic.lanes.line_of(peer) is not None:
                 # What it had sent before it ended is read first; then its end is told.
                 self.receiver.expect_end(peer)
                 self.loop.wake()

@@ -1,0 +1,122 @@
+"""The porter's rounds: what is handled, what ends them, and what does not."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from libos_ipc._native import PORTER, SEAT
+from libos_ipc.core.vocabulary import Message
+from libos_ipc.runtime.lanes import Lanes
+from libos_ipc.runtime.porter import Porter
+
+
+class Endless:
+    """An exchange that always has something."""
+
+    waiting = False
+    halted = False
+
+    def __init__(self, lanes: Lanes) -> None:
+        self.bell = lanes.bell
+        self.reads = 0
+        self.gives: Any = ([], [], [])
+
+    def read(self) -> Any:
+        self.reads += 1
+        self.bell.again(5)
+        self.bell.take()
+        if isinstance(self.gives, Exception):
+            raise self.gives
+        return self.gives
+
+
+class Rig:
+    """A porter around such an exchange, and what it has handed out."""
+
+    def __init__(self) -> None:
+        self.lanes = Lanes(0)
+        self.exchange = Endless(self.lanes)
+        self.delivered: list[Message] = []
+        self.porter = Porter(
+            self.lanes,
+            1000,
+            lambda rounds, seat: self.exchange,  # type: ignore[arg-type,return-value]
+            self.delivered.append,
+            lambda peer, arrival: None,
+            lambda line, why: None,
+            lambda peers: None,
+            lambda: None,
+        )
+
+    def close(self) -> None:
+        self.lanes.close()
+
+
+@pytest.fixture
+def rig() -> Any:
+    rig = Rig()
+    yield rig
+    rig.close()
+
+
+def test_a_round_ends_though_there_is_always_more(rig: Rig) -> None:
+    rig.exchange.gives = ([Message(2, 70, 0, b"")], [], [])
+    rig.porter._round()
+    assert 1 < rig.exchange.reads < 1000
+    assert len(rig.delivered) == rig.exchange.reads
+    # Whoever rings now wakes somebody again, and the porter has been called.
+    assert rig.lanes.bell.sleep(PORTER, 0) is True
+
+
+def test_who_wants_it_to_stop_does_not_wait_for_that(rig: Rig) -> None:
+    rig.porter._stopping = True
+    rig.porter._round()
+    assert rig.exchange.reads == 1
+
+
+def test_a_round_goes_on_behind_an_error(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    rig.exchange.gives = MemoryError("none left")
+    rig.porter._round()
+    assert rig.exchange.reads > 1
+    assert "none left" in caplog.text
+    assert not rig.porter._rounds.locked()
+
+
+def test_the_thread_can_be_stopped_under_steady_traffic(rig: Rig) -> None:
+    for _ in range(3):
+        rig.porter.start()
+        stopped = threading.Thread(target=rig.porter.stop)
+        stopped.start()
+        stopped.join(20)
+        assert not stopped.is_alive()
+
+
+def test_who_stays_holds_the_seat_until_it_sits_or_leaves(rig: Rig) -> None:
+    porter = rig.porter
+    done: list[bool] = []
+
+    def work() -> None:
+        porter.stay()
+        done.append(porter._seat.locked())
+        porter.sit(lambda: True, None, urgent=False)
+        done.append(porter._seat.locked())
+        porter.stay()
+        porter.leave()
+        porter.leave()
+        done.append(porter._seat.locked())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [True, False, False]
+    assert rig.lanes.bell.sleep(SEAT, 0) in (True, False)
+
+
+def test_the_main_thread_does_not_sit(rig: Rig) -> None:
+    rig.porter._begin_sitting()
+    rig.porter.stay()
+    rig.porter.sit(lambda: False, None, urgent=True)
+    assert not rig.porter._seat.locked()
