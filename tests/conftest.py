@@ -158,12 +158,10 @@ def every_way(metafunc: pytest.Metafunc) -> None:
 TRANSPORTED = {
     "test_children",
     "test_exec",
-    "test_file_lock",
     "test_fork",
     "test_group",
     "test_hostile",
     "test_ids",
-    "test_linearizability",
     "test_messages",
     "test_signals",
     "test_sync",

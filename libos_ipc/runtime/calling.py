@@ -80,7 +80,7 @@ class Calling:
         payload = payload_of(Outgoing(code, 0, body)) if isinstance(body, tuple) else body
         seq = 0
         try:
-            self.clock.on_sent()  # first: it may be time that answers something sent before
+            self._keep_time()  # first: it may be time that brings what was sent before
             done = self.exchange.call(dst, code, payload, ticket, deadline)
             if done is None:
                 seq = self.request(dst, code, body, ticket, size, timeout)
@@ -99,6 +99,13 @@ class Calling:
             if code < FIRST_USER_CODE and type(answer) is bytes
             else answer
         )
+
+    def _keep_time(self) -> None:
+        """Something goes out beside the machine, which may have to be asked for again."""
+        if self.clock.idle:
+            with self.lock:
+                if not self.closed:
+                    self.clock.on_sent()
 
     def _give_up(self, ticket: Ticket, seq: int) -> None:
         seq = seq or ticket.number
@@ -119,7 +126,7 @@ class Calling:
     def send_user(self, dst: int, code: int, body: Body, size: int, timeout: float | None) -> None:
         """Send a program's one-way message of `size` bytes once there is room at the receiver."""
         if type(body) is bytes and not self.leaving and self.exchange.send(dst, code, 0, body):
-            self.clock.on_sent()
+            self._keep_time()
             return
         with self.lock:
             self.check_open()
@@ -194,7 +201,7 @@ class Calling:
     def answer(self, dst: int, seq: int, payload: Body) -> None:
         """Answer a request; in vain, without an error, if the requester is gone."""
         if type(payload) is bytes and self.exchange.send(dst, Code.RESP, seq, payload):
-            self.clock.on_sent()
+            self._keep_time()
             return
         with self.lock:
             if not self.closed:

@@ -25,7 +25,8 @@ class Clock:
     def __init__(self, wake: Callable[[], None], tick: Callable[[float], bool]) -> None:
         self._wake = wake
         self._tick = tick
-        self._idle = True
+        #: whether time is not asked about, until something is sent
+        self.idle = True
         self._next_tick = 0.0
         self._timers: deque[tuple[float, Callable[[], None]]] = deque()
 
@@ -35,7 +36,7 @@ class Clock:
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + TICK_S
-            self._idle = not self._tick(now)
+            self.idle = not self._tick(now)
         for _ in range(len(self._timers)):  # others may be adding to them
             timer = self._timers.popleft()
             if timer[0] <= now:
@@ -44,21 +45,21 @@ class Clock:
                 self._timers.append(timer)
         if busy or self._timers:
             return _SOON_S
-        return None if self._idle else max(self._next_tick - now, 0)
+        return None if self.idle else max(self._next_tick - now, 0)
 
     def stay_awake(self) -> None:
         """Tick until the machine says that time alone can change nothing. In the worker."""
-        self._idle = False
+        self.idle = False
 
     def on_sent(self) -> None:
         """Something has gone out, which may have to be sent or asked again. Any thread."""
-        if self._idle:
-            self._idle = False
+        if self.idle:
+            self.idle = False
             self._wake()
 
     def on_read(self) -> None:
         """Something was taken in beside the worker, and it may be time for a tick. Any thread."""
-        if self._idle and time.monotonic() >= self._next_tick:
+        if self.idle and time.monotonic() >= self._next_tick:
             self._wake()
 
     def later(self, delay_s: float, action: Callable[[], None]) -> None:
