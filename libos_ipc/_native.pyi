@@ -293,11 +293,17 @@ BELL_LINES: int
 
 @final
 class Shared:
+    """Memory behind a memfd that is sealed against a change of its size. OSError if it is none."""
+
     def __init__(self, fd: int, size: int) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
 class Doorbell:
+    """What wakes this process when others write to it. `sleep` blocks, as SEAT or PORTER, one
+    thread each; it looks for `spin` seconds before, where that is worth while, and handles
+    signals. After it, ask `take` (or the exchange) until it gives nothing."""
+
     def __init__(self, memory: Shared, spin: float = 0) -> None: ...
     def sleep(self, who: int, deadline: float | None, /) -> bool: ...
     def sit(self) -> None: ...
@@ -309,6 +315,9 @@ class Doorbell:
 
 @final
 class Ticket:
+    """A request that one thread waits for, settled once, by any thread. `wait` blocks at most
+    `timeout` seconds and handles signals. `number` is set where the exchange has sent it."""
+
     def __init__(self) -> None: ...
     @property
     def number(self) -> int: ...
@@ -321,6 +330,10 @@ class Ticket:
 
 @final
 class Exchange:
+    """The way of a message by a lane, without Python. `call` blocks and handles signals: True when
+    the ticket is settled, False when it is not, None if nothing was sent. `read` in a round: what
+    is for Python, None when nothing was rung. Not in a forked child."""
+
     def __init__(
         self,
         doorbell: Doorbell,
@@ -357,6 +370,9 @@ class Exchange:
 
 @final
 class Lane:
+    """One end of the lane in this memory, whose maker is the `first`. Nothing blocks: what there is
+    no room for waits, and goes with `flush`. `receive` raises Malformed, once."""
+
     def __init__(self, memory: Shared, first: bool) -> None: ...
     @property
     def waits(self) -> bool: ...

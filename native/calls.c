@@ -258,11 +258,5 @@ static PyType_Spec outstanding_spec = {
 int
 calls_setup(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &outstanding_spec, NULL);
-    if (type == NULL) {
-        return -1;
-    }
-    const int added = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    return added;
+    return native_add_type(module, &outstanding_spec);
 }

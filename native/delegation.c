@@ -227,13 +227,7 @@ static PyType_Spec delegation_spec = {
 int
 delegation_setup(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &delegation_spec, NULL);
-    if (type == NULL) {
-        return -1;
-    }
-    const int added = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    if (added < 0 ||
+    if (native_add_type(module, &delegation_spec) < 0 ||
         PyModule_AddIntConstant(module, "SLOT_BYTES", sizeof(struct lock_slot)) < 0 ||
         PyModule_AddIntConstant(module, "GONE", SLOT_GONE) < 0 ||
         PyModule_AddIntConstant(module, "BUSY", SLOT_BUSY) < 0) {

@@ -121,11 +121,5 @@ static PyType_Spec descriptor_spec = {
 int
 descriptor_setup(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &descriptor_spec, NULL);
-    if (type == NULL) {
-        return -1;
-    }
-    const int added = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    return added;
+    return native_add_type(module, &descriptor_spec);
 }

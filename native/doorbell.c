@@ -242,13 +242,8 @@ static PyType_Spec doorbell_spec = {
 int
 doorbell_setup(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &doorbell_spec, NULL);
-    if (type == NULL) {
-        return -1;
-    }
-    const int added = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    if (added < 0 || PyModule_AddIntConstant(module, "SEAT", BELL_SEAT) < 0 ||
+    if (native_add_type(module, &doorbell_spec) < 0 ||
+        PyModule_AddIntConstant(module, "SEAT", BELL_SEAT) < 0 ||
         PyModule_AddIntConstant(module, "PORTER", BELL_PORTER) < 0) {
         return -1;
     }

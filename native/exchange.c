@@ -306,11 +306,5 @@ static PyType_Spec exchange_spec = {
 int
 exchange_setup(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &exchange_spec, NULL);
-    if (type == NULL) {
-        return -1;
-    }
-    const int added = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    return added;
+    return native_add_type(module, &exchange_spec);
 }

@@ -4,7 +4,7 @@
 #include "clock.h"
 #include "doorbell.h"
 #include "python_lock.h"
-#include "thread_number.h"
+#include "signal_look.h"
 #include "ticket.h"
 
 #include <errno.h>

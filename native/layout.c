@@ -280,11 +280,5 @@ static PyType_Spec layout_spec = {
 int
 layout_setup(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &layout_spec, NULL);
-    if (type == NULL) {
-        return -1;
-    }
-    const int added = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    return added;
+    return native_add_type(module, &layout_spec);
 }

@@ -30,6 +30,16 @@ native_state_of(PyObject *module)
     return (struct native_state *)PyModule_GetState(module);
 }
 
+/* Makes a type and adds it to the module under its name. -1 with an exception. */
+static inline int
+native_add_type(PyObject *module, PyType_Spec *spec)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    const int added = type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)type);
+    Py_XDECREF(type);
+    return added;
+}
+
 /* A PyCFunctionFastWithKeywords in a PyMethodDef, by way of a type that every function pointer
  * may be cast to without a warning. */
 #define NATIVE_METHOD(function) ((PyCFunction)(void (*)(void))(function))

@@ -373,11 +373,5 @@ static PyType_Spec quick_lock_spec = {
 int
 quick_lock_setup(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &quick_lock_spec, NULL);
-    if (type == NULL) {
-        return -1;
-    }
-    const int added = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    return added;
+    return native_add_type(module, &quick_lock_spec);
 }

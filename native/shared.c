@@ -126,11 +126,5 @@ static PyType_Spec shared_spec = {
 int
 shared_setup(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &shared_spec, NULL);
-    if (type == NULL) {
-        return -1;
-    }
-    const int added = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    return added;
+    return native_add_type(module, &shared_spec);
 }

@@ -4,7 +4,7 @@
 
 #include "arguments.h"
 #include "clock.h"
-#include "thread_number.h"
+#include "signal_look.h"
 
 #include <errno.h>
 #include <linux/futex.h>
@@ -253,11 +253,5 @@ static PyType_Spec ticket_spec = {
 int
 ticket_setup(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &ticket_spec, NULL);
-    if (type == NULL) {
-        return -1;
-    }
-    const int added = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    return added;
+    return native_add_type(module, &ticket_spec);
 }

@@ -359,11 +359,5 @@ static PyType_Spec port_spec = {
 int
 zeromq_setup(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &port_spec, NULL);
-    if (type == NULL) {
-        return -1;
-    }
-    const int added = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    return added;
+    return native_add_type(module, &port_spec);
 }

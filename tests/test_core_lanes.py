@@ -109,6 +109,17 @@ def opened(a: End, b: End) -> None:
     a.done(a.member.lanes.open(b.member.vmid, 0.0))
 
 
+def by_lane(a: End, b: End) -> tuple[End, End]:
+    """Both directions have changed over, and nothing is under way."""
+    offered(a, b)
+    taken(a, b)
+    opened(a, b)
+    b.hear(a, a.connection)
+    b.send(2, b"heard")
+    a.hear(b, b.memory)
+    return a, b
+
+
 def test_each_direction_changes_over_at_one_point_of_its_order(pair: tuple[End, End]) -> None:
     a, b = pair
     offered(a, b)
@@ -148,13 +159,7 @@ def test_a_lost_connection_is_made_again_for_its_own_messages_alone(pair: tuple[
 
 
 def test_no_connection_is_needed_any_more(pair: tuple[End, End]) -> None:
-    a, b = pair
-    offered(a, b)
-    taken(a, b)
-    opened(a, b)
-    b.hear(a, a.connection)
-    b.send(2, b"heard")
-    a.hear(b, b.memory)
+    a, _ = by_lane(*pair)
     a.send(3, b"3")
     assert a.member.links[3].keeps
     assert a.member.on_disconnected(3, 0.0) == []
@@ -165,13 +170,7 @@ def test_no_connection_is_needed_any_more(pair: tuple[End, End]) -> None:
 
 
 def test_what_an_interrupted_sender_never_wrote_is_written_again(pair: tuple[End, End]) -> None:
-    a, b = pair
-    offered(a, b)
-    taken(a, b)
-    opened(a, b)
-    b.hear(a, a.connection)
-    b.send(2, b"heard")
-    a.hear(b, b.memory)
+    a, b = by_lane(*pair)
     for number in range(3, 6):
         a.send(3, b"%d" % number)
     a.memory.popleft()

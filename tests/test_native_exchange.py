@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import signal
 import threading
 import time
@@ -11,6 +9,7 @@ from typing import Any
 
 import pytest
 from processes import poll
+from shared_memory import memory
 
 from libos_ipc._native import (
     PORTER,
@@ -32,16 +31,6 @@ ROOM = 4096
 SEND_BUFFER = 10**6
 MOST = 10**6
 EVERY = 8
-
-
-def memory(size: int) -> Shared:
-    fd = os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(fd, size)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        return Shared(fd, size)
-    finally:
-        os.close(fd)
 
 
 class Side:

@@ -13,26 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import Forked, Line, poll
+from shared_memory import SEALS, memory
 
 from libos_ipc._native import BELL_LINES, PORTER, SEAT, Doorbell, Lane, Malformed, Shared
 
 SMALLEST = 4096
 BELL_BYTES = 4096
-SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 MOST = 1 << 30
 #: Where the counts of the two channels lie: written, read, wanting; the first's, and the second's.
 CHANNEL = 192
 HEAD = struct.Struct("<QQQQB")
-
-
-def memory(size: int, seals: int = SEALS) -> Shared:
-    fd = os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(fd, size)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-        return Shared(fd, size)
-    finally:
-        os.close(fd)
 
 
 class Pair:

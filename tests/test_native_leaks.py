@@ -7,7 +7,6 @@ first test.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import itertools
 import os
@@ -22,6 +21,7 @@ from typing import Any
 import pytest
 import zmq
 import zmq.backend
+from shared_memory import memory
 
 from libos_ipc import _native
 from libos_ipc._native import (
@@ -585,42 +585,34 @@ def case_port_close() -> None:
         refused(into.receive, {})
 
 
-def shared(size: int) -> Shared:
-    fd = os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(fd, size)
-        refused(Shared, fd, -1)
-        with contextlib.suppress(OSError):
-            Shared(fd, size)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        return Shared(fd, size)
-    finally:
-        os.close(fd)
-
-
 def lane() -> tuple[Lane, Lane]:
-    memory = shared(4096 * 3)
-    return Lane(memory, True), Lane(memory, False)
+    shared = memory(4096 * 3)
+    return Lane(shared, True), Lane(shared, False)
 
 
 def case_shared() -> None:
-    shared(4096)
+    memory(4096)
+    for wrong in ({"seals": 0}, {"size": 0}):
+        with contextlib.suppress(OSError):
+            memory(**{"size": 4096, **wrong})
+            raise AssertionError("not refused")
+    refused(Shared, 0, -1)
 
 
 if hasattr(Shared, "__buffer__"):
 
     def case_shared_buffer() -> None:
-        memoryview(shared(4096)).release()
+        memoryview(memory(4096)).release()
 
 
 def case_doorbell() -> None:
-    Doorbell(shared(4096))
+    Doorbell(memory(4096))
     refused(Doorbell, PAYLOAD)
-    refused(Doorbell, shared(64))
+    refused(Doorbell, memory(64))
 
 
 def case_doorbell_sleep() -> None:
-    bell = Doorbell(shared(4096))
+    bell = Doorbell(memory(4096))
     assert not bell.sleep(SEAT, 0)
     bell.nudge(PORTER)
     assert bell.sleep(PORTER, None)
@@ -629,25 +621,25 @@ def case_doorbell_sleep() -> None:
 
 
 def case_doorbell_sit() -> None:
-    Doorbell(shared(4096)).sit()
+    Doorbell(memory(4096)).sit()
 
 
 def case_doorbell_stand() -> None:
-    bell = Doorbell(shared(4096))
+    bell = Doorbell(memory(4096))
     bell.sit()
     bell.again(3)
     assert bell.stand()
 
 
 def case_doorbell_rest() -> None:
-    bell = Doorbell(shared(4096))
+    bell = Doorbell(memory(4096))
     bell.again(3)
     bell.take()
     bell.rest()
 
 
 def case_doorbell_take() -> None:
-    bell = Doorbell(shared(4096))
+    bell = Doorbell(memory(4096))
     bell.again(1000)
     bell.again(0)
     assert bell.take() == [0, 1000]
@@ -655,29 +647,29 @@ def case_doorbell_take() -> None:
 
 
 def case_doorbell_again() -> None:
-    refused(Doorbell(shared(4096)).again, NUMBER)
-    Doorbell(shared(4096)).again(7)
+    refused(Doorbell(memory(4096)).again, NUMBER)
+    Doorbell(memory(4096)).again(7)
 
 
 def case_doorbell_nudge() -> None:
-    Doorbell(shared(4096)).nudge(SEAT)
-    refused(Doorbell(shared(4096)).nudge, NUMBER)
+    Doorbell(memory(4096)).nudge(SEAT)
+    refused(Doorbell(memory(4096)).nudge, NUMBER)
 
 
 def case_lane() -> None:
     lane()
     refused(Lane, PAYLOAD, True)
-    refused(Lane, shared(4096), True)
+    refused(Lane, memory(4096), True)
 
 
 def case_lane_reach() -> None:
     one, _ = lane()
-    bell = shared(4096)
+    bell = memory(4096)
     one.reach(bell, 3)
     one.reach(bell, 4)
     refused(one.reach, PAYLOAD, 3)
     refused(one.reach, bell, NUMBER)
-    refused(one.reach, shared(64), 3)
+    refused(one.reach, memory(64), 3)
 
 
 def case_lane_send() -> None:
@@ -775,11 +767,11 @@ def case_ticket_number() -> None:
     assert Ticket().number == 0
 
 
-def exchange(memory: Shared | None = None, *, first: bool = True) -> tuple[Exchange, Doorbell]:
+def exchange(shared: Shared | None = None, *, first: bool = True) -> tuple[Exchange, Doorbell]:
     """One with peer 3 at line 5, who rings our own bell."""
-    bell_memory = shared(4096)
+    bell_memory = memory(4096)
     bell = Doorbell(bell_memory)
-    own = Lane(memory or shared(4096 * 3), first)
+    own = Lane(shared or memory(4096 * 3), first)
     own.reach(bell_memory, 5)
     locks = (threading.Lock(), threading.Lock(), threading.Lock())
     made = Exchange(bell, Outstanding(), *locks, Message, Outgoing, 10**6, 10**6, 1)
@@ -790,15 +782,15 @@ def exchange(memory: Shared | None = None, *, first: bool = True) -> tuple[Excha
 
 
 def both() -> tuple[Exchange, Exchange, Doorbell]:
-    memory = shared(4096 * 3)
-    one, other = exchange(memory), exchange(memory, first=False)
+    shared = memory(4096 * 3)
+    one, other = exchange(shared), exchange(shared, first=False)
     return one[0], other[0], other[1]
 
 
 def case_exchange() -> None:
     exchange()
     refused(Exchange, PAYLOAD)
-    bell = Doorbell(shared(4096))
+    bell = Doorbell(memory(4096))
     refused(Exchange, bell, TICKET, *[threading.Lock()] * 3, Message, Outgoing, 1, 1, 1)
     refused(Exchange, bell, Outstanding(), *[threading.Lock()] * 3, int, Outgoing, 1, 1, 1)
     cyclic = Outstanding()
@@ -808,8 +800,8 @@ def case_exchange() -> None:
 
 def case_exchange_connect() -> None:
     made, _ = exchange()
-    refused(made.connect, 3, 6, Lane(shared(4096 * 3), True), Ledger())
-    refused(made.connect, 4, 6, Lane(shared(4096 * 3), True), TICKET)
+    refused(made.connect, 3, 6, Lane(memory(4096 * 3), True), Ledger())
+    refused(made.connect, 4, 6, Lane(memory(4096 * 3), True), TICKET)
     refused(made.connect, 4, NUMBER, TICKET, TICKET)
 
 
@@ -832,7 +824,7 @@ def case_exchange_disconnect() -> None:
 def case_exchange_close() -> None:
     made, _ = exchange()
     made.close()
-    made.connect(3, 5, Lane(shared(4096 * 3), True), Ledger())
+    made.connect(3, 5, Lane(memory(4096 * 3), True), Ledger())
 
 
 def case_exchange_send() -> None:

@@ -77,11 +77,13 @@ class Calling:
         """Send a request and wait for the answer. Withdrawn if the wait ends without one."""
         ticket = Ticket()
         deadline = None if timeout is None else time.monotonic() + timeout
-        payload = payload_of(Outgoing(code, 0, body)) if isinstance(body, tuple) else body
         seq = 0
+        done = None
         try:
-            self._keep_time()  # first: it may be time that brings what was sent before
-            done = self.exchange.call(dst, code, payload, ticket, deadline)
+            if self._has_lane(dst):
+                self._keep_time()  # first: it may be time that brings what was sent before
+                payload = payload_of(Outgoing(code, 0, body))
+                done = self.exchange.call(dst, code, payload, ticket, deadline)
             if done is None:
                 seq = self.request(dst, code, body, ticket, size, timeout)
                 self.sit(dst, ticket.settled, deadline)
@@ -114,9 +116,12 @@ class Calling:
 
     def sit(self, peer: int, done: Callable[[], object], deadline: float | None) -> None:
         """Take the seat from which answers of this peer are seen first. See `Seat.sit`."""
-        link = self.member.links.get(peer)
-        seat = self.porter if link is not None and link.lane_from else self.loop
+        seat = self.porter if self._has_lane(peer) else self.loop
         seat.sit(done, deadline, urgent=True)
+
+    def _has_lane(self, peer: int) -> bool:
+        link = self.member.links.get(peer)
+        return link is not None and link.lane_from != 0
 
     def nudge(self, *, urgent: bool) -> None:
         """Who sits anywhere, and waits for this, is to look."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from libos_ipc._native import BELL_LINES, PORTER, Doorbell, Lane, Malformed, Shared
 
-__all__ = ["BELL_BYTES", "LANE_BYTES", "Arrival", "Lanes", "open_memory"]
+__all__ = ["LANE_BYTES", "Arrival", "Lanes", "make_memory"]
 
 #: Bytes of a bell's memory, and of a lane's: a page for both channels' counts, and their data.
 BELL_BYTES = 4096
@@ -31,7 +31,7 @@ Arrival = tuple[int, int, int, int, bytes]
 class _End:
     """Our end of one lane."""
 
-    __slots__ = ("fd", "lane", "line", "muted", "peer", "reading")
+    __slots__ = ("fd", "lane", "line", "peer", "reading")
 
     def __init__(self, peer: int, line: int, lane: Lane, fd: int = -1) -> None:
         self.peer = peer
@@ -41,8 +41,6 @@ class _End:
         #: the memory's descriptor, as long as the peer may want to open it
         self.fd = fd
         self.reading = False
-        #: it broke the framing: nothing more is read
-        self.muted = False
 
     def close(self) -> None:
         self.lane.close()
@@ -56,7 +54,7 @@ class Lanes:
     those that read (`lines`, `receive`): one thread at a time. OSError where the system refuses."""
 
     def __init__(self, spin: float) -> None:
-        self._fd, memory = _make_memory(BELL_BYTES)
+        self._fd, memory = make_memory(BELL_BYTES)
         self.bell = Doorbell(memory, spin)
         self._ends: dict[int, _End] = {}
         self._at: dict[int, _End] = {}
@@ -71,14 +69,14 @@ class Lanes:
     def offer(self, peer: int) -> tuple[int, int]:
         """Make the memory of a lane to `peer`: its descriptor, and the peer's line of our bell."""
         line = self._free_line()
-        fd, memory = _make_memory(LANE_BYTES)
+        fd, memory = make_memory(LANE_BYTES)
         self._enter(_End(peer, line, Lane(memory, True), fd))
         return fd, line
 
     def take(self, peer: int, os_pid: int, memory: int, bell: int, line: int) -> int:
-        """Map what `peer`, which is this process, has offered: its line of our bell."""
-        self.drop(peer)
-        lane = Lane(open_memory(os_pid, memory, LANE_BYTES), False)
+        """Map what `peer`, which is this process, has offered: its line of our bell. No lane to it
+        is there."""
+        lane = Lane(_open_memory(os_pid, memory, LANE_BYTES), False)
         _reach(lane, os_pid, bell, line)
         ours = self._free_line()
         self._enter(_End(peer, ours, lane))
@@ -164,18 +162,16 @@ class Lanes:
         try:
             if end.lane.waits:
                 end.lane.flush()
-            if not end.reading or end.muted:
-                return None
-            found = end.lane.receive(max_message)
+            found = end.lane.receive(max_message) if end.reading else None
         except Malformed:
-            end.muted = True
             raise
         except ValueError:
             return None  # closed in this moment: its peer is gone
         return None if found is None else (end.peer, found)
 
 
-def _make_memory(size: int) -> tuple[int, Shared]:
+def make_memory(size: int) -> tuple[int, Shared]:
+    """Sealed memory of so many bytes: its descriptor, and the mapping."""
     fd = os.memfd_create(_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, size)
@@ -186,7 +182,7 @@ def _make_memory(size: int) -> tuple[int, Shared]:
         raise
 
 
-def open_memory(os_pid: int, fd: int, size: int) -> Shared:
+def _open_memory(os_pid: int, fd: int, size: int) -> Shared:
     """The memory behind a descriptor of another process. OSError if it is not what we make."""
     path = f"/proc/{os_pid}/fd/{fd}"
     if not os.readlink(path).startswith(f"/memfd:{_NAME} "):
@@ -201,4 +197,4 @@ def open_memory(os_pid: int, fd: int, size: int) -> Shared:
 def _reach(lane: Lane, os_pid: int, bell: int, line: int) -> None:
     if not 0 <= line < BELL_LINES:
         raise OSError(errno.EINVAL, f"no bell has a line {line}")
-    lane.reach(open_memory(os_pid, bell, BELL_BYTES), line)
+    lane.reach(_open_memory(os_pid, bell, BELL_BYTES), line)

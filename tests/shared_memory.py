@@ -1,0 +1,23 @@
+"""Memory that two ends can share, as the library makes it and as it does not."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from libos_ipc._native import Shared
+
+__all__ = ["SEALS", "memory"]
+
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+
+
+def memory(size: int, seals: int = SEALS) -> Shared:
+    """Mapped memory with these seals; its descriptor is closed."""
+    fd = os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        return Shared(fd, size)
+    finally:
+        os.close(fd)
