@@ -7,8 +7,8 @@ outside raises `Malformed`.
 """
 
 import threading
-from collections.abc import Iterator
-from typing import Any, Final, Self, TypeVar, final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, Literal, Self, TypeVar, final
 
 from typing_extensions import Buffer
 
@@ -330,9 +330,14 @@ class Ticket:
 
 @final
 class Exchange:
-    """The way of a message by a lane, without Python. `call` blocks and handles signals: True when
-    the ticket is settled, False when it is not, None if nothing was sent. `read` in a round: what
-    is for Python, None when nothing was rung. Not in a forked child."""
+    """The way of a message by a lane, without Python. Not in a forked child.
+
+    `call` blocks and handles signals: True when the ticket is settled, False when it is too late,
+    None if nothing was sent. `ask` and `post` are for the program's messages, as they are: None
+    and False if they have to be looked at and sent by other means. `serve` blocks, handles signals
+    and calls handlers, until the caller is to look at the queue. `read` and `left` in a round: what
+    is for Python, None when nothing was rung.
+    """
 
     def __init__(
         self,
@@ -349,8 +354,12 @@ class Exchange:
     ) -> None: ...
     @property
     def waiting(self) -> bool: ...
+    @property
+    def inside(self) -> int: ...
     halted: bool
+    wanted: bool
     watched: bool
+    unclocked: bool
     def connect(self, peer: int, line: int, lane: Lane, ledger: Ledger, /) -> None: ...
     def write(self, peer: int, /) -> None: ...
     def read_from(self, peer: int, /) -> None: ...
@@ -358,6 +367,21 @@ class Exchange:
     def close(self) -> None: ...
     def send(self, peer: int, code: int, seq: int, payload: bytes | memoryview, /) -> bool: ...
     def read(self) -> tuple[list[Message], list[int], list[int]] | None: ...
+    def left(self) -> tuple[list[int], list[int]]: ...
+    def ask(
+        self, peer: int, code: int, payload: object, timeout: float | None, ticket: Ticket, /
+    ) -> Body | Literal[False] | None: ...
+    def post(self, peer: int, code: int, payload: object, /) -> bool: ...
+    def serve(
+        self,
+        host: object,
+        replies: object,
+        handlers: Mapping[int, tuple[object, object, object]],
+        queued: Callable[[], int],
+        shared: bool,
+        /,
+    ) -> None: ...
+    def withdraw(self, src: int, seq: int, /) -> bool: ...
     def call(
         self,
         peer: int,

@@ -98,8 +98,10 @@ class Messaging:
         `flush` knows. The payload is bytes-like, or anything that msgspec encodes; a memoryview
         must not be changed before `flush` has returned.
         """
-        body, size = self._checked(code, payload)
-        self._node.session.send_user(vmid, code, body, size, timeout)
+        session = self._node.session
+        if not session.exchange.post(vmid, code, payload):
+            body, size = self._checked(code, payload)
+            session.send_user(vmid, code, body, size, timeout)
 
     def request(
         self,
@@ -116,8 +118,12 @@ class Messaging:
         if the handler raised; NoHandler if there is none; PeerDied as soon as the kernel reports
         the receiver's death. Signals are handled while waiting.
         """
-        body, size = self._checked(code, payload)
-        answer = _as_bytes(self._node.session.call(vmid, code, body, timeout, size))
+        session = self._node.session
+        answer = session.ask(vmid, code, payload, timeout)
+        if answer is None:
+            body, size = self._checked(code, payload)
+            answer = session.call(vmid, code, body, timeout, size)
+        answer = answer if isinstance(answer, bytes) else _as_bytes(answer)
         return answer if type is None else from_payload(answer, type)
 
     def broadcast(
@@ -195,4 +201,4 @@ class Messaging:
 def _as_bytes(answer: Body) -> bytes:
     """The answer to a program's request: no fields, these are the library's own."""
     assert not isinstance(answer, tuple)
-    return answer if isinstance(answer, bytes) else bytes(answer)
+    return bytes(answer)

@@ -10,7 +10,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static const int64_t LONGEST_SLEEP_NS = 5000000000;
 enum { LOOKS_PER_GLANCE = 20 }; /* at the bits, between looks at the clock */
 
 static inline void
@@ -74,6 +73,13 @@ is_rung(const struct bell *bell)
     return false;
 }
 
+bool
+bell_is_left(const struct bell *bell)
+{
+    const uint32_t state = atomic_load(&bell->state);
+    return is_rung(bell) && (state & (BELL_DRAINING | BELL_AWAKE)) == 0;
+}
+
 /* Looks, for a while, without sleeping. */
 static void
 spin_for(const struct bell *bell, int64_t spin, uint32_t seen)
@@ -101,14 +107,16 @@ bell_sleep(struct bell *bell, uint32_t who, int64_t deadline, int64_t spin, uint
     const uint32_t awake = who == BELL_SEAT ? BELL_AWAKE : 0;
     const uint32_t was = atomic_fetch_or(&bell->state, awake) & awake;
     spin_for(bell, spin, *seen);
-    const int64_t latest = now_ns() + LONGEST_SLEEP_NS;
+    const int64_t latest = now_ns() + BELL_LONGEST_SLEEP_NS;
     const int64_t until = deadline < latest ? deadline : latest;
     const struct timespec at = timespec_of(until);
     int found = 0;
 
     atomic_fetch_or(&bell->state, who);
     atomic_fetch_and(&bell->state, ~awake);
-    if (!is_rung(bell) &&
+    /* What an awake seat will look at is not the porter's. */
+    const bool look = who == BELL_SEAT ? is_rung(bell) : bell_is_left(bell);
+    if (!look &&
         syscall(SYS_futex, &bell->count, FUTEX_WAIT_BITSET, *seen, &at, NULL, who) < 0) {
         found = errno == EAGAIN ? 0 : errno;
     }

@@ -12,7 +12,7 @@
  * the SEAT is woken rather than the PORTER, who is there when nobody sits.
  *
  * A process that has the bell mapped can spoil it for others of its group: it can take their rings
- * away, or ring without end. Therefore nobody sleeps for ever on it (LONGEST_SLEEP_NS), and bits
+ * away, or ring without end. Therefore nobody sleeps for ever on it (BELL_LONGEST_SLEEP_NS), and bits
  * are a hint: what is read at a line is checked where it lies.
  */
 #ifndef LIBOS_IPC_BELL_H
@@ -21,6 +21,8 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+#define BELL_LONGEST_SLEEP_NS INT64_C(5000000000)
 
 enum { BELL_LINES = 1024, BELL_WORDS = BELL_LINES / 64 };
 
@@ -52,6 +54,9 @@ int bell_sleep(struct bell *bell, uint32_t who, int64_t deadline, int64_t spin, 
  * woken, but by `bell_nudge`. True if something was rung that it is to look at. Not for long. */
 void bell_sit(struct bell *bell);
 bool bell_stand(struct bell *bell);
+
+/* The owner: something was rung, and nobody is awake who will look. */
+bool bell_is_left(const struct bell *bell);
 
 /* The owner: which lines were rung, and forget it. While there are any, nobody is woken; who has
  * been given some must ask again until there are none. One thread at a time. */

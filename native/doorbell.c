@@ -10,8 +10,9 @@ struct doorbell {
     PyObject_HEAD
     PyObject *memory; /* Shared */
     struct bell *bell;
-    uint32_t seen[BELL_PORTER + 1]; /* of the count, by who */
-    int64_t spin;                   /* nanoseconds that SEAT looks before it sleeps */
+    struct vigil vigil;
+    uint32_t seen; /* of the count, by SEAT */
+    int64_t spin;  /* nanoseconds that SEAT looks before it sleeps */
 };
 
 static struct doorbell *
@@ -43,6 +44,7 @@ doorbell_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (self != NULL) {
         doorbell_of(self)->memory = Py_NewRef(memory);
         doorbell_of(self)->bell = bytes;
+        doorbell_of(self)->vigil.bell = bytes;
         doorbell_of(self)->spin = ns_of(spin);
     }
     return self;
@@ -73,9 +75,27 @@ int
 doorbell_sleep(PyObject *object, uint32_t who, int64_t deadline)
 {
     struct doorbell *doorbell = doorbell_of(object);
-    const int64_t spin = who == BELL_SEAT ? doorbell->spin : 0;
 
-    return bell_sleep(doorbell->bell, who, deadline, spin, &doorbell->seen[who]);
+    if (who == BELL_PORTER) {
+        return vigil_sleep(&doorbell->vigil, deadline);
+    }
+    return bell_sleep(doorbell->bell, BELL_SEAT, deadline, doorbell->spin, &doorbell->seen);
+}
+
+void
+doorbell_nudge(PyObject *object, uint32_t who)
+{
+    if (who == BELL_PORTER) {
+        vigil_call(&doorbell_of(object)->vigil);
+    } else {
+        bell_nudge(doorbell_of(object)->bell, who);
+    }
+}
+
+struct vigil *
+doorbell_vigil(PyObject *object)
+{
+    return &doorbell_of(object)->vigil;
 }
 
 static int
@@ -197,14 +217,14 @@ PyDoc_STRVAR(nudge_doc, "nudge($self, who, /)\n--\n\n"
                         "Wake who sleeps as SEAT or PORTER, though nothing was rung. Any thread.");
 
 static PyObject *
-doorbell_nudge(PyObject *self, PyObject *argument)
+nudge_method(PyObject *self, PyObject *argument)
 {
     uint32_t who;
 
     if (as_sleeper(argument, &who) < 0) {
         return NULL;
     }
-    bell_nudge(doorbell_of(self)->bell, who);
+    doorbell_nudge(self, who);
     Py_RETURN_NONE;
 }
 
@@ -215,7 +235,7 @@ static PyMethodDef doorbell_methods[] = {
     {"take", doorbell_take, METH_NOARGS, take_doc},
     {"rest", doorbell_rest, METH_NOARGS, rest_doc},
     {"again", doorbell_again, METH_O, again_doc},
-    {"nudge", doorbell_nudge, METH_O, nudge_doc},
+    {"nudge", nudge_method, METH_O, nudge_doc},
     {NULL, NULL, 0, NULL},
 };
 

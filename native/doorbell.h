@@ -4,13 +4,19 @@
 
 #include "native.h"
 
-#include "bell.h"
+#include "vigil.h"
 
 /* The bell of a Doorbell; NULL with TypeError if it is none. */
 struct bell *doorbell_bell(PyObject *object);
 
 /* Sleep on the bell of a Doorbell, as `bell_sleep` does. Needs no interpreter lock. */
 int doorbell_sleep(PyObject *object, uint32_t who, int64_t deadline);
+
+/* Wake who sleeps as `who`, though nothing was rung. */
+void doorbell_nudge(PyObject *object, uint32_t who);
+
+/* The vigil over the seat of a Doorbell. */
+struct vigil *doorbell_vigil(PyObject *object);
 
 int doorbell_setup(PyObject *module);
 

@@ -19,6 +19,8 @@ exchange_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(exchange->message);
     Py_VISIT(exchange->outgoing);
     Py_VISIT(exchange->news);
+    Py_VISIT(exchange->batch);
+    Py_VISIT(exchange->lines);
     const struct python_lock *locks[] = {&exchange->lock, &exchange->rounds, &exchange->seat};
     for (size_t i = 0; i < sizeof locks / sizeof *locks; i++) {
         const int stop = python_lock_traverse(locks[i], visit, arg);
@@ -71,6 +73,8 @@ exchange_clear(PyObject *self)
     Py_CLEAR(exchange->message);
     Py_CLEAR(exchange->outgoing);
     Py_CLEAR(exchange->news);
+    Py_CLEAR(exchange->batch);
+    Py_CLEAR(exchange->lines);
     return 0;
 }
 
@@ -111,10 +115,8 @@ exchange_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_TypeError, "messages must be kinds of tuples");
         return NULL;
     }
-    PyObject *news = PyList_New(0);
-    PyObject *self = news == NULL ? NULL : type->tp_alloc(type, 0);
+    PyObject *self = type->tp_alloc(type, 0);
     if (self == NULL) {
-        Py_XDECREF(news);
         return NULL;
     }
     struct exchange *exchange = exchange_of(self);
@@ -122,11 +124,14 @@ exchange_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     exchange->requests = Py_NewRef(requests);
     exchange->message = Py_NewRef(message);
     exchange->outgoing = Py_NewRef(outgoing);
-    exchange->news = news;
+    exchange->news = PyList_New(0);
+    exchange->batch = PyList_New(0);
+    exchange->lines = PyList_New(0);
     exchange->max_message = max_message;
     exchange->send_buffer = send_buffer;
     exchange->ack_every = ack_every;
-    if (python_lock_bind(&exchange->lock, lock) < 0 ||
+    if (exchange->news == NULL || exchange->batch == NULL || exchange->lines == NULL ||
+        python_lock_bind(&exchange->lock, lock) < 0 ||
         python_lock_bind(&exchange->rounds, rounds) < 0 ||
         python_lock_bind(&exchange->seat, seat) < 0) {
         Py_DECREF(self);
@@ -251,12 +256,42 @@ PyDoc_STRVAR(read_doc,
              "else, peers that have everything or are to be told what we have), or None when "
              "nothing was rung. While it gives something nobody is woken. In a round.");
 
+PyDoc_STRVAR(left_doc, "left($self, /)\n--\n\n"
+                       "What `serve` has found for others: lines, and peers, as `read` gives them. In "
+                       "a round.");
+
 PyDoc_STRVAR(call_doc,
              "call($self, peer, code, payload, ticket, deadline, /)\n--\n\n"
              "Send a request to this peer and wait for its answer, until `deadline` (of "
-             "time.monotonic(), or None). True when the ticket is settled; False when it is not, "
-             "because it is too late or the seat cannot be had; None if the request has to be "
-             "sent the long way. Signals are handled. Blocks.");
+             "time.monotonic(), or None). True when the ticket is settled, False when it is too "
+             "late; None if the request has to be sent the long way. Signals are handled. Blocks.");
+
+PyDoc_STRVAR(ask_doc,
+             "ask($self, peer, code, payload, timeout, ticket, /)\n--\n\n"
+             "The same for a request of the program's, with a time-out in seconds or None: the "
+             "answer, or the error that it is; False when it is too late; None if it has to be "
+             "sent the long way, perhaps because something is wrong with it. Blocks.");
+
+PyDoc_STRVAR(post_doc,
+             "post($self, peer, code, payload, /)\n--\n\n"
+             "Send a one-way message of the program's. False if it has to be sent the long way, "
+             "perhaps because something is wrong with it.");
+
+PyDoc_STRVAR(serve_doc,
+             "serve($self, host, replies, handlers, queued, shared, /)\n--\n\n"
+             "Read messages of the program, on the seat, and call their handlers, off it: "
+             "`handlers` has (function, decode or None, encode) by code. Everything else is "
+             "done by methods of `host`: `run(message)` where there is no such handler, "
+             "`failed(replies, message, error)`, `answer(replies, src, seq, payload)` where that "
+             "has to go the long way, `announce(replies, src)` when the sender is to hear how much "
+             "was taken up, `finish_round()` in a round that has left something, and "
+             "`deliver(message)` for what others may handle, if it is `shared`. "
+             "Returns when `queued()` says that messages wait elsewhere, or the seat "
+             "cannot be had, or is wanted by others, or the exchange was closed. Signals are handled. "
+             "Blocks. One thread, unless it is shared.");
+
+PyDoc_STRVAR(withdraw_doc, "withdraw($self, src, seq, /)\n--\n\n"
+                           "Do not handle this request, if `serve` has it and has not begun.");
 
 static PyMethodDef exchange_methods[] = {
     {"connect", NATIVE_METHOD(exchange_connect), METH_FASTCALL, connect_doc},
@@ -266,13 +301,24 @@ static PyMethodDef exchange_methods[] = {
     {"close", exchange_close, METH_NOARGS, close_doc},
     {"send", NATIVE_METHOD(exchange_send), METH_FASTCALL, send_doc},
     {"read", exchange_read, METH_NOARGS, read_doc},
+    {"left", exchange_left, METH_NOARGS, left_doc},
     {"call", NATIVE_METHOD(exchange_call), METH_FASTCALL, call_doc},
+    {"ask", NATIVE_METHOD(exchange_ask), METH_FASTCALL, ask_doc},
+    {"post", NATIVE_METHOD(exchange_post_method), METH_FASTCALL, post_doc},
+    {"serve", NATIVE_METHOD(exchange_serve), METH_FASTCALL, serve_doc},
+    {"withdraw", NATIVE_METHOD(exchange_withdraw), METH_FASTCALL, withdraw_doc},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMemberDef exchange_members[] = {
     {"waiting", T_BOOL, offsetof(struct exchange, waiting), READONLY,
-     "Whether a thread waits in `call`, on the seat."},
+     "Whether a thread sleeps on the seat, in `call` or in `serve`."},
+    {"inside", T_ULONGLONG, offsetof(struct exchange, inside), READONLY,
+     "How many threads are inside handlers that `serve` has called."},
+    {"wanted", T_BOOL, offsetof(struct exchange, wanted), 0,
+     "Whether somebody who waits for an answer could not have the seat."},
+    {"unclocked", T_BOOL, offsetof(struct exchange, unclocked), 0,
+     "Whether the clock is to be told of what goes out, and of what comes in."},
     {"halted", T_BOOL, offsetof(struct exchange, halted), 0,
      "Whether nobody is to take the seat, or to stay on it; who does is to be nudged."},
     {"watched", T_BOOL, offsetof(struct exchange, watched), 0,

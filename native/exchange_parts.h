@@ -3,7 +3,9 @@
  *   exchange.c        the object: who is connected; what Python sees
  *   exchange_send.c   a message into a lane
  *   exchange_read.c   messages out of lanes
+ *   exchange_seat.c   the seat of the bell, and reading from it
  *   exchange_call.c   waiting for an answer, on the seat
+ *   exchange_serve.c  calling handlers, on the seat
  */
 #ifndef LIBOS_IPC_EXCHANGE_PARTS_H
 #define LIBOS_IPC_EXCHANGE_PARTS_H
@@ -13,6 +15,9 @@
 #include "stations.h"
 
 enum { RESP = 0, FIRST_USER_CODE = 64, MOST_AT_ONCE = 256 };
+
+/* What a program's message and what is kept of one are: kinds of tuples with so many fields. */
+enum { FIELDS = 4 };
 
 struct exchange {
     PyObject_HEAD
@@ -27,10 +32,16 @@ struct exchange {
     uint64_t max_message;
     uint64_t send_buffer;
     uint64_t ack_every;
-    char waiting; /* a thread waits in `call`, on the seat */
-    char halted;  /* nobody is to take the seat, or to stay on it */
-    char watched; /* somebody wants to know when a peer has everything */
+    char waiting;   /* a thread sleeps on the seat, here */
+    char wanted;    /* somebody who waits for an answer could not have the seat */
+    char halted;    /* nobody is to take the seat, or to stay on it */
+    char watched;   /* somebody wants to know when a peer has everything */
+    char unclocked; /* what goes out, or comes in, is to be told to the clock */
     bool closed;
+    PyObject *batch; /* messages read for `serve`, of which `handled` have been handled */
+    Py_ssize_t handled;
+    PyObject *lines; /* at which `serve` has found what is for Python */
+    unsigned long long inside; /* threads inside handlers that `serve` has called */
     bool some_left;
     uint64_t left[BELL_WORDS]; /* lines at which a waiting thread has found what is for Python */
     struct stations stations;
@@ -42,8 +53,8 @@ exchange_of(PyObject *self)
     return (struct exchange *)self;
 }
 
-/* An object of a kind of tuple. Takes the fields over, also if it fails or there are none. */
-PyObject *exchange_tuple(PyObject *type, PyObject *fields);
+/* An object of a kind of tuple. Takes the fields over, also if it fails, as if one is NULL. */
+PyObject *exchange_tuple(PyObject *type, PyObject *const fields[FIELDS]);
 
 /* ---- sending */
 
@@ -60,6 +71,11 @@ int sending_begin(struct exchange *exchange, struct sending *sending, PyObject *
                   PyObject *seq, PyObject *payload);
 void sending_end(struct sending *sending);
 
+/* The same for a message of the program's to (peer, code, payload). 1; 0 if it is to go the long way,
+ * perhaps because something is wrong with it; -1 with an exception. */
+int sending_begin_plain(struct exchange *exchange, struct sending *sending, PyObject *const *args,
+                        PyObject *seq, uint64_t *peer);
+
 /* Sends to this peer. 1, 0 if that is for Python to do, -1 with an exception. Between the look at the
  * session's lock and the end no Python code runs. */
 int exchange_post(struct exchange *exchange, uint64_t peer, struct sending *sending);
@@ -69,16 +85,37 @@ int exchange_post(struct exchange *exchange, uint64_t peer, struct sending *send
 /* What was read and is for Python. */
 struct found {
     PyObject *messages; /* of the program; NULL if answers alone are to be read */
-    PyObject *lines;    /* where more is to be done; NULL as well */
+    PyObject *lines;    /* where more is to be done; NULL to leave that to the porter */
 };
 
 /* Reads once what was rung. 1, 0 if nothing was, -1 with an exception. */
 int exchange_read_rung(struct exchange *exchange, const struct found *found);
 
+/* ---- the seat; by who has it, or wants it */
+
+/* Takes the seat: 1, 0 if it cannot be had, -1 with an exception. */
+int exchange_sit(struct exchange *exchange);
+void exchange_stand(struct exchange *exchange);
+
+/* Signal handlers may do anything, such as fork: not on the seat. Whether it is taken again. */
+int exchange_handle_signals(struct exchange *exchange);
+
+/* Sleeps on the bell until it rings, and handles signals if it is time for that at this turn. 1, 0 if
+ * the seat is lost, -1 with an exception; 2 if it need not be read. */
+int exchange_sleep(struct exchange *exchange, int64_t deadline, int64_t *pause, unsigned turn);
+
+/* Has the porter look at what a read has left to it. */
+void exchange_leave_rest(struct exchange *exchange);
+
 /* ---- methods */
 
 PyObject *exchange_send(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *exchange_read(PyObject *self, PyObject *ignored);
+PyObject *exchange_left(PyObject *self, PyObject *ignored);
 PyObject *exchange_call(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *exchange_ask(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *exchange_post_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *exchange_serve(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *exchange_withdraw(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 
 #endif

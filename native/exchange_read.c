@@ -48,8 +48,9 @@ static int
 hand_out(const struct exchange *exchange, uint64_t peer, const struct header *header,
          PyObject *payload, PyObject *messages)
 {
-    PyObject *fields = Py_BuildValue("KiKN", (unsigned long long)peer, (int)header->code,
-                                     (unsigned long long)header->seq, payload);
+    PyObject *const fields[FIELDS] = {PyLong_FromUnsignedLongLong(peer),
+                                      PyLong_FromUnsignedLongLong(header->code),
+                                      PyLong_FromUnsignedLongLong(header->seq), payload};
     PyObject *message = exchange_tuple(exchange->message, fields);
     const int added = message == NULL ? -1 : PyList_Append(messages, message);
 
@@ -68,7 +69,7 @@ settle(const struct exchange *exchange, uint64_t seq, PyObject *payload, bool fo
     ticket_settle(PyTuple_GET_ITEM(entry, 1), payload);
     Py_DECREF(entry);
     if (for_another && exchange->waiting) {
-        bell_nudge(doorbell_bell(exchange->doorbell), BELL_SEAT);
+        doorbell_nudge(exchange->doorbell, BELL_SEAT);
     }
 }
 
@@ -141,7 +142,7 @@ leave_line(struct exchange *exchange, unsigned line, const struct found *found)
 {
     uint64_t bit;
 
-    if (found->messages != NULL) {
+    if (found->lines != NULL) {
         return note_line(found->lines, line);
     }
     *left_word(exchange, line, &bit) |= bit;
@@ -164,7 +165,7 @@ read_line(struct exchange *exchange, unsigned line, const struct found *found)
         station = exchange->stations.by_line[line];
         if (station != NULL) {
             const bool reads =
-                station->reads && (found->messages != NULL || !is_left(exchange, line));
+                station->reads && (found->lines != NULL || !is_left(exchange, line));
             result = reads ? read_one(exchange, station, found) : 0;
         }
         if (result == 2) {
@@ -216,30 +217,59 @@ take_left(struct exchange *exchange, PyObject *lines)
     return 0;
 }
 
+/* Swaps a list for an empty one. What it was becomes the caller's; NULL with MemoryError. */
+static PyObject *
+take_list(PyObject **list)
+{
+    PyObject *taken = *list;
+    PyObject *fresh = PyList_New(0);
+
+    if (fresh == NULL) {
+        return NULL;
+    }
+    *list = fresh;
+    return taken;
+}
+
+PyObject *
+exchange_left(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    struct exchange *exchange = exchange_of(self);
+
+    if (exchange->some_left && take_left(exchange, exchange->lines) < 0) {
+        return NULL;
+    }
+    PyObject *lines = take_list(&exchange->lines);
+    PyObject *news = lines == NULL ? NULL : take_list(&exchange->news);
+    PyObject *left = news == NULL ? NULL : PyTuple_Pack(2, lines, news);
+
+    Py_XDECREF(news);
+    Py_XDECREF(lines);
+    return left;
+}
+
 PyObject *
 exchange_read(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     struct exchange *exchange = exchange_of(self);
-    const struct found found = {PyList_New(0), PyList_New(0)};
-    PyObject *fresh = PyList_New(0);
+    const struct found found = {PyList_New(0), exchange->lines};
     PyObject *result = NULL;
 
-    if (found.messages != NULL && found.lines != NULL && fresh != NULL) {
-        const int read = exchange_read_rung(exchange, &found);
-        const bool left = exchange->some_left;
-        if (read >= 0 && (!left || take_left(exchange, found.lines) == 0)) {
-            if (read == 0 && PyList_GET_SIZE(found.lines) + PyList_GET_SIZE(exchange->news) == 0) {
-                result = Py_NewRef(Py_None);
-            } else {
-                result = PyTuple_Pack(3, found.messages, found.lines, exchange->news);
-                PyObject *told = exchange->news;
-                exchange->news = fresh;
-                fresh = told;
-            }
+    if (found.messages == NULL) {
+        return NULL;
+    }
+    const int read = exchange_read_rung(exchange, &found);
+    if (read == 0 && !exchange->some_left &&
+        PyList_GET_SIZE(exchange->lines) + PyList_GET_SIZE(exchange->news) == 0) {
+        result = Py_NewRef(Py_None);
+    } else if (read >= 0) {
+        PyObject *left = exchange_left(self, NULL);
+        if (left != NULL) {
+            result = PyTuple_Pack(3, found.messages, PyTuple_GET_ITEM(left, 0),
+                                  PyTuple_GET_ITEM(left, 1));
+            Py_DECREF(left);
         }
     }
-    Py_XDECREF(fresh);
-    Py_XDECREF(found.messages);
-    Py_XDECREF(found.lines);
+    Py_DECREF(found.messages);
     return result;
 }

@@ -8,14 +8,21 @@
 #include "python_lock.h"
 
 PyObject *
-exchange_tuple(PyObject *type, PyObject *fields)
+exchange_tuple(PyObject *type, PyObject *const fields[FIELDS])
 {
-    PyObject *arguments = fields == NULL ? NULL : PyTuple_Pack(1, fields);
+    bool whole = true;
+    for (Py_ssize_t i = 0; i < FIELDS; i++) {
+        whole = whole && fields[i] != NULL;
+    }
     PyObject *made =
-        arguments == NULL ? NULL : PyTuple_Type.tp_new((PyTypeObject *)type, arguments, NULL);
-
-    Py_XDECREF(arguments);
-    Py_XDECREF(fields);
+        whole ? ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, FIELDS) : NULL;
+    for (Py_ssize_t i = 0; i < FIELDS; i++) {
+        if (made != NULL) {
+            PyTuple_SET_ITEM(made, i, fields[i]);
+        } else {
+            Py_XDECREF(fields[i]);
+        }
+    }
     return made;
 }
 
@@ -26,8 +33,9 @@ sending_begin(struct exchange *exchange, struct sending *sending, PyObject *code
     if (PyObject_GetBuffer(payload, &sending->payload, PyBUF_SIMPLE) < 0) {
         return -1;
     }
-    sending->outgoing =
-        exchange_tuple(exchange->outgoing, Py_BuildValue("OOOi", code, seq, payload, 0));
+    PyObject *const fields[FIELDS] = {Py_NewRef(code), Py_NewRef(seq), Py_NewRef(payload),
+                                      PyLong_FromLong(0)};
+    sending->outgoing = exchange_tuple(exchange->outgoing, fields);
     if (sending->outgoing == NULL) {
         PyBuffer_Release(&sending->payload);
         return -1;
@@ -92,6 +100,50 @@ exchange_post(struct exchange *exchange, uint64_t peer, struct sending *sending)
     envelope.acked = ledger_acknowledge(station->ledger);
     lane_post(lane_of(station->lane), &envelope, &sending->header, &sending->payload);
     return 1;
+}
+
+/* Whether a message of the program's is as it should be, and needs nothing but to be sent. */
+static bool
+is_plain(const struct exchange *exchange, PyObject *payload, uint64_t code)
+{
+    return PyBytes_CheckExact(payload) && code >= FIRST_USER_CODE && !exchange->unclocked &&
+           HEADER_SIZE + (uint64_t)PyBytes_GET_SIZE(payload) <= exchange->max_message;
+}
+
+int
+sending_begin_plain(struct exchange *exchange, struct sending *sending, PyObject *const *args,
+                    PyObject *seq, uint64_t *peer)
+{
+    if (as_unsigned(args[0], "peer", UINT32_MAX, peer) < 0 ||
+        as_unsigned(args[1], "code", UINT8_MAX, &sending->header.code) < 0) {
+        PyErr_Clear(); /* the long way says what is wrong */
+        return 0;
+    }
+    if (!is_plain(exchange, args[2], sending->header.code) ||
+        stations_find(&exchange->stations, *peer) == NULL) {
+        return 0;
+    }
+    return sending_begin(exchange, sending, args[1], seq, args[2]) < 0 ? -1 : 1;
+}
+
+PyObject *
+exchange_post_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct exchange *exchange = exchange_of(self);
+    struct sending sending = {0};
+    uint64_t peer;
+
+    if (require_count("post", nargs, 3) < 0) {
+        return NULL;
+    }
+    PyObject *none = PyLong_FromLong(0);
+    int sent = none == NULL ? -1 : sending_begin_plain(exchange, &sending, args, none, &peer);
+    Py_XDECREF(none);
+    if (sent > 0) {
+        sent = exchange_post(exchange, peer, &sending);
+        sending_end(&sending);
+    }
+    return sent < 0 ? NULL : PyBool_FromLong(sent);
 }
 
 PyObject *

@@ -273,10 +273,20 @@ PyDoc_STRVAR(consume_doc, "consume($self, size, quantum, /)\n--\n\n"
                           "of it: `quantum` bytes or more are news, or it waits and can be told "
                           "of all.");
 
-static PyObject *
-ledger_consume(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+bool
+ledger_consume(PyObject *self, uint64_t size, uint64_t quantum)
 {
     struct ledger *ledger = ledger_of(self);
+
+    ledger->consumed += size;
+    const unsigned long long news = ledger->consumed - ledger->announced_credit;
+    const bool all = ledger->starving && ledger->consumed == ledger->received_bytes;
+    return news >= quantum || (all && news > 0);
+}
+
+static PyObject *
+consume_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
     uint64_t size;
     uint64_t quantum;
 
@@ -285,10 +295,7 @@ ledger_consume(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         as_unsigned(args[1], "quantum", INT64_MAX, &quantum) < 0) {
         return NULL;
     }
-    ledger->consumed += size;
-    const unsigned long long news = ledger->consumed - ledger->announced_credit;
-    const bool all = ledger->starving && ledger->consumed == ledger->received_bytes;
-    return PyBool_FromLong(news >= quantum || (all && news > 0));
+    return PyBool_FromLong(ledger_consume(self, size, quantum));
 }
 
 static PyObject *
@@ -317,7 +324,7 @@ static PyMethodDef ledger_methods[] = {
     {"acknowledge", acknowledge_method, METH_NOARGS, acknowledge_doc},
     {"ack_due", ack_due_method, METH_O, ack_due_doc},
     {"has_room", NATIVE_METHOD(has_room_method), METH_FASTCALL, has_room_doc},
-    {"consume", NATIVE_METHOD(ledger_consume), METH_FASTCALL, consume_doc},
+    {"consume", NATIVE_METHOD(consume_method), METH_FASTCALL, consume_doc},
     {NULL, NULL, 0, NULL},
 };
 

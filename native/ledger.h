@@ -29,6 +29,7 @@ uint64_t ledger_acknowledge(PyObject *self);
 bool ledger_has_room(PyObject *self, uint64_t size, uint64_t limit);
 bool ledger_is_next(PyObject *self, uint64_t number, uint64_t acked); /* `receive` would not fail */
 bool ledger_ack_due(PyObject *self, uint64_t every);
+bool ledger_consume(PyObject *self, uint64_t size, uint64_t quantum);
 
 /* Adds the type and its constants to the module. */
 int ledger_setup(PyObject *module);

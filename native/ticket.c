@@ -18,6 +18,7 @@ enum { PENDING = 0, RESOLVED = 1, FAILED = 2 };
 struct ticket {
     PyObject_HEAD
     _Atomic uint32_t state; /* changes under the interpreter lock alone */
+    unsigned sleepers;      /* threads that wait; under that lock too */
     unsigned long long number;
     PyObject *value; /* the answer, or the error; NULL while pending */
 };
@@ -83,7 +84,9 @@ settle(struct ticket *ticket, PyObject *value, uint32_t state)
 {
     ticket->value = value;
     atomic_store(&ticket->state, state);
-    syscall(SYS_futex, &ticket->state, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    if (ticket->sleepers > 0) {
+        syscall(SYS_futex, &ticket->state, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    }
 }
 
 void
@@ -162,6 +165,29 @@ sleep_until(struct ticket *ticket, int64_t deadline)
     return slept < 0 ? errno : 0;
 }
 
+int
+ticket_await(PyObject *self, int64_t deadline)
+{
+    struct ticket *ticket = ticket_of(self);
+    int64_t pause = 0;
+
+    while (!ticket_is_settled(self)) {
+        int found;
+        ticket->sleepers++;
+        Py_BEGIN_ALLOW_THREADS
+        found = sleep_until(ticket, until_next_look(deadline, &pause));
+        Py_END_ALLOW_THREADS
+        ticket->sleepers--;
+        if ((found == EINTR || found == ETIMEDOUT) && PyErr_CheckSignals() < 0) {
+            return -1;
+        }
+        if (found == ETIMEDOUT && now_ns() >= deadline) {
+            return ticket_is_settled(self);
+        }
+    }
+    return 1;
+}
+
 PyDoc_STRVAR(wait_doc,
              "wait($self, timeout, /)\n--\n\n"
              "Wait until settled; False when `timeout` seconds pass first. Signals are handled.");
@@ -169,9 +195,7 @@ PyDoc_STRVAR(wait_doc,
 static PyObject *
 ticket_wait(PyObject *self, PyObject *timeout)
 {
-    struct ticket *ticket = ticket_of(self);
     int64_t deadline = INT64_MAX;
-    int64_t pause = 0;
     double seconds;
 
     if (timeout != Py_None) {
@@ -180,19 +204,20 @@ ticket_wait(PyObject *self, PyObject *timeout)
         }
         deadline = after_seconds(seconds);
     }
-    while (!ticket_is_settled(self)) {
-        int found;
-        Py_BEGIN_ALLOW_THREADS
-        found = sleep_until(ticket, until_next_look(deadline, &pause));
-        Py_END_ALLOW_THREADS
-        if ((found == EINTR || found == ETIMEDOUT) && PyErr_CheckSignals() < 0) {
-            return NULL;
-        }
-        if (found == ETIMEDOUT && now_ns() >= deadline) {
-            return PyBool_FromLong(ticket_is_settled(self));
-        }
+    const int settled = ticket_await(self, deadline);
+    return settled < 0 ? NULL : PyBool_FromLong(settled);
+}
+
+PyObject *
+ticket_outcome(PyObject *self)
+{
+    const struct ticket *ticket = ticket_of(self);
+
+    if (atomic_load(&ticket->state) == FAILED) {
+        PyErr_SetObject((PyObject *)Py_TYPE(ticket->value), ticket->value);
+        return NULL;
     }
-    Py_RETURN_TRUE;
+    return Py_NewRef(ticket->value);
 }
 
 PyDoc_STRVAR(result_doc, "result($self, /)\n--\n\n"
@@ -201,17 +226,11 @@ PyDoc_STRVAR(result_doc, "result($self, /)\n--\n\n"
 static PyObject *
 ticket_result(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    const struct ticket *ticket = ticket_of(self);
-
-    if (ticket->value == NULL) {
+    if (ticket_of(self)->value == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "the ticket is not settled");
         return NULL;
     }
-    if (atomic_load(&ticket->state) == FAILED) {
-        PyErr_SetObject((PyObject *)Py_TYPE(ticket->value), ticket->value);
-        return NULL;
-    }
-    return Py_NewRef(ticket->value);
+    return ticket_outcome(self);
 }
 
 static PyMethodDef ticket_methods[] = {

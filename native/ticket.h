@@ -19,6 +19,13 @@ void ticket_settle(PyObject *ticket, PyObject *payload);
 void ticket_set_number(PyObject *ticket, uint64_t number);
 uint64_t ticket_number(PyObject *ticket);
 
+/* Waits until the ticket is settled, at the latest until `deadline` (of clock.h), and handles signals.
+ * 1, 0 if it is too late, -1 with an exception. Blocks without the interpreter lock. */
+int ticket_await(PyObject *ticket, int64_t deadline);
+
+/* The answer of a ticket that is settled; NULL with the error that it is. */
+PyObject *ticket_outcome(PyObject *ticket);
+
 int ticket_setup(PyObject *module);
 
 #endif

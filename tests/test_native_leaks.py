@@ -875,6 +875,92 @@ def case_exchange_watched() -> None:
     exchange()[0].watched = True
 
 
+def case_exchange_wanted() -> None:
+    exchange()[0].wanted = True
+
+
+def case_exchange_unclocked() -> None:
+    exchange()[0].unclocked = True
+
+
+def case_exchange_inside() -> None:
+    assert exchange()[0].inside == 0
+
+
+def case_exchange_ask() -> None:
+    one, _, _ = both()
+    assert one.ask(3, 70, BYTES[:100], 0, Ticket()) is False
+    assert one.ask(3, 70, BYTES, None, Ticket()) is None
+    assert one.ask(NUMBER, 70, BYTES[:100], None, Ticket()) is None
+    refused(one.ask, 3, 70, BYTES, TICKET, Ticket())
+    refused(one.ask, 3, 70, BYTES, None, TICKET)
+
+
+def case_exchange_post() -> None:
+    one, _, _ = both()
+    assert one.post(3, 70, BYTES[:100]) is True
+    assert one.post(3, 70, PAYLOAD) is False
+    assert one.post(3, NUMBER, BYTES) is False
+    refused(one.post, 3)
+
+
+class Host:
+    """Serves until everything is read; what it is told goes nowhere."""
+
+    def __init__(self) -> None:
+        self.looks = iter([0, 0, 1])
+
+    def queued(self) -> int:
+        return next(self.looks)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name == "failed":
+            return self.raises
+        return lambda *arguments: None
+
+    def raises(self, replies: object, message: Message, error: BaseException) -> None:
+        if isinstance(error, KeyError):
+            raise error
+
+
+def case_exchange_serve() -> None:
+    def fails(message: Message) -> None:
+        raise {71: ValueError, 72: KeyError}[message.code]
+
+    handlers = {
+        70: (lambda message: message.payload, None, bytes),
+        71: (fails, None, bytes),
+        72: (fails, None, bytes),
+        73: (lambda value, message: [1], int, bytes),
+    }
+    one, other, bell = both()
+    for code in (70, 71, 73, 74, 72, 70):
+        one.post(3, code, BYTES[:100])
+    one.send(3, 70, NUMBER, BYTES[:100])
+    one.send(3, 1, 0, b"")
+    bell.again(5)
+    host = Host()
+    refused(other.serve, host, host, [], host.queued, False)
+    with contextlib.suppress(KeyError):
+        other.serve(host, host, handlers, host.queued, False)
+    other.serve(host, host, handlers, host.queued, True)
+
+
+def case_exchange_left() -> None:
+    assert exchange()[0].left() == ([], [])
+
+
+def case_exchange_withdraw() -> None:
+    one, other, bell = both()
+    one.send(3, 70, NUMBER, BYTES[:100])
+    one.send(3, 70, NUMBER + 1, BYTES[:100])
+    bell.again(5)
+    withdraws = (lambda message: other.withdraw(3, NUMBER + 1), None, bytes)
+    host = Host()
+    other.serve(host, host, {70: withdraws}, host.queued, False)
+    refused(other.withdraw, TICKET, TICKET)
+
+
 CASES: dict[str, Callable[[], None]] = {
     name.removeprefix("case_"): value
     for name, value in list(globals().items())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from libos_ipc._native import PORTER, SEAT
+from libos_ipc._native import PORTER
 from libos_ipc.core.vocabulary import Message
 from libos_ipc.runtime.lanes import Lanes
 from libos_ipc.runtime.porter import Porter
@@ -94,29 +94,7 @@ def test_the_thread_can_be_stopped_under_steady_traffic(rig: Rig) -> None:
         assert not stopped.is_alive()
 
 
-def test_who_stays_holds_the_seat_until_it_sits_or_leaves(rig: Rig) -> None:
-    porter = rig.porter
-    done: list[bool] = []
-
-    def work() -> None:
-        porter.stay()
-        done.append(porter._seat.locked())
-        porter.sit(lambda: True, None, urgent=False)
-        done.append(porter._seat.locked())
-        porter.stay()
-        porter.leave()
-        porter.leave()
-        done.append(porter._seat.locked())
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert done == [True, False, False]
-    assert rig.lanes.bell.sleep(SEAT, 0) in (True, False)
-
-
 def test_the_main_thread_does_not_sit(rig: Rig) -> None:
     rig.porter._begin_sitting()
-    rig.porter.stay()
     rig.porter.sit(lambda: False, None, urgent=True)
     assert not rig.porter._seat.locked()

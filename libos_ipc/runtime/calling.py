@@ -73,6 +73,20 @@ class Calling:
             self.perform(effects)
             return seq
 
+    def ask(self, dst: int, code: int, payload: object, timeout: float | None) -> Body | None:
+        """A request of the program's, by a lane, as it is; None if it has to be looked at and
+        sent by `call`."""
+        ticket = Ticket()
+        try:
+            answer = self.exchange.ask(dst, code, payload, timeout, ticket)
+        except BaseException:
+            self._give_up(ticket, 0)
+            raise
+        if answer is False:
+            self._give_up(ticket, 0)
+            raise _too_late(dst, code, timeout)
+        return answer
+
     def call(self, dst: int, code: int, body: Body, timeout: float | None, size: int = 0) -> Body:
         """Send a request and wait for the answer. Withdrawn if the wait ends without one."""
         ticket = Ticket()
@@ -87,14 +101,13 @@ class Calling:
             if done is None:
                 seq = self.request(dst, code, body, ticket, size, timeout)
                 self.sit(dst, ticket.settled, deadline)
-            if not done:
                 done = ticket.wait(None if deadline is None else deadline - time.monotonic())
         except BaseException:
             self._give_up(ticket, seq)
             raise
         if not done:
             self._give_up(ticket, seq)
-            raise Timeout(f"no answer from VMID {dst} to code {code} within {timeout} s")
+            raise _too_late(dst, code, timeout)
         answer = ticket.result()
         return (
             decode_answer(code, answer)
@@ -225,9 +238,13 @@ class Calling:
     def consumed(self, src: int, size: int) -> None:
         """A message of `src` has been taken up."""
         if self.member.consumed(src, size):
-            with self.lock:
-                if not self.closed:
-                    self.perform(self.member.announce_credit(src, time.monotonic()))
+            self.announce(src)
+
+    def announce(self, src: int) -> None:
+        """Tell `src` how much has been taken up."""
+        with self.lock:
+            if not self.closed:
+                self.perform(self.member.announce_credit(src, time.monotonic()))
 
     def wait_for(
         self, ready: Callable[[], bool], timeout: float | None, *, link: bool = False
@@ -262,3 +279,7 @@ class Calling:
         """Raise NotJoined if the session is closed, or about to be."""
         if self.closed or self.leaving:
             raise NotJoined(f"the group {self.file.name!r} was closed in this process")
+
+
+def _too_late(dst: int, code: int, timeout: float | None) -> Timeout:
+    return Timeout(f"no answer from VMID {dst} to code {code} within {timeout} s")

@@ -25,10 +25,21 @@ class Clock:
     def __init__(self, wake: Callable[[], None], tick: Callable[[float], bool]) -> None:
         self._wake = wake
         self._tick = tick
-        #: whether time is not asked about, until something is sent
-        self.idle = True
+        #: told whenever `idle` changes
+        self.on_idle: Callable[[bool], None] = lambda idle: None
+        self._idle = True
         self._next_tick = 0.0
         self._timers: deque[tuple[float, Callable[[], None]]] = deque()
+
+    @property
+    def idle(self) -> bool:
+        """Whether time is not asked about, until something is sent."""
+        return self._idle
+
+    @idle.setter
+    def idle(self, idle: bool) -> None:
+        self._idle = idle
+        self.on_idle(idle)
 
     def run(self, *, busy: bool) -> float | None:
         """Do what is due; seconds until the next time, None if that is not known. `busy`: there

@@ -5,6 +5,10 @@ first handler, or has said that it is ready, they are held. One thread takes the
 other (more, if a handler asks for more); `serve` makes the caller's thread that one. A
 coroutine handler runs on an event loop of its own and does not hold up the next message.
 
+While the queue is empty, the thread sits where messages arrive. Those that come by a lane it then
+reads itself, and calls their handlers, all within `Exchange.serve`, in C; what that cannot do is
+done by the methods here that are made for it.
+
 A handler may fork. In the parent it goes on and answers; in the child the request is not ours,
 so nothing is answered, and a dispatch thread that finds itself alone in a child ends the
 process when its handler returns.
@@ -26,9 +30,10 @@ from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
+from libos_ipc._native import Exchange
 from libos_ipc.core.vocabulary import Message
 from libos_ipc.errors import IpcError, NoHandler
-from libos_ipc.runtime.handlers import Handler
+from libos_ipc.runtime.handlers import Handler, Quick
 from libos_ipc.runtime.seat import Seat
 from libos_ipc.runtime.threads import join_native
 
@@ -51,6 +56,15 @@ class Replies(Protocol):
     def answer(self, dst: int, seq: int, payload: bytes | memoryview) -> None: ...
     def refuse(self, dst: int, seq: int, number: int, text: str) -> None: ...
     def consumed(self, src: int, size: int) -> None: ...
+    def announce(self, src: int) -> None: ...
+
+
+class Reader(Protocol):
+    """Whose exchange reads messages, and who does what that leaves in a round."""
+
+    exchange: Exchange
+
+    def finish_round(self) -> None: ...
 
 
 class Dispatcher:
@@ -58,13 +72,17 @@ class Dispatcher:
 
     def __init__(self, header_weight: int) -> None:
         self.handlers: dict[int, Handler] = {}
-        self.policy: Policy | None = None
+        #: those that the exchange may call itself
+        self._quick: dict[int, Quick] = {}
+        self._policy: Policy | None = None
         #: what a child does before it ends, whose only thread was a handler that returned
         self.on_alone: Callable[[], None] = lambda: None
         self._header_weight = header_weight
         self._me = 0
         self._replies: Replies | None = None
         self._seat: Seat | None = None
+        self._exchange: Exchange | None = None
+        self._finish: Callable[[], None] = lambda: None
         self._wanted = 1
         self._ready = False
         self._serving = False
@@ -82,11 +100,15 @@ class Dispatcher:
 
     # ---- life
 
-    def start(self, me: int, replies: Replies, seat: Seat) -> None:
-        """Begin, or go on after a pause, as VMID `me`: wait in `seat`, answer by `replies`."""
+    def start(self, me: int, replies: Replies, seat: Seat, reader: Reader | None) -> None:
+        """Begin, or go on after a pause, as VMID `me`: answer by `replies`, wait in `seat`, or, if
+        there is one, in the exchange of `reader`."""
         self._me = me
         self._replies = replies
         self._seat = seat
+        if reader is not None:
+            self._exchange = reader.exchange
+            self._finish = reader.finish_round
         self._stopping = False
         if self._ready:
             self._spawn()
@@ -95,9 +117,12 @@ class Dispatcher:
 
     def reborn(self) -> None:
         """In a forked child: the handlers stay, queue and threads were the parent's."""
+        if self._tasks is not None:
+            self._tasks.abandon()
         self._reset()
         self._serving = False
         self._seat = None
+        self._exchange = None
 
     def pause(self) -> None:
         """End the threads that are idle, or become so within the patience of a fork."""
@@ -111,13 +136,18 @@ class Dispatcher:
             if thread is threading.current_thread():
                 continue
             while thread.is_alive() and not (
-                self._threads.get(thread) and time.monotonic() > deadline
+                self._is_inside(thread) and time.monotonic() > deadline
             ):
                 thread.join(0.001)
             if not thread.is_alive():
                 join_native(thread)
         if self._tasks is not None:
             self._tasks.pause()
+
+    def _is_inside(self, thread: threading.Thread) -> bool:
+        """Whether a handler runs in this thread, as far as can be told."""
+        called = self._exchange is not None and self._exchange.inside > 0
+        return called or self._threads.get(thread, False)
 
     def stop(self) -> None:
         """The group is closed: nothing is dispatched any more."""
@@ -132,9 +162,24 @@ class Dispatcher:
 
     def add(self, code: int, function: Callable[..., Any], type: Any, threads: int = 1) -> None:
         """Let `function` handle messages of this code, on `threads` threads or more."""
-        self.handlers[code] = Handler(function, type)
+        self.handlers[code] = handler = Handler(function, type)
+        if handler.quick is None or self._policy is not None:
+            self._quick.pop(code, None)
+        else:
+            self._quick[code] = handler.quick
         self._wanted = max(self._wanted, threads)
         self.set_ready()
+
+    @property
+    def policy(self) -> Policy | None:
+        """What is asked before each message of another member is handled."""
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: Policy | None) -> None:
+        self._policy = policy
+        quick = {code: handler.quick for code, handler in self.handlers.items() if handler.quick}
+        self._quick = quick if policy is None else {}
 
     def set_ready(self) -> None:
         """Handle what was held, and everything from now on."""
@@ -184,6 +229,8 @@ class Dispatcher:
         """Do not handle this request if it has not been taken up yet."""
         if (src, seq) in self._waiting:
             self._withdrawn.add((src, seq))
+        elif self._exchange is not None:
+            self._exchange.withdraw(src, seq)
 
     # ---- handling
 
@@ -203,11 +250,14 @@ class Dispatcher:
     def _next(self) -> Message | None:
         """The next message; None to look whether we are to stop. Waits beside the worker."""
         queue = self._queue
-        if self._seat is not None:
-            if queue.empty():
-                self._seat.sit(queue.qsize, None, urgent=False)  # `pause` puts something in, too
+        if self._seat is not None and queue.empty():  # `pause` puts something in, too
+            if self._exchange is not None:
+                shared = self._wanted > 1
+                self._exchange.serve(self, self._replies, self._quick, queue.qsize, shared)
+                if queue is not self._queue:
+                    return None  # a handler forked, and this is the child
             else:
-                self._seat.leave()
+                self._seat.sit(queue.qsize, None, urgent=False)
         return queue.get()
 
     def _run(self) -> None:
@@ -215,29 +265,34 @@ class Dispatcher:
         threads = self._threads
         while not self._stopping:
             message = self._next()
-            if message is None:
-                continue
-            threads[me] = True
-            self._handle(message)
+            if message is not None:
+                threads[me] = True
+                self._handle(message)
             if threads is not self._threads:
                 # The handler forked, and this is the child, with no other thread than this.
                 self.on_alone()
                 os._exit(0)
             threads[me] = False
-        if self._seat is not None:
-            self._seat.leave()
         threads.pop(me, None)
 
     def _handle(self, message: Message) -> None:
+        """Handle a message of the queue."""
         replies = self._replies
         assert replies is not None
-        src, code, seq, payload = message
+        src, _, seq, payload = message
         if seq:
             self._waiting.discard((src, seq))
         replies.consumed(src, self._header_weight + len(payload))
         if (src, seq) in self._withdrawn:
             self._withdrawn.discard((src, seq))
-            return
+        else:
+            self.run(message)
+
+    def run(self, message: Message) -> None:
+        """Call the handler of a message that has been taken up, and answer."""
+        replies = self._replies
+        assert replies is not None
+        src, code, seq, payload = message
         handler = self.handlers.get(code)
         try:
             if self.policy is not None and src != self._me:
@@ -252,17 +307,33 @@ class Dispatcher:
             result = handler.function(*arguments)
             if handler.is_async:
                 self._run_async(handler, result, message)
-            elif seq and replies is self._replies:
-                if self._seat is not None and self._queue.empty():
-                    self._seat.stay()
-                replies.answer(
-                    src, seq, result if type(result) is bytes else handler.encode(result)
-                )
+            elif seq:
+                answer = result if type(result) is bytes else handler.encode(result)
+                self.answer(replies, src, seq, answer)
         except BaseException as error:
-            if replies is self._replies:
-                _refuse(replies, message, error)
-            if self._serving and isinstance(error, SystemExit | KeyboardInterrupt):
-                raise
+            self.failed(replies, message, error)
+
+    # ---- what the exchange leaves to us
+
+    def answer(self, replies: Replies, src: int, seq: int, payload: bytes | memoryview) -> None:
+        """Answer a request, unless this is a child that was forked meanwhile."""
+        if replies is self._replies:
+            replies.answer(src, seq, payload)
+
+    def failed(self, replies: Replies, message: Message, error: BaseException) -> None:
+        """A handler has raised. So does this, if that is to end the thread that serves."""
+        if replies is self._replies:
+            _refuse(replies, message, error)
+        if self._serving and isinstance(error, SystemExit | KeyboardInterrupt):
+            raise error
+
+    def announce(self, replies: Replies, src: int) -> None:
+        """The sender is to hear how much has been taken up."""
+        replies.announce(src)
+
+    def finish_round(self) -> None:
+        """In the exchange's round, when something has come that is not for handlers."""
+        self._finish()
 
     # ---- coroutines
 

@@ -13,7 +13,12 @@ from libos_ipc.errors import ProtocolError
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Handler", "Message", "as_payload", "from_payload"]
+__all__ = ["Handler", "Message", "Quick", "as_payload", "from_payload"]
+
+#: (function, decode or None, encode)
+Quick = tuple[
+    Callable[..., Any], Callable[[bytes], Any] | None, Callable[[object], bytes | memoryview]
+]
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -48,7 +53,7 @@ def from_payload(payload: bytes, type: Any) -> Any:
 class Handler:
     """A registered function, and the type that it wants decoded."""
 
-    __slots__ = ("function", "is_async", "loop", "type")
+    __slots__ = ("function", "is_async", "loop", "quick", "type")
 
     def __init__(self, function: Callable[..., Any], type: Any) -> None:
         from inspect import iscoroutinefunction  # a leader's process has no handlers
@@ -58,6 +63,11 @@ class Handler:
         self.is_async = iscoroutinefunction(function)
         #: the event loop of a coroutine function; None for the dispatcher's own
         self.loop = _running_event_loop() if self.is_async else None
+        #: what the exchange needs to call the function itself: that, how its argument is decoded,
+        #: and how its result becomes a payload
+        self.quick: Quick | None = (
+            None if self.is_async else (function, _decoder(type), self.encode)
+        )
 
     def arguments(self, message: Message) -> tuple[Any, ...]:
         """What the function is called with: the message, behind its decoded value if wanted."""
@@ -68,6 +78,12 @@ class Handler:
     def encode(self, value: object) -> bytes | memoryview:
         """What the handler returned, as an answer's payload."""
         return b"" if value is None and self.type is None else as_payload(value)
+
+
+def _decoder(type: Any) -> Callable[[bytes], Any] | None:
+    if type is None or type is bytes:
+        return type  # `bytes` of bytes is the same object
+    return msgspec.msgpack.Decoder(type).decode
 
 
 def _running_event_loop() -> asyncio.AbstractEventLoop | None:

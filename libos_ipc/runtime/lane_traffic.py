@@ -57,6 +57,8 @@ class LaneTraffic:
             session.clock.on_read,
         )
         self.exchange = self.porter.exchange
+        self._on_idle(session.clock.idle)
+        session.clock.on_idle = self._on_idle
         self.table: dict[type, Callable[..., None]] = {
             OfferLane: self._offer,
             TakeLane: self._take,
@@ -80,6 +82,9 @@ class LaneTraffic:
             config.send_buffer,
             ACK_EVERY,
         )
+
+    def _on_idle(self, idle: bool) -> None:
+        self.exchange.unclocked = idle
 
     def drop(self, peer: int) -> None:
         """The lane to `peer` is not needed any more, if there is one. Under the session's lock."""

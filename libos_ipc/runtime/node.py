@@ -141,7 +141,7 @@ class Node(Belongings):
 
     def _go(self, greet: Iterable[int] = ()) -> None:
         session, dispatcher, me = self.session, self.dispatcher, self.identity.vmid
-        session.start(greet, lambda: dispatcher.start(me, session, session.seat))
+        session.start(greet, lambda: dispatcher.start(me, session, *session.seats))
 
     def leave(self) -> None:
         """Leave the group: what was sent arrives first, as far as that can be waited for."""

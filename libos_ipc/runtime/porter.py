@@ -5,8 +5,8 @@ sits or the seated one is busy. Rounds exclude each other. During a round nobody
 ends when a look finds that nothing was rung.
 
 What most messages need is done by the exchange, in C. It hands out the program's messages, and
-says where it has found others, which go through the machine; it also waits for answers in the
-place of a seated thread (`Exchange.call`).
+says where it has found others, which go through the machine; it also waits for answers, and for
+messages to handle, in the place of a seated thread (`Exchange.call`, `Exchange.serve`).
 
 Bits of the bell may be lost to a process of the group that does not keep to the rules; so a
 sleep that ends by itself is followed by a look at all lines.
@@ -114,6 +114,22 @@ class Porter(Seat):
             self._bell.nudge(SEAT)
         else:
             super().nudge(urgent=urgent)
+
+    @property
+    def _seat_wanted(self) -> bool:
+        return self.exchange.wanted
+
+    @_seat_wanted.setter
+    def _seat_wanted(self, wanted: bool) -> None:
+        self.exchange.wanted = wanted
+
+    def finish_round(self) -> None:
+        """Handle what a round of the exchange's has left. In that round."""
+        try:
+            self._handle([], *self.exchange.left())
+        except Exception:
+            log.exception("what came by a lane")
+        self._on_read()
 
     def _sleep(self, who: int, deadline: float | None) -> None:
         rung = self._bell.sleep(who, deadline)

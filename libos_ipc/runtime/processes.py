@@ -29,7 +29,7 @@ __all__ = [
 _T = TypeVar("_T")
 
 #: What `faulthandler` answers with the Python stacks of a process: see `stacks`.
-STACK_SIGNAL = int(signal.SIGRTMAX) - 2
+STACK_SIGNAL: int = int(signal.SIGRTMAX) - 2
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 

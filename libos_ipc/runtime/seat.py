@@ -24,14 +24,15 @@ __all__ = ["Seat"]
 class Seat:
     """What has a seat: to be derived from. Any thread."""
 
+    #: somebody who needs the seat more than a thread that only waits for messages
+    _seat_wanted = False
+
     def __init__(self) -> None:
         self._stopping = False
         self._main: int | None = None
         self._seat = threading.Lock()
         self._sitter = 0  # thread identity, 0 for none
         self._sitter_urgent = False
-        #: somebody who needs the seat more than a thread that only waits for messages
-        self._seat_wanted = False
 
     def _turn(self, timeout: float | None) -> None:
         """Wait, at most so many seconds, and do what came, in the seated thread."""
@@ -47,23 +48,6 @@ class Seat:
     def _vacated(self) -> None:
         """Nobody sits any more."""
 
-    def stay(self) -> None:
-        """This thread will sit in a moment, and nobody need be woken in its place until then. It
-        must call `sit` or `leave` next; nothing if the seat cannot be had."""
-        me = threading.get_ident()
-        if me != self._main and not self._stopping and self._seat.acquire(blocking=False):
-            self._sitter_urgent = False
-            self._sitter = me
-            self._taken()
-
-    def leave(self) -> None:
-        """This thread does not sit any more, if it has stayed."""
-        if self._sitter == threading.get_ident():
-            self._sitter = 0
-            self._seat_wanted = False
-            self._seat.release()
-            self._vacated()
-
     def sit(self, done: Callable[[], object], deadline: float | None, *, urgent: bool) -> None:
         """Take turns in this thread until `done`, or `deadline` (monotonic).
 
@@ -75,12 +59,11 @@ class Seat:
         me = threading.get_ident()
         if me == self._main:
             return
-        if self._sitter != me:
-            if not self._seat.acquire(blocking=False):
-                self._seat_wanted = self._seat_wanted or urgent
-                return
-            self._sitter = me
-            self._taken()
+        if not self._seat.acquire(blocking=False):
+            self._seat_wanted = self._seat_wanted or urgent
+            return
+        self._sitter = me
+        self._taken()
         self._sitter_urgent = urgent
         try:
             while not (done() or self._stopping or (self._seat_wanted and not urgent)):
@@ -91,7 +74,10 @@ class Seat:
                         return
                 self._turn(left)
         finally:
-            self.leave()
+            self._sitter = 0
+            self._seat_wanted = False
+            self._seat.release()
+            self._vacated()
 
     def nudge(self, *, urgent: bool) -> None:
         """Have the seated thread look whether it is done, if it is one that waits for this.

@@ -58,6 +58,7 @@ from libos_ipc.runtime.held_files import HeldFiles
 from libos_ipc.runtime.lane_traffic import LaneTraffic
 from libos_ipc.runtime.liveness import Watchers
 from libos_ipc.runtime.loop import Loop
+from libos_ipc.runtime.porter import Porter
 from libos_ipc.runtime.receiver import Receiver
 from libos_ipc.runtime.reserve import Reserve
 from libos_ipc.runtime.rundir import GroupDir, GroupFile
@@ -198,9 +199,10 @@ class Session(Calling):
             self.porter.start()
 
     @property
-    def seat(self) -> Seat:
-        """Where a thread that waits for messages of anybody sits best."""
-        return self.porter if self.member.lane_after else self.loop
+    def seats(self) -> tuple[Seat, Porter | None]:
+        """Where a thread that waits for messages of anybody sits best, and whose exchange is to be
+        asked, if the group uses lanes."""
+        return (self.porter, self.porter) if self.member.lane_after else (self.loop, None)
 
     def halt(self) -> None:
         """End our threads, and have nobody sit in their place."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
 import threading
 from collections.abc import Coroutine
 from typing import Any
@@ -15,7 +16,9 @@ __all__ = ["Tasks"]
 class Tasks:
     """One event loop in a thread of its own, made with the first coroutine.
 
-    Around a fork the thread is ended and made again; its tasks stand still meanwhile and go on.
+    Around a fork the thread is ended and made again; its tasks stand still meanwhile and go on. In
+    the child they do not; there the loop can be closed without the parent's noticing, since it has
+    nothing in the kernel that both would share, as an epoll instance is.
     """
 
     def __init__(self) -> None:
@@ -56,10 +59,16 @@ class Tasks:
             loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         loop.close()
 
+    def abandon(self) -> None:
+        """In a forked child: close our copy, unless it is the loop that forked."""
+        loop, self._loop = self._loop, None
+        if loop is not None and not loop.is_running():
+            loop.close()
+
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                self._loop = asyncio.SelectorEventLoop(selectors.PollSelector())
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._loop.run_forever, name="libos_ipc asyncio", daemon=True

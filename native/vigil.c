@@ -1,0 +1,94 @@
+#define _GNU_SOURCE /* the clock */
+
+#include "vigil.h"
+
+#include "clock.h"
+
+#include <errno.h>
+
+/* Between two looks; how soon one handler follows another that makes a vigil worth while; and after
+ * how many looks without any handler it is over. */
+static const int64_t LOOK_NS = 2000000;
+static const int64_t CLOSELY_NS = 5000000;
+enum { QUIET_LOOKS = 500 };
+
+void
+vigil_call(struct vigil *vigil)
+{
+    atomic_store(&vigil->called, true);
+    bell_nudge(vigil->bell, BELL_PORTER);
+}
+
+void
+vigil_leave(struct vigil *vigil)
+{
+    const int64_t now = now_ns();
+    const bool closely = now - vigil->left_at < CLOSELY_NS;
+
+    vigil->left_at = now;
+    atomic_fetch_add(&vigil->steps, 1);
+    if (closely) {
+        if (!atomic_load(&vigil->kept)) {
+            bell_nudge(vigil->bell, BELL_PORTER); /* to begin: it is not called */
+        }
+    } else if (bell_stand(vigil->bell)) {
+        vigil_call(vigil);
+    }
+}
+
+void
+vigil_return(struct vigil *vigil)
+{
+    atomic_fetch_add(&vigil->steps, 1);
+}
+
+/* A look at the handlers, which had come to `steps` at the last one. Whether to look again. */
+static bool
+look(struct vigil *vigil, uint32_t *steps, unsigned *quiet)
+{
+    const uint32_t now = atomic_load(&vigil->steps);
+    const bool moved = now != *steps;
+
+    *steps = now;
+    *quiet = moved ? 0 : *quiet + 1;
+    if (moved || ((now & 1) == 0 && *quiet < QUIET_LOOKS)) {
+        return true;
+    }
+    /* Either we see the handler that begins now, or who calls it sees that we do not look. */
+    atomic_store(&vigil->kept, false);
+    if (atomic_load(&vigil->steps) == now) {
+        return false;
+    }
+    atomic_store(&vigil->kept, true);
+    return true;
+}
+
+int
+vigil_sleep(struct vigil *vigil, int64_t deadline)
+{
+    const int64_t latest = now_ns() + BELL_LONGEST_SLEEP_NS;
+    const int64_t until = deadline < latest ? deadline : latest;
+    uint32_t steps = atomic_load(&vigil->steps);
+    unsigned quiet = 0;
+
+    for (;;) {
+        const bool keeping = atomic_load(&vigil->kept);
+        const int64_t next = now_ns() + LOOK_NS;
+        const int found = bell_sleep(vigil->bell, BELL_PORTER,
+                                     keeping && next < until ? next : until, 0, &vigil->seen);
+        if (atomic_exchange(&vigil->called, false)) {
+            return 0;
+        }
+        if (found == EINTR || bell_is_left(vigil->bell) || now_ns() >= until) {
+            return found;
+        }
+        if (!keeping) {
+            steps = atomic_load(&vigil->steps);
+            quiet = 0;
+            atomic_store(&vigil->kept, true);
+        } else if (found == ETIMEDOUT && !look(vigil, &steps, &quiet) &&
+                   bell_stand(vigil->bell)) {
+            return 0;
+        }
+    }
+}
