@@ -69,11 +69,11 @@ def measure(families: Sequence[Family], effort: Effort, progress: Console) -> di
 
 def _write_docs(source: Path) -> int:
     try:
-        docs.fill(json.loads(source.read_text()))
+        trouble = docs.fill(json.loads(source.read_text()))
     except (OSError, ValueError, docs.NoSectionError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
-    print(f"{docs.PAGE}: filled from {source}")
+    print(f"{docs.PAGE} and {docs.README} filled from {source}; {trouble or docs.PICTURE}")
     return 0
 
 
@@ -99,7 +99,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--write-docs",
         action="store_true",
-        help="measure nothing: fill docs/performance.md from the JSON file",
+        help="measure nothing: fill README.md and docs/performance.md from the JSON file",
     )
     return parser.parse_args()
 

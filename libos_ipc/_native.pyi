@@ -6,7 +6,6 @@ raises `OverflowError`, anything but an int `TypeError`; what is wrong with byte
 outside raises `Malformed`.
 """
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Literal, Self, TypeVar, final
 
@@ -314,6 +313,17 @@ class Doorbell:
     def nudge(self, who: int, /) -> None: ...
 
 @final
+class Lock:
+    """What threading.Lock is, and the exchange can look at. In a forked child as it was."""
+
+    def __init__(self) -> None: ...
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+    def release(self) -> None: ...
+    def locked(self) -> bool: ...
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+@final
 class Ticket:
     """A request that one thread waits for, settled once, by any thread. `wait` blocks at most
     `timeout` seconds and handles signals. `number` is set where the exchange has sent it."""
@@ -343,11 +353,12 @@ class Exchange:
         self,
         doorbell: Doorbell,
         requests: Outstanding,
-        lock: threading.Lock,
-        rounds: threading.Lock,
-        seat: threading.Lock,
+        lock: Lock,
+        rounds: Lock,
+        seat: Lock,
         message: type[Message],
         outgoing: type[Outgoing],
+        withdraw: Callable[[int], None],
         max_message: int,
         send_buffer: int,
         ack_every: int,
@@ -369,7 +380,7 @@ class Exchange:
     def read(self) -> tuple[list[Message], list[int], list[int]] | None: ...
     def left(self) -> tuple[list[int], list[int]]: ...
     def ask(
-        self, peer: int, code: int, payload: object, timeout: float | None, ticket: Ticket, /
+        self, peer: int, code: int, payload: object, timeout: float | None, /
     ) -> Body | Literal[False] | None: ...
     def post(self, peer: int, code: int, payload: object, /) -> bool: ...
     def serve(

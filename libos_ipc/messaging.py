@@ -86,7 +86,7 @@ class Messaging:
         What it raises is the answer, under its own errno: `raise PermissionDenied("…")`. It
         runs where handlers run. Forked children inherit it; None takes it away.
         """
-        self._node.dispatcher.policy = hook
+        self._node.dispatcher.handlers.policy = hook
 
     def send(
         self, vmid: int, code: int, payload: object = b"", *, timeout: float | None = None
@@ -119,7 +119,9 @@ class Messaging:
         the receiver's death. Signals are handled while waiting.
         """
         session = self._node.session
-        answer = session.ask(vmid, code, payload, timeout)
+        answer = session.exchange.ask(vmid, code, payload, timeout)
+        if answer is False:
+            raise session.too_late(vmid, code, timeout)
         if answer is None:
             body, size = self._checked(code, payload)
             answer = session.call(vmid, code, body, timeout, size)

@@ -85,6 +85,11 @@ bool
 channel_release(struct channel_end *end)
 {
     atomic_store(&end->shared->read, end->at);
-    return atomic_load(&end->shared->wanting) != 0 &&
-           atomic_exchange(&end->shared->wanting, 0) != 0;
+    if (atomic_load(&end->shared->wanting) == 0) {
+        return false;
+    }
+    /* Who waits for room is called for much of it at a time; when all is taken at the latest. */
+    const uint64_t left =
+        atomic_load_explicit(&end->shared->written, memory_order_relaxed) - end->at;
+    return left <= end->capacity / 2 && atomic_exchange(&end->shared->wanting, 0) != 0;
 }

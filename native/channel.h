@@ -53,7 +53,8 @@ void channel_take(struct channel_end *end, void *to, uint64_t count);
 void channel_peek(const struct channel_end *end, void *to, uint64_t count);
 void channel_skip(struct channel_end *end, uint64_t count);
 
-/* The reader: what was taken makes room. True if the writer is to be told. */
+/* The reader: what was taken makes room. True if the writer is to be told: once half of it is free.
+ * So a reader must not stop before it has taken everything. */
 bool channel_release(struct channel_end *end);
 
 #endif

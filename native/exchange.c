@@ -18,16 +18,13 @@ exchange_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(exchange->requests);
     Py_VISIT(exchange->message);
     Py_VISIT(exchange->outgoing);
+    Py_VISIT(exchange->withdraw);
     Py_VISIT(exchange->news);
     Py_VISIT(exchange->batch);
     Py_VISIT(exchange->lines);
-    const struct python_lock *locks[] = {&exchange->lock, &exchange->rounds, &exchange->seat};
-    for (size_t i = 0; i < sizeof locks / sizeof *locks; i++) {
-        const int stop = python_lock_traverse(locks[i], visit, arg);
-        if (stop != 0) {
-            return stop;
-        }
-    }
+    Py_VISIT(exchange->lock);
+    Py_VISIT(exchange->rounds);
+    Py_VISIT(exchange->seat);
     for (unsigned line = 0; line < BELL_LINES; line++) {
         const struct station *station = exchange->stations.by_line[line];
         if (station != NULL) {
@@ -67,11 +64,12 @@ exchange_clear(PyObject *self)
     drop_stations(exchange);
     Py_CLEAR(exchange->doorbell);
     Py_CLEAR(exchange->requests);
-    python_lock_clear(&exchange->lock);
-    python_lock_clear(&exchange->rounds);
-    python_lock_clear(&exchange->seat);
+    Py_CLEAR(exchange->lock);
+    Py_CLEAR(exchange->rounds);
+    Py_CLEAR(exchange->seat);
     Py_CLEAR(exchange->message);
     Py_CLEAR(exchange->outgoing);
+    Py_CLEAR(exchange->withdraw);
     Py_CLEAR(exchange->news);
     Py_CLEAR(exchange->batch);
     Py_CLEAR(exchange->lines);
@@ -100,19 +98,21 @@ static PyObject *
 exchange_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"doorbell", "requests",    "lock",        "rounds",    "seat", "message",
-                            "outgoing", "max_message", "send_buffer", "ack_every", NULL};
-    PyObject *doorbell, *requests, *lock, *rounds, *seat, *message, *outgoing;
+                            "outgoing", "withdraw",    "max_message", "send_buffer", "ack_every",
+                            NULL};
+    PyObject *doorbell, *requests, *lock, *rounds, *seat, *message, *outgoing, *withdraw;
     unsigned long long max_message, send_buffer, ack_every;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOO!O!KKK:Exchange", names, &doorbell,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOO!O!OKKK:Exchange", names, &doorbell,
                                      &requests, &lock, &rounds, &seat, &PyType_Type, &message,
-                                     &PyType_Type, &outgoing, &max_message, &send_buffer,
-                                     &ack_every) ||
+                                     &PyType_Type, &outgoing, &withdraw, &max_message,
+                                     &send_buffer, &ack_every) ||
         doorbell_bell(doorbell) == NULL || outstanding_table(requests) == NULL) {
         return NULL;
     }
-    if (!is_tuple_type(message) || !is_tuple_type(outgoing)) {
-        PyErr_SetString(PyExc_TypeError, "messages must be kinds of tuples");
+    if (!is_tuple_type(message) || !is_tuple_type(outgoing) || !lock_check(lock) ||
+        !lock_check(rounds) || !lock_check(seat)) {
+        PyErr_SetString(PyExc_TypeError, "Exchange() takes Locks, and kinds of tuples for messages");
         return NULL;
     }
     PyObject *self = type->tp_alloc(type, 0);
@@ -122,18 +122,19 @@ exchange_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     struct exchange *exchange = exchange_of(self);
     exchange->doorbell = Py_NewRef(doorbell);
     exchange->requests = Py_NewRef(requests);
+    exchange->lock = Py_NewRef(lock);
+    exchange->rounds = Py_NewRef(rounds);
+    exchange->seat = Py_NewRef(seat);
     exchange->message = Py_NewRef(message);
     exchange->outgoing = Py_NewRef(outgoing);
+    exchange->withdraw = Py_NewRef(withdraw);
     exchange->news = PyList_New(0);
     exchange->batch = PyList_New(0);
     exchange->lines = PyList_New(0);
     exchange->max_message = max_message;
     exchange->send_buffer = send_buffer;
     exchange->ack_every = ack_every;
-    if (exchange->news == NULL || exchange->batch == NULL || exchange->lines == NULL ||
-        python_lock_bind(&exchange->lock, lock) < 0 ||
-        python_lock_bind(&exchange->rounds, rounds) < 0 ||
-        python_lock_bind(&exchange->seat, seat) < 0) {
+    if (exchange->news == NULL || exchange->batch == NULL || exchange->lines == NULL) {
         Py_DECREF(self);
         return NULL;
     }
@@ -267,10 +268,11 @@ PyDoc_STRVAR(call_doc,
              "late; None if the request has to be sent the long way. Signals are handled. Blocks.");
 
 PyDoc_STRVAR(ask_doc,
-             "ask($self, peer, code, payload, timeout, ticket, /)\n--\n\n"
+             "ask($self, peer, code, payload, timeout, /)\n--\n\n"
              "The same for a request of the program's, with a time-out in seconds or None: the "
              "answer, or the error that it is; False when it is too late; None if it has to be "
-             "sent the long way, perhaps because something is wrong with it. Blocks.");
+             "sent the long way, perhaps because something is wrong with it. Whatever ends the wait "
+             "without an answer, the request is withdrawn. Blocks.");
 
 PyDoc_STRVAR(post_doc,
              "post($self, peer, code, payload, /)\n--\n\n"
@@ -283,10 +285,12 @@ PyDoc_STRVAR(serve_doc,
              "`handlers` has (function, decode or None, encode) by code. Everything else is "
              "done by methods of `host`: `run(message)` where there is no such handler, "
              "`failed(replies, message, error)`, `answer(replies, src, seq, payload)` where that "
-             "has to go the long way, `announce(replies, src)` when the sender is to hear how much "
-             "was taken up, `finish_round()` in a round that has left something, and "
+             "has to go the long way, `consumed(replies, src, payload)` for a message of somebody "
+             "without a lane, `announce(replies, src)` when the sender is to hear how much "
+             "was taken up, `finish_round()` in a round that has left something, "
+             "`take()` for a message that waits elsewhere, when `queued()` says so, and "
              "`deliver(message)` for what others may handle, if it is `shared`. "
-             "Returns when `queued()` says that messages wait elsewhere, or the seat "
+             "Returns when `take` gives no message, or the seat "
              "cannot be had, or is wanted by others, or the exchange was closed. Signals are handled. "
              "Blocks. One thread, unless it is shared.");
 
@@ -327,8 +331,8 @@ static PyMemberDef exchange_members[] = {
 };
 
 PyDoc_STRVAR(exchange_doc,
-             "Exchange(doorbell, requests, lock, rounds, seat, message, outgoing, max_message, "
-             "send_buffer, ack_every)\n--\n\n"
+             "Exchange(doorbell, requests, lock, rounds, seat, message, outgoing, withdraw, "
+             "max_message, send_buffer, ack_every)\n--\n\n"
              "The way of a message by a lane, without Python.");
 
 static PyType_Slot exchange_slots[] = {

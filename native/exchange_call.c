@@ -16,9 +16,8 @@ read_answers(struct exchange *exchange)
     const struct found found = {NULL, NULL};
     int read = 1;
 
-    const int taken = python_lock_try(&exchange->rounds);
-    if (taken <= 0) {
-        return taken;
+    if (!lock_try(exchange->rounds)) {
+        return 0;
     }
     for (int i = 0; read > 0 && i < READS; i++) {
         read = exchange_read_rung(exchange, &found);
@@ -26,7 +25,7 @@ read_answers(struct exchange *exchange)
     if (read != 0) {
         bell_rest(doorbell_bell(exchange->doorbell));
     }
-    python_lock_release(&exchange->rounds);
+    lock_release(exchange->rounds);
     exchange_leave_rest(exchange);
     return read < 0 ? -1 : 1;
 }
@@ -64,11 +63,7 @@ static int
 post_and_wait(struct exchange *exchange, uint64_t peer, struct sending *sending, PyObject *ticket,
               int64_t deadline)
 {
-    const int seated = exchange_sit(exchange);
-
-    if (seated < 0) {
-        return -1;
-    }
+    const bool seated = exchange_sit(exchange);
     const int posted = exchange_post(exchange, peer, sending);
     if (posted > 0) {
         ticket_set_number(ticket, sending->header.seq);
@@ -138,31 +133,60 @@ exchange_call(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     return result == 2 ? Py_NewRef(Py_None) : PyBool_FromLong(result);
 }
 
+/* Takes a request back that nobody waits for any more. Keeps the exception that there is, if any. */
+static int
+take_back(const struct exchange *exchange, uint64_t seq)
+{
+    PyObject *type, *value, *traceback;
+
+    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *number = PyLong_FromUnsignedLongLong(seq);
+    PyObject *done = number == NULL ? NULL : PyObject_CallOneArg(exchange->withdraw, number);
+    Py_XDECREF(number);
+    Py_XDECREF(done);
+    if (type != NULL) {
+        PyErr_Restore(type, value, traceback);
+    }
+    return done == NULL || type != NULL ? -1 : 0;
+}
+
 PyObject *
 exchange_ask(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     struct exchange *exchange = exchange_of(self);
+    const struct native_state *state = PyType_GetModuleState(Py_TYPE(self));
     struct sending sending = {0};
     uint64_t peer;
     int64_t deadline = INT64_MAX;
     double seconds;
 
-    if (require_count("ask", nargs, 5) < 0 || require_ticket(args[4]) < 0) {
+    if (require_count("ask", nargs, 4) < 0 ||
+        (args[3] != Py_None && as_seconds(args[3], &seconds) < 0)) {
         return NULL;
     }
     if (args[3] != Py_None) {
-        if (as_seconds(args[3], &seconds) < 0) {
-            return NULL;
-        }
         deadline = after_seconds(seconds);
     }
     const int begun = sending_begin_plain(exchange, &sending, args, Py_None, &peer);
     if (begun <= 0) {
         return begun < 0 ? NULL : Py_NewRef(Py_None);
     }
-    const int result = call_and_wait(exchange, peer, &sending, args[1], args[4], deadline);
-    if (result == 1) {
-        return ticket_outcome(args[4]);
+    PyObject *ticket = ticket_make(state->ticket);
+    if (ticket == NULL) {
+        sending_end(&sending);
+        return NULL;
     }
-    return result < 0 ? NULL : result == 2 ? Py_NewRef(Py_None) : PyBool_FromLong(0);
+    PyObject *answer = NULL;
+    int result = call_and_wait(exchange, peer, &sending, args[1], ticket, deadline);
+    if (result <= 0 && ticket_number(ticket) != 0 && !ticket_is_settled(ticket) &&
+        take_back(exchange, ticket_number(ticket)) < 0) {
+        result = -1;
+    }
+    if (result >= 0) {
+        answer = result == 1   ? ticket_outcome(ticket)
+                 : result == 2 ? Py_NewRef(Py_None)
+                               : Py_NewRef(Py_False);
+    }
+    Py_DECREF(ticket);
+    return answer;
 }

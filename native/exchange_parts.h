@@ -5,13 +5,14 @@
  *   exchange_read.c   messages out of lanes
  *   exchange_seat.c   the seat of the bell, and reading from it
  *   exchange_call.c   waiting for an answer, on the seat
- *   exchange_serve.c  calling handlers, on the seat
+ *   exchange_serve.c  waiting for messages to handle, on the seat
+ *   exchange_handle.c one message and its handler
  */
 #ifndef LIBOS_IPC_EXCHANGE_PARTS_H
 #define LIBOS_IPC_EXCHANGE_PARTS_H
 
 #include "codec.h"
-#include "python_lock.h"
+#include "lock.h"
 #include "stations.h"
 
 enum { RESP = 0, FIRST_USER_CODE = 64, MOST_AT_ONCE = 256 };
@@ -23,11 +24,12 @@ struct exchange {
     PyObject_HEAD
     PyObject *doorbell;
     PyObject *requests; /* Outstanding */
-    struct python_lock lock;   /* the session's */
-    struct python_lock rounds; /* held by whoever reads lanes */
-    struct python_lock seat;   /* held by whoever sleeps on the bell as SEAT */
+    PyObject *lock;     /* the session's */
+    PyObject *rounds;   /* held by whoever reads lanes */
+    PyObject *seat;     /* held by whoever sleeps on the bell as SEAT */
     PyObject *message;  /* the type of a program's message */
     PyObject *outgoing; /* the type of what is kept of a message sent */
+    PyObject *withdraw; /* called with the number of a request that nobody waits for any more */
     PyObject *news;     /* peers that have everything, or are to be told what we have */
     uint64_t max_message;
     uint64_t send_buffer;
@@ -77,7 +79,7 @@ int sending_begin_plain(struct exchange *exchange, struct sending *sending, PyOb
                         PyObject *seq, uint64_t *peer);
 
 /* Sends to this peer. 1, 0 if that is for Python to do, -1 with an exception. Between the look at the
- * session's lock and the end no Python code runs. */
+ * session's lock and the message's being sent no Python code runs. */
 int exchange_post(struct exchange *exchange, uint64_t peer, struct sending *sending);
 
 /* ---- reading; in a round */
@@ -93,8 +95,8 @@ int exchange_read_rung(struct exchange *exchange, const struct found *found);
 
 /* ---- the seat; by who has it, or wants it */
 
-/* Takes the seat: 1, 0 if it cannot be had, -1 with an exception. */
-int exchange_sit(struct exchange *exchange);
+/* Takes the seat, if it can be had. */
+bool exchange_sit(struct exchange *exchange);
 void exchange_stand(struct exchange *exchange);
 
 /* Signal handlers may do anything, such as fork: not on the seat. Whether it is taken again. */
@@ -106,6 +108,29 @@ int exchange_sleep(struct exchange *exchange, int64_t deadline, int64_t *pause, 
 
 /* Has the porter look at what a read has left to it. */
 void exchange_leave_rest(struct exchange *exchange);
+
+/* ---- serving */
+
+/* The code of a message that is not to be handled any more: of none that the program sends. */
+enum { WITHDRAWN = 0 };
+
+/* What one call of `serve` was given. */
+struct server {
+    struct exchange *exchange;
+    PyObject *host;     /* what is not done here is done by its methods */
+    PyObject *replies;  /* where answers go that are not sent from here */
+    PyObject *handlers; /* code -> (function, decode or None, encode) */
+    PyObject *queued;   /* how many messages wait for a handler elsewhere */
+    bool shared;        /* other threads take messages from there too */
+    bool main;          /* no round is to be interrupted by signal handlers */
+};
+
+/* Calls a method of the host, with up to four arguments. -1 with its exception. */
+int server_call_host(const struct server *server, const char *name, PyObject *one, PyObject *two,
+                     PyObject *three, PyObject *four);
+
+/* Takes a message up and calls its handler. -1 with an exception that is for whoever serves. */
+int server_take_up(const struct server *server, PyObject *message);
 
 /* ---- methods */
 

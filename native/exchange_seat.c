@@ -9,16 +9,15 @@
 /* Turns of a waiting thread at the bell between two looks for signals. */
 enum { TURNS = 64 };
 
-int
+bool
 exchange_sit(struct exchange *exchange)
 {
-    const int taken = exchange->halted ? 0 : python_lock_try(&exchange->seat);
-
-    if (taken > 0) {
-        exchange->waiting = 1;
-        bell_sit(doorbell_bell(exchange->doorbell));
+    if (exchange->halted || !lock_try(exchange->seat)) {
+        return false;
     }
-    return taken;
+    exchange->waiting = 1;
+    bell_sit(doorbell_bell(exchange->doorbell));
+    return true;
 }
 
 void
@@ -28,7 +27,7 @@ exchange_stand(struct exchange *exchange)
     if (bell_stand(doorbell_bell(exchange->doorbell))) {
         doorbell_nudge(exchange->doorbell, BELL_PORTER);
     }
-    python_lock_release(&exchange->seat);
+    lock_release(exchange->seat);
 }
 
 int
@@ -48,6 +47,9 @@ exchange_sleep(struct exchange *exchange, int64_t deadline, int64_t *pause, unsi
     Py_END_ALLOW_THREADS
     if (found != EINTR && turn % TURNS != 0 && !(found == ETIMEDOUT && now_ns() < deadline)) {
         return 1;
+    }
+    if (found == EINTR) {
+        *pause = 0;
     }
     const int seated = exchange_handle_signals(exchange);
     return seated <= 0 ? seated : 2;

@@ -5,7 +5,6 @@
 #include "clock.h"
 #include "lane.h"
 #include "ledger.h"
-#include "python_lock.h"
 
 PyObject *
 exchange_tuple(PyObject *type, PyObject *const fields[FIELDS])
@@ -68,37 +67,91 @@ number_request(struct requests *table, uint64_t peer, struct sending *sending)
     return 0;
 }
 
+/* Sends what waits for room in the lane to this peer, if there is some: the bell that tells of it may
+ * have been heard by a thread that has not come to run. */
+static void
+flush_lane(struct exchange *exchange, uint64_t peer)
+{
+    struct station *station = stations_find(&exchange->stations, peer);
+
+    if (station != NULL && lane_waits(lane_of(station->lane))) {
+        PyObject *lane = Py_NewRef(station->lane); /* dropping what was sent may run Python code */
+        lane_flush(lane_of(lane));
+        Py_DECREF(lane);
+    }
+}
+
+/* Numbers the message, keeps it and enters it if it is a request. 0, -1 with an exception and nothing
+ * has changed. */
+static int
+stamp(struct exchange *exchange, const struct station *station, struct sending *sending,
+      uint64_t size, struct envelope *envelope)
+{
+    struct requests *table = outstanding_table(exchange->requests);
+    const double now = (double)now_ns() / NS_PER_S;
+
+    if (sending->entry != NULL && number_request(table, station->node.key, sending) < 0) {
+        return -1;
+    }
+    if (ledger_stamp(station->ledger, sending->outgoing, size, now, &envelope->number) < 0) {
+        if (sending->entry != NULL) {
+            Py_DECREF(requests_remove(table, requests_find(table, sending->header.seq)));
+        }
+        return -1;
+    }
+    envelope->acked = ledger_acknowledge(station->ledger);
+    return 0;
+}
+
+/* Whether a message of so many bytes may go to this peer now, from here. */
+static bool
+may_go(const struct exchange *exchange, const struct station *station, uint64_t size)
+{
+    return station != NULL && station->writes && lane_is_open(lane_of(station->lane)) &&
+           (size == 0 || ledger_has_room(station->ledger, size, exchange->send_buffer)) &&
+           outstanding_table(exchange->requests)->last != UINT64_MAX;
+}
+
 int
 exchange_post(struct exchange *exchange, uint64_t peer, struct sending *sending)
 {
     const Py_ssize_t length = sending->payload.len;
     const bool counts = sending->header.code >= FIRST_USER_CODE;
     const uint64_t size = counts ? HEADER_SIZE + (uint64_t)length : 0;
-    struct requests *table = outstanding_table(exchange->requests);
+    struct waiting *place = NULL;
     struct envelope envelope;
 
-    const int locked = python_lock_is_held(&exchange->lock);
-    if (locked != 0) {
-        return locked < 0 ? -1 : 0;
-    }
-    struct station *station = stations_find(&exchange->stations, peer);
-    if (station == NULL || !station->writes || !lane_fits(lane_of(station->lane), length) ||
-        (counts && !ledger_has_room(station->ledger, size, exchange->send_buffer)) ||
-        table->last == UINT64_MAX) {
+    flush_lane(exchange, peer);
+    if (lock_is_held(exchange->lock)) {
         return 0;
     }
-    if (sending->entry != NULL && number_request(table, peer, sending) < 0) {
-        return -1;
+    const struct station *station = stations_find(&exchange->stations, peer);
+    if (!may_go(exchange, station, size)) {
+        return 0;
     }
-    const double now = (double)now_ns() / NS_PER_S;
-    if (ledger_stamp(station->ledger, sending->outgoing, size, now, &envelope.number) < 0) {
-        if (sending->entry != NULL) {
-            Py_DECREF(requests_remove(table, requests_find(table, sending->header.seq)));
+    struct lane *lane = lane_of(station->lane);
+    if (!lane_fits(lane, length)) {
+        if (!PyBytes_CheckExact(sending->payload.obj)) {
+            return 0;
+        }
+        place = lane_place(sending->payload.obj);
+        if (place == NULL) {
+            return -1;
+        }
+    }
+    if (stamp(exchange, station, sending, size, &envelope) < 0) {
+        if (place != NULL) {
+            lane_drop_place(place);
         }
         return -1;
     }
-    envelope.acked = ledger_acknowledge(station->ledger);
-    lane_post(lane_of(station->lane), &envelope, &sending->header, &sending->payload);
+    if (place == NULL) {
+        lane_post(lane, &envelope, &sending->header, &sending->payload);
+    } else {
+        PyObject *kept = Py_NewRef(station->lane);
+        lane_post_behind(lane, place, &envelope, &sending->header);
+        Py_DECREF(kept);
+    }
     return 1;
 }
 

@@ -24,6 +24,21 @@ bool lane_post(struct lane *lane, const struct envelope *envelope, struct header
 /* Whether a message with a payload of so many bytes can be posted now. */
 bool lane_fits(const struct lane *lane, Py_ssize_t size);
 
+/* A place for a message behind those that wait for room. It is made first, so that to send cannot
+ * fail. NULL with MemoryError. */
+struct waiting;
+struct waiting *lane_place(PyObject *bytes);
+void lane_drop_place(struct waiting *place);
+
+/* Sends the message of this place, which is taken over, as soon as there is room. What was sent
+ * before is dropped at the end, which may run Python code. The lane is open. */
+void lane_post_behind(struct lane *lane, struct waiting *place, const struct envelope *envelope,
+                      struct header *header);
+bool lane_is_open(const struct lane *lane);
+
+/* Whether anything sent waits for room. */
+bool lane_waits(const struct lane *lane);
+
 /* What there is to read: nothing; a whole message, whose beginning this is, and which stays
  * there; or something that only `receive` can deal with. */
 enum lane_found { LANE_EMPTY, LANE_WHOLE, LANE_OTHER };

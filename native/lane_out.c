@@ -3,6 +3,13 @@
 #include "arguments.h"
 
 void
+lane_drop_place(struct waiting *place)
+{
+    PyBuffer_Release(&place->payload);
+    PyMem_Free(place);
+}
+
+void
 lane_drop_first(struct lane *lane)
 {
     struct waiting *gone = lane->first;
@@ -11,8 +18,7 @@ lane_drop_first(struct lane *lane)
     if (lane->first == NULL) {
         lane->last = &lane->first;
     }
-    PyBuffer_Release(&gone->payload);
-    PyMem_Free(gone);
+    lane_drop_place(gone);
 }
 
 /* Puts as much of one message as there is room for, from byte `done` of it on. */
@@ -62,24 +68,51 @@ flush(struct lane *lane)
     lane_ring(lane);
 }
 
-/* Enters a message among those that wait. Takes the payload over, also if it fails. */
-static int
-put_off(struct lane *lane, const unsigned char *head, Py_buffer *payload)
+/* Takes the payload over, also if it fails. */
+static struct waiting *
+place_for(Py_buffer *payload)
 {
-    struct waiting *added = PyMem_Malloc(sizeof *added);
+    struct waiting *place = PyMem_Calloc(1, sizeof *place);
 
-    if (added == NULL) {
+    if (place == NULL) {
         PyBuffer_Release(payload);
         PyErr_NoMemory();
-        return -1;
+    } else {
+        place->payload = *payload;
     }
-    memcpy(added->head, head, MESSAGE_HEAD);
-    added->payload = *payload;
-    added->done = 0;
-    added->next = NULL;
-    *lane->last = added;
-    lane->last = &added->next;
-    return 0;
+    return place;
+}
+
+struct waiting *
+lane_place(PyObject *bytes)
+{
+    Py_buffer payload;
+
+    return PyObject_GetBuffer(bytes, &payload, PyBUF_SIMPLE) < 0 ? NULL : place_for(&payload);
+}
+
+void
+lane_post_behind(struct lane *lane, struct waiting *place, const struct envelope *envelope,
+                 struct header *header)
+{
+    header->size = HEADER_SIZE + (uint64_t)place->payload.len;
+    store_envelope(place->head, envelope);
+    store_header(place->head + ENVELOPE_SIZE, header);
+    *lane->last = place;
+    lane->last = &place->next;
+    flush(lane);
+}
+
+bool
+lane_waits(const struct lane *lane)
+{
+    return lane->first != NULL;
+}
+
+bool
+lane_is_open(const struct lane *lane)
+{
+    return lane->memory != NULL;
 }
 
 bool
@@ -122,7 +155,6 @@ lane_send(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     struct lane *lane = lane_of(self);
     struct envelope envelope;
     struct header header;
-    unsigned char head[MESSAGE_HEAD];
     Py_buffer payload;
 
     if (lane_require_open(lane) < 0 || require_count("send", nargs, 5) < 0 ||
@@ -136,11 +168,10 @@ lane_send(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         PyBuffer_Release(&payload);
         Py_RETURN_NONE;
     }
-    store_envelope(head, &envelope);
-    store_header(head + ENVELOPE_SIZE, &header);
-    if (put_off(lane, head, &payload) < 0) {
+    struct waiting *place = place_for(&payload);
+    if (place == NULL) {
         return NULL;
     }
-    flush(lane);
+    lane_post_behind(lane, place, &envelope, &header);
     Py_RETURN_NONE;
 }

@@ -8,6 +8,7 @@
 #include "lane.h"
 #include "layout.h"
 #include "ledger.h"
+#include "lock.h"
 #include "native.h"
 #include "quick_lock.h"
 #include "shared.h"
@@ -37,7 +38,7 @@ module_exec(PyObject *module)
         delegation_setup(module) < 0 || quick_lock_setup(module) < 0 ||
         descriptor_setup(module) < 0 || thread_number_setup() < 0 || shared_setup(module) < 0 ||
         doorbell_setup(module) < 0 || lane_setup(module) < 0 || ticket_setup(module) < 0 ||
-        exchange_setup(module) < 0) {
+        lock_setup(module) < 0 || exchange_setup(module) < 0) {
         return -1;
     }
     return ledger_setup(module) < 0 ? -1 : zeromq_setup(module);
@@ -48,6 +49,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
 {
     Py_VISIT(native_state_of(module)->malformed);
     Py_VISIT(native_state_of(module)->ledger);
+    Py_VISIT(native_state_of(module)->ticket);
     return 0;
 }
 
@@ -56,6 +58,7 @@ module_clear(PyObject *module)
 {
     Py_CLEAR(native_state_of(module)->malformed);
     Py_CLEAR(native_state_of(module)->ledger);
+    Py_CLEAR(native_state_of(module)->ticket);
     return 0;
 }
 

@@ -22,6 +22,7 @@
 struct native_state {
     PyObject *malformed; /* class Malformed(ValueError): input that is not what it should be */
     PyObject *ledger;    /* class Ledger */
+    PyObject *ticket;    /* class Ticket */
 };
 
 static inline struct native_state *

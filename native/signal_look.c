@@ -5,14 +5,12 @@
 #include "clock.h"
 #include "thread_number.h"
 
-#include <unistd.h>
-
 int64_t
 until_next_look(int64_t deadline, int64_t *pause)
 {
     static const int64_t first_ns = NS_PER_S / 50;
 
-    if (thread_number() != (uint32_t)getpid()) {
+    if (!thread_is_main()) {
         return deadline;
     }
     const int64_t now = now_ns();

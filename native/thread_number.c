@@ -2,8 +2,10 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <unistd.h>
 
 static _Thread_local uint32_t number; /* 0 until somebody asks */
+static _Thread_local bool is_main;
 
 static void
 forget(void)
@@ -28,6 +30,13 @@ thread_number(void)
 {
     if (number == 0) {
         number = (uint32_t)PyThread_get_thread_native_id();
+        is_main = number == (uint32_t)getpid();
     }
     return number;
+}
+
+bool
+thread_is_main(void)
+{
+    return thread_number() != 0 && is_main;
 }

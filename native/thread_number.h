@@ -11,4 +11,7 @@ int thread_number_setup(void);
 /* Not 0. */
 uint32_t thread_number(void);
 
+/* Whether it is the process's main thread, to the kernel. */
+bool thread_is_main(void);
+
 #endif

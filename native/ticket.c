@@ -32,9 +32,8 @@ ticket_of(PyObject *self)
 static PyObject *
 ticket_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    char *names[] = {NULL};
-
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, ":Ticket", names)) {
+    if (PyTuple_GET_SIZE(args) != 0 || kwargs != NULL) {
+        PyErr_SetString(PyExc_TypeError, "Ticket() takes no arguments");
         return NULL;
     }
     return type->tp_alloc(type, 0);
@@ -178,6 +177,9 @@ ticket_await(PyObject *self, int64_t deadline)
         found = sleep_until(ticket, until_next_look(deadline, &pause));
         Py_END_ALLOW_THREADS
         ticket->sleepers--;
+        if (found == EINTR) {
+            pause = 0;
+        }
         if ((found == EINTR || found == ETIMEDOUT) && PyErr_CheckSignals() < 0) {
             return -1;
         }
@@ -269,8 +271,17 @@ static PyType_Spec ticket_spec = {
     .slots = ticket_slots,
 };
 
+PyObject *
+ticket_make(PyObject *type)
+{
+    return ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, 0);
+}
+
 int
 ticket_setup(PyObject *module)
 {
-    return native_add_type(module, &ticket_spec);
+    PyObject *type = PyType_FromModuleAndSpec(module, &ticket_spec, NULL);
+
+    native_state_of(module)->ticket = type;
+    return type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)type);
 }

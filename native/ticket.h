@@ -8,6 +8,9 @@
 
 #include "native.h"
 
+/* A ticket of this type, which is the module's. NULL with MemoryError. */
+PyObject *ticket_make(PyObject *type);
+
 /* Whether an object is a ticket, and whether one has been settled. */
 bool ticket_check(PyObject *object);
 bool ticket_is_settled(PyObject *ticket);

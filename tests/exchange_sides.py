@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-
 from shared_memory import memory
 
-from libos_ipc._native import Doorbell, Exchange, Lane, Ledger, Outstanding, Shared
+from libos_ipc._native import Doorbell, Exchange, Lane, Ledger, Lock, Outstanding, Shared
 from libos_ipc.core.vocabulary import Message, Outgoing
 
 __all__ = ["EVERY", "MOST", "ROOM", "SEND_BUFFER", "USER", "Side", "make_sides"]
@@ -28,7 +26,8 @@ class Side:
         self.requests = Outstanding()
         self.bell_memory = memory(4096)
         self.bell = Doorbell(self.bell_memory)
-        self.lock, self.rounds, self.seat = (threading.Lock() for _ in range(3))
+        self.lock, self.rounds, self.seat = (Lock() for _ in range(3))
+        self.withdrawn: list[int] = []
         self.exchange = Exchange(
             self.bell,
             self.requests,
@@ -37,6 +36,7 @@ class Side:
             self.seat,
             Message,
             Outgoing,
+            self.withdraw,
             MOST,
             SEND_BUFFER,
             EVERY,
@@ -47,6 +47,10 @@ class Side:
         self.exchange.connect(other.vmid, other.vmid, self.lane, self.ledger)
         self.exchange.read_from(other.vmid)
         self.exchange.write(other.vmid)
+
+    def withdraw(self, seq: int) -> None:
+        self.withdrawn.append(seq)
+        self.requests.discard(seq)
 
     def read(self) -> list[Message]:
         """All messages of the program that are there."""

@@ -18,7 +18,7 @@ import pytest
 from processes import DEADLINE_S, Forked, Line, Peer, poll, unread_by_others
 
 import libos_ipc
-from libos_ipc import Group, Message
+from libos_ipc import Group, GroupConfig, Message
 
 BOTH = pytest.mark.parametrize("group", ["process", "embedded"], indirect=True)
 #: Codes with the same meaning in all tests.
@@ -367,6 +367,40 @@ def test_a_late_answer_is_dropped(group: Group) -> None:
         for _ in gates:
             gates[child.recv()].set()
         child.result()
+
+
+def test_sixteen_threads_ask_at_once(group: Group) -> None:
+    """Each hears its own answers, and none is forgotten."""
+    echo(group)
+
+    def ask(line: Line) -> list[object]:
+        wrong: list[object] = []
+
+        def work(name: int) -> None:
+            for number in range(150):
+                payload = b"%d %d" % (name, number)
+                answer = group.request(group.parent_vmid, ECHO, payload, timeout=DEADLINE_S)
+                if answer != payload:
+                    wrong.append((payload, answer))
+
+        threads = [threading.Thread(target=work, args=(name,)) for name in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return wrong
+
+    with Forked(ask) as child:
+        assert child.result() == []
+
+
+def test_large_payloads_are_credited_whatever_way_they_take(found: Any) -> None:
+    """More of them than may be owed at a time: over a connection, then by a lane."""
+    group = found(config=GroupConfig(max_message=1 << 20, send_buffer=4 << 20))
+    with Peer(group, lambda group: group.on(ECHO)(lambda message: b"")) as peer:
+        for number in range(40):
+            payload = bytes([number]) * (900 << 10)
+            assert group.request(peer.vmid, ECHO, payload, timeout=DEADLINE_S) == b""
 
 
 def test_ctrl_c_ends_a_wait(group: Group) -> None:

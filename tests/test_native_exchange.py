@@ -240,16 +240,35 @@ def test_under_the_sessions_lock_nothing_goes_this_way(sides: tuple[Side, Side])
     assert not one.seat.locked()
 
 
-def test_what_there_is_no_room_for_goes_the_long_way(sides: tuple[Side, Side]) -> None:
+def test_what_there_is_no_room_for_waits(sides: tuple[Side, Side]) -> None:
+    """In order, and whoever sends next sends what waits as far as there is room."""
     one, other = sides
-    assert one.exchange.send(3, USER, 0, bytes(ROOM)) is False
-    assert one.exchange.call(3, USER, bytes(ROOM), Ticket(), None) is None
-    sent = 0
-    while one.exchange.send(3, USER, 0, bytes(1000)):
-        sent += 1
-    assert sent == 3
-    assert len(other.read()) == 3
-    assert one.exchange.send(3, USER, 0, b"")
+    sent = [bytes([number]) * size for number, size in enumerate([1000] * 6 + [3 * ROOM, 0, 50])]
+    for payload in sent:
+        assert one.exchange.send(3, USER, 0, payload)
+    assert one.lane.waits
+    assert one.ledger.sent == len(sent)
+    found: list[bytes] = []
+    while len(found) < len(sent) - 1:
+        arrival = other.lane.receive(MOST)
+        if arrival is not None:
+            found.append(arrival[4])
+        elif len(found) < 7:
+            one.lane.flush()
+        else:
+            break
+    one.exchange.send(3, USER, 0, b"last")
+    assert not one.lane.waits
+    while (arrival := other.lane.receive(MOST)) is not None:
+        found.append(arrival[4])
+    assert found == [*sent, b"last"]
+
+
+def test_what_may_change_while_it_waits_goes_the_long_way(sides: tuple[Side, Side]) -> None:
+    one, _ = sides
+    assert one.exchange.send(3, USER, 0, memoryview(bytes(ROOM))) is False
+    assert one.exchange.call(3, USER, memoryview(bytes(ROOM)), Ticket(), None) is None
+    assert one.ledger.sent == 0
 
 
 def test_the_bound_in_bytes_holds_for_programs_and_not_for_answers(

@@ -767,14 +767,49 @@ def case_ticket_number() -> None:
     assert Ticket().number == 0
 
 
+def case_lock() -> None:
+    _native.Lock()
+    refused(_native.Lock, TICKET)
+
+
+def case_lock_acquire() -> None:
+    lock = _native.Lock()
+    assert lock.acquire()
+    assert not lock.acquire(False)
+    assert not lock.acquire(timeout=0.0001)
+    refused(lock.acquire, TICKET, TICKET)
+    other = threading.Thread(target=lock.acquire)
+    other.start()
+    lock.release()
+    other.join()
+
+
+def case_lock_release() -> None:
+    with contextlib.suppress(RuntimeError):
+        _native.Lock().release()
+
+
+def case_lock_locked() -> None:
+    assert not _native.Lock().locked()
+
+
+def case_lock_enter() -> None:
+    with _native.Lock():
+        pass
+
+
+def case_lock_exit() -> None:
+    case_lock_enter()
+
+
 def exchange(shared: Shared | None = None, *, first: bool = True) -> tuple[Exchange, Doorbell]:
     """One with peer 3 at line 5, who rings our own bell."""
     bell_memory = memory(4096)
     bell = Doorbell(bell_memory)
     own = Lane(shared or memory(4096 * 3), first)
     own.reach(bell_memory, 5)
-    locks = (threading.Lock(), threading.Lock(), threading.Lock())
-    made = Exchange(bell, Outstanding(), *locks, Message, Outgoing, 10**6, 10**6, 1)
+    locks = (_native.Lock(), _native.Lock(), _native.Lock())
+    made = Exchange(bell, Outstanding(), *locks, Message, Outgoing, hash, 10**6, 10**6, 1)
     made.connect(3, 5, own, Ledger())
     made.read_from(3)
     made.write(3)
@@ -791,10 +826,13 @@ def case_exchange() -> None:
     exchange()
     refused(Exchange, PAYLOAD)
     bell = Doorbell(memory(4096))
-    refused(Exchange, bell, TICKET, *[threading.Lock()] * 3, Message, Outgoing, 1, 1, 1)
-    refused(Exchange, bell, Outstanding(), *[threading.Lock()] * 3, int, Outgoing, 1, 1, 1)
+    refused(Exchange, bell, TICKET, *[_native.Lock()] * 3, Message, Outgoing, hash, 1, 1, 1)
+    refused(Exchange, bell, Outstanding(), *[_native.Lock()] * 3, int, Outgoing, hash, 1, 1, 1)
+    refused(
+        Exchange, bell, Outstanding(), *[threading.Lock()] * 3, Message, Outgoing, hash, 1, 1, 1
+    )
     cyclic = Outstanding()
-    made = Exchange(bell, cyclic, *[threading.Lock()] * 3, Message, Outgoing, 1, 1, 1)
+    made = Exchange(bell, cyclic, *[_native.Lock()] * 3, Message, Outgoing, hash, 1, 1, 1)
     cyclic.add(3, made)
 
 
@@ -830,7 +868,8 @@ def case_exchange_close() -> None:
 def case_exchange_send() -> None:
     made, _ = exchange()
     assert made.send(3, 70, NUMBER, BYTES[:100])
-    assert not made.send(3, 70, NUMBER, BYTES)
+    assert made.send(3, 70, NUMBER, BYTES)  # waits for room
+    assert not made.send(3, 70, NUMBER, memoryview(BYTES))
     assert not made.send(4, 70, NUMBER, BYTES)
     refused(made.send, 3, 256, NUMBER, BYTES)
     refused(made.send, 3, 70, NUMBER, TICKET)
@@ -854,7 +893,7 @@ def case_exchange_call() -> None:
     bell.again(5)
     other.read()
     assert one.call(4, 70, BYTES[:100], Ticket(), 0) is None
-    assert one.call(3, 70, BYTES, Ticket(), 0) is None
+    assert one.call(3, 70, memoryview(BYTES), Ticket(), 0) is None
     refused(one.call, 3, 70, TICKET, ticket, 0)
     refused(one.call, 3, 70, BYTES, TICKET, 0)
     other.send(3, 0, ticket.number, BYTES[:50])
@@ -889,11 +928,10 @@ def case_exchange_inside() -> None:
 
 def case_exchange_ask() -> None:
     one, _, _ = both()
-    assert one.ask(3, 70, BYTES[:100], 0, Ticket()) is False
-    assert one.ask(3, 70, BYTES, None, Ticket()) is None
-    assert one.ask(NUMBER, 70, BYTES[:100], None, Ticket()) is None
-    refused(one.ask, 3, 70, BYTES, TICKET, Ticket())
-    refused(one.ask, 3, 70, BYTES, None, TICKET)
+    assert one.ask(3, 70, BYTES[:100], 0) is False
+    assert one.ask(3, 70, memoryview(BYTES), None) is None
+    assert one.ask(NUMBER, 70, BYTES[:100], None) is None
+    refused(one.ask, 3, 70, BYTES, TICKET)
 
 
 def case_exchange_post() -> None:
@@ -908,14 +946,17 @@ class Host:
     """Serves until everything is read; what it is told goes nowhere."""
 
     def __init__(self) -> None:
-        self.looks = iter([0, 0, 1])
+        self.looks = iter([0, 1, 0, 1])
+        self.queue = [None, Message(9, 70, 0, BYTES[:10])]
 
     def queued(self) -> int:
         return next(self.looks)
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
+    def __getattr__(self, name: str) -> Callable[..., object]:
         if name == "failed":
             return self.raises
+        if name == "take":
+            return self.queue.pop
         return lambda *arguments: None
 
     def raises(self, replies: object, message: Message, error: BaseException) -> None:

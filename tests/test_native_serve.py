@@ -29,7 +29,7 @@ class Host:
         self.side = side
         self.shared = shared
         self.handlers: dict[int, tuple[Any, Any, Any]] = {}
-        self.queue: deque[object] = deque()
+        self.queue: deque[object] = deque()  # what is no message ends it
         self.calls: list[tuple[Any, ...]] = []
         self.left: list[tuple[list[int], list[int]]] = []
         self.raised: list[BaseException] = []
@@ -59,6 +59,9 @@ class Host:
 
     # ---- what `serve` calls
 
+    def take(self) -> object:
+        return self.queue.popleft() if isinstance(self.queue[0], Message) else None
+
     def run(self, message: Message) -> None:
         self.calls.append(("run", message))
 
@@ -71,6 +74,10 @@ class Host:
     def answer(self, replies: object, src: int, seq: int, payload: object) -> None:
         assert replies is self
         self.calls.append(("answer", src, seq, payload))
+
+    def consumed(self, replies: object, src: int, payload: bytes) -> None:
+        assert replies is self
+        self.calls.append(("consumed", src, payload))
 
     def announce(self, replies: object, src: int) -> None:
         assert replies is self
@@ -100,7 +107,7 @@ def host(sides: tuple[Side, Side]) -> Iterator[Host]:
 
 
 def ask(side: Side, code: int, payload: bytes, timeout: float | None = 20.0) -> object:
-    return side.exchange.ask(3, code, payload, timeout, Ticket())
+    return side.exchange.ask(3, code, payload, timeout)
 
 
 def test_requests_are_answered_on_the_seat(sides: tuple[Side, Side], host: Host) -> None:
@@ -190,6 +197,28 @@ def test_what_waits_elsewhere_goes_first(sides: tuple[Side, Side], host: Host) -
     host.queue.clear()
     with host:
         poll(lambda: host.calls)
+
+
+def test_messages_of_the_queue_are_handled_before_those_of_the_lane(
+    sides: tuple[Side, Side], host: Host
+) -> None:
+    one, other = sides
+    seen: list[bytes] = []
+    awake: list[bool] = []
+
+    def handler(message: Message) -> None:
+        seen.append(message.payload)
+        awake.append(bool(other.state() & 8))
+
+    host.on(USER, handler)
+    host.queue += [Message(9, USER, 0, b"1"), Message(9, 0, 0, b"withdrawn")]
+    host.queue.append(Message(2, USER, 0, b"2"))
+    one.exchange.post(3, USER, b"3")
+    with host:
+        poll(lambda: len(seen) == 3)
+    assert seen == [b"1", b"2", b"3"]
+    assert awake[1:] == [True, True], "the porter would add to the queue for ever"
+    assert host.calls == [("consumed", 9, b"1"), ("consumed", 9, b"withdrawn")]
 
 
 def test_a_sleeping_server_looks_at_the_queue_when_nudged(
@@ -323,37 +352,56 @@ def test_what_is_not_plain_goes_the_long_way(sides: tuple[Side, Side]) -> None:
         ("70", b""),
         (USER, bytes(10**6)),
     ):
-        assert one.exchange.ask(3, code, payload, None, Ticket()) is None  # type: ignore[arg-type]
+        assert one.exchange.ask(3, code, payload, None) is None  # type: ignore[arg-type]
         assert one.exchange.post(3, code, payload) is False  # type: ignore[arg-type]
-    assert one.exchange.ask(9, USER, b"", None, Ticket()) is None
+    assert one.exchange.ask(9, USER, b"", None) is None
     assert one.exchange.post("3", USER, b"") is False  # type: ignore[arg-type]
     one.ledger.sent_bytes = SEND_BUFFER
     assert one.exchange.post(3, USER, b"") is False
     assert one.ledger.sent == 0
     with pytest.raises(TypeError):
-        one.exchange.ask(3, USER, b"", "soon", Ticket())  # type: ignore[arg-type]
-    with pytest.raises(TypeError):
-        one.exchange.ask(3, USER, b"", None, object())  # type: ignore[arg-type]
+        one.exchange.ask(3, USER, b"", "soon")  # type: ignore[arg-type]
 
 
 def test_an_error_is_raised(sides: tuple[Side, Side]) -> None:
     one, _ = sides
-    ticket = Ticket()
     raised: list[BaseException] = []
 
     def asks() -> None:
         try:
-            one.exchange.ask(3, USER, b"", None, ticket)
+            one.exchange.ask(3, USER, b"", None)
         except LookupError as error:
             raised.append(error)
 
     thread = threading.Thread(target=asks)
     thread.start()
     poll(lambda: one.state() & SEAT)
+    ((_, ticket),) = one.requests.drain()
     ticket.fail(LookupError("no answer"))
     one.bell.nudge(SEAT)
     thread.join()
     assert [str(error) for error in raised] == ["no answer"]
+    assert one.withdrawn == []
+
+
+def test_a_request_that_nobody_waits_for_is_withdrawn(sides: tuple[Side, Side]) -> None:
+    one, _ = sides
+
+    def enough(*args: object) -> None:
+        raise InterruptedError("by a handler")
+
+    assert ask(one, USER, b"", 0) is False
+    assert one.withdrawn == [1]
+    before = signal.signal(signal.SIGALRM, enough)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(InterruptedError, match="by a handler"):
+            ask(one, USER, b"")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert one.withdrawn == [1, 2]
+    assert len(one.requests) == 0
 
 
 def test_signals_end_the_wait_of_the_main_thread(sides: tuple[Side, Side], host: Host) -> None:

@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from benchmarks.model import Line
 from benchmarks.rounds import Effort
 from benchmarks.rows import (
+    broadcasts,
     forks,
     handing,
     ids,
     lock_scale,
     locks,
     over_zeromq,
+    payloads,
     requests,
     starting,
+    streams,
     sync,
 )
 
@@ -37,12 +40,15 @@ FAMILIES = tuple(
     Family(module.NAME, module.ROWS, module.WHAT, module.run)
     for module in (
         requests,
+        streams,
+        payloads,
         over_zeromq,
         locks,
         handing,
         sync,
         lock_scale,
         ids,
+        broadcasts,
         forks,
         starting,
     )

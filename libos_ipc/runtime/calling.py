@@ -6,12 +6,11 @@ performed, never while it waits. A closed session answers NotJoined.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from libos_ipc._native import Exchange
+from libos_ipc._native import Exchange, Lock
 from libos_ipc.config import GroupConfig
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.member import Member
@@ -19,6 +18,7 @@ from libos_ipc.core.vocabulary import Body, Effects, Outgoing
 from libos_ipc.errors import NotJoined, PeerDied, Timeout, WouldBlock
 from libos_ipc.runtime.clock import Clock
 from libos_ipc.runtime.codec import decode_answer, payload_of
+from libos_ipc.runtime.condition import Condition
 from libos_ipc.runtime.loop import Loop
 from libos_ipc.runtime.porter import Porter
 from libos_ipc.runtime.rundir import GroupFile
@@ -37,9 +37,9 @@ class Calling:
     porter: Porter
     exchange: Exchange
     clock: Clock
-    lock: threading.Lock
+    lock: Lock
     #: told at every Progress effect
-    progress: threading.Condition
+    progress: Condition
     listeners: list[Callable[[], None]]
     closed: bool
     #: the leader has been told that this process goes: what it gives out now belongs to nobody
@@ -73,20 +73,6 @@ class Calling:
             self.perform(effects)
             return seq
 
-    def ask(self, dst: int, code: int, payload: object, timeout: float | None) -> Body | None:
-        """A request of the program's, by a lane, as it is; None if it has to be looked at and
-        sent by `call`."""
-        ticket = Ticket()
-        try:
-            answer = self.exchange.ask(dst, code, payload, timeout, ticket)
-        except BaseException:
-            self._give_up(ticket, 0)
-            raise
-        if answer is False:
-            self._give_up(ticket, 0)
-            raise _too_late(dst, code, timeout)
-        return answer
-
     def call(self, dst: int, code: int, body: Body, timeout: float | None, size: int = 0) -> Body:
         """Send a request and wait for the answer. Withdrawn if the wait ends without one."""
         ticket = Ticket()
@@ -107,13 +93,18 @@ class Calling:
             raise
         if not done:
             self._give_up(ticket, seq)
-            raise _too_late(dst, code, timeout)
+            raise self.too_late(dst, code, timeout)
         answer = ticket.result()
         return (
             decode_answer(code, answer)
             if code < FIRST_USER_CODE and type(answer) is bytes
             else answer
         )
+
+    @staticmethod
+    def too_late(dst: int, code: int, timeout: float | None) -> Timeout:
+        """What a caller is told whose request was not answered in time."""
+        return Timeout(f"no answer from VMID {dst} to code {code} within {timeout} s")
 
     def _keep_time(self) -> None:
         """Something goes out beside the machine, which may have to be asked for again."""
@@ -279,7 +270,3 @@ class Calling:
         """Raise NotJoined if the session is closed, or about to be."""
         if self.closed or self.leaving:
             raise NotJoined(f"the group {self.file.name!r} was closed in this process")
-
-
-def _too_late(dst: int, code: int, timeout: float | None) -> Timeout:
-    return Timeout(f"no answer from VMID {dst} to code {code} within {timeout} s")

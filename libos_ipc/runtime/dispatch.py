@@ -27,13 +27,13 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 from libos_ipc._native import Exchange
 from libos_ipc.core.vocabulary import Message
 from libos_ipc.errors import IpcError, NoHandler
-from libos_ipc.runtime.handlers import Handler, Quick
+from libos_ipc.runtime.handlers import Handler, Handlers
 from libos_ipc.runtime.seat import Seat
 from libos_ipc.runtime.threads import join_native
 
@@ -46,8 +46,6 @@ log = logging.getLogger("libos_ipc")
 
 #: Seconds that a fork waits for a running handler to return.
 PATIENCE_S = 0.05
-
-Policy = Callable[[int, int, bytes], object]
 
 
 class Replies(Protocol):
@@ -71,10 +69,7 @@ class Dispatcher:
     """The queue of one process in one group, its handlers and its threads."""
 
     def __init__(self, header_weight: int) -> None:
-        self.handlers: dict[int, Handler] = {}
-        #: those that the exchange may call itself
-        self._quick: dict[int, Quick] = {}
-        self._policy: Policy | None = None
+        self.handlers = Handlers()
         #: what a child does before it ends, whose only thread was a handler that returned
         self.on_alone: Callable[[], None] = lambda: None
         self._header_weight = header_weight
@@ -162,24 +157,9 @@ class Dispatcher:
 
     def add(self, code: int, function: Callable[..., Any], type: Any, threads: int = 1) -> None:
         """Let `function` handle messages of this code, on `threads` threads or more."""
-        self.handlers[code] = handler = Handler(function, type)
-        if handler.quick is None or self._policy is not None:
-            self._quick.pop(code, None)
-        else:
-            self._quick[code] = handler.quick
+        self.handlers.add(code, Handler(function, type))
         self._wanted = max(self._wanted, threads)
         self.set_ready()
-
-    @property
-    def policy(self) -> Policy | None:
-        """What is asked before each message of another member is handled."""
-        return self._policy
-
-    @policy.setter
-    def policy(self, policy: Policy | None) -> None:
-        self._policy = policy
-        quick = {code: handler.quick for code, handler in self.handlers.items() if handler.quick}
-        self._quick = quick if policy is None else {}
 
     def set_ready(self) -> None:
         """Handle what was held, and everything from now on."""
@@ -252,8 +232,8 @@ class Dispatcher:
         queue = self._queue
         if self._seat is not None and queue.empty():  # `pause` puts something in, too
             if self._exchange is not None:
-                shared = self._wanted > 1
-                self._exchange.serve(self, self._replies, self._quick, queue.qsize, shared)
+                quick, shared = self.handlers.quick, self._wanted > 1
+                self._exchange.serve(self, self._replies, quick, queue.qsize, shared)
                 if queue is not self._queue:
                     return None  # a handler forked, and this is the child
             else:
@@ -295,8 +275,9 @@ class Dispatcher:
         src, code, seq, payload = message
         handler = self.handlers.get(code)
         try:
-            if self.policy is not None and src != self._me:
-                self.policy(src, code, payload)
+            policy = self.handlers.policy
+            if policy is not None and src != self._me:
+                policy(src, code, payload)
             if handler is None:
                 raise NoHandler(f"the process asked has no handler for code {code}")
             arguments = handler.arguments(message)
@@ -315,6 +296,22 @@ class Dispatcher:
 
     # ---- what the exchange leaves to us
 
+    def take(self) -> Message | None:
+        """A message of the queue that is to be handled; None to look there for more."""
+        try:
+            message = self._queue.get_nowait()
+        except Empty:
+            return None
+        if message is None:
+            self._queue.put(None)  # it is not for the exchange
+            return None
+        key = message.src, message.seq
+        self._waiting.discard(key)
+        if key in self._withdrawn:
+            self._withdrawn.discard(key)
+            return message._replace(code=0, seq=0)
+        return message
+
     def answer(self, replies: Replies, src: int, seq: int, payload: bytes | memoryview) -> None:
         """Answer a request, unless this is a child that was forked meanwhile."""
         if replies is self._replies:
@@ -326,6 +323,10 @@ class Dispatcher:
             _refuse(replies, message, error)
         if self._serving and isinstance(error, SystemExit | KeyboardInterrupt):
             raise error
+
+    def consumed(self, replies: Replies, src: int, payload: bytes) -> None:
+        """A message that came by a connection has been taken up."""
+        replies.consumed(src, self._header_weight + len(payload))
 
     def announce(self, replies: Replies, src: int) -> None:
         """The sender is to hear how much has been taken up."""

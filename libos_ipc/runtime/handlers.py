@@ -13,12 +13,14 @@ from libos_ipc.errors import ProtocolError
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Handler", "Message", "Quick", "as_payload", "from_payload"]
+__all__ = ["Handler", "Handlers", "Message", "Quick", "as_payload", "from_payload"]
 
 #: (function, decode or None, encode)
 Quick = tuple[
     Callable[..., Any], Callable[[bytes], Any] | None, Callable[[object], bytes | memoryview]
 ]
+
+Policy = Callable[[int, int, bytes], object]
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -78,6 +80,42 @@ class Handler:
     def encode(self, value: object) -> bytes | memoryview:
         """What the handler returned, as an answer's payload."""
         return b"" if value is None and self.type is None else as_payload(value)
+
+
+class Handlers:
+    """Those of one process, by code, and the policy that is asked before any of them."""
+
+    def __init__(self) -> None:
+        self._by_code: dict[int, Handler] = {}
+        self._policy: Policy | None = None
+        #: those that the exchange may call itself; the same object for good, since it has that
+        self.quick: dict[int, Quick] = {}
+
+    def get(self, code: int) -> Handler | None:
+        """Whose messages of this code are, if anybody's."""
+        return self._by_code.get(code)
+
+    def add(self, code: int, handler: Handler) -> None:
+        """In the place of the one before, if there was one."""
+        self._by_code[code] = handler
+        self._sort(code, handler)
+
+    @property
+    def policy(self) -> Policy | None:
+        """What is asked before each message of another member is handled."""
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: Policy | None) -> None:
+        self._policy = policy
+        for code, handler in self._by_code.items():
+            self._sort(code, handler)
+
+    def _sort(self, code: int, handler: Handler) -> None:
+        if handler.quick is None or self._policy is not None:
+            self.quick.pop(code, None)
+        else:
+            self.quick[code] = handler.quick
 
 
 def _decoder(type: Any) -> Callable[[bytes], Any] | None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from libos_ipc._native import Exchange
+from libos_ipc._native import Exchange, Lock
 from libos_ipc.core.member import ACK_EVERY
 from libos_ipc.core.vocabulary import (
     DropLane,
@@ -68,7 +67,7 @@ class LaneTraffic:
             Write: self._write,
         }
 
-    def _make_exchange(self, rounds: threading.Lock, seat: threading.Lock) -> Exchange:
+    def _make_exchange(self, rounds: Lock, seat: Lock) -> Exchange:
         session, config = self._session, self._session.config
         return Exchange(
             self.lanes.bell,
@@ -78,6 +77,7 @@ class LaneTraffic:
             seat,
             Message,
             Outgoing,
+            session.withdraw,
             config.max_message,
             config.send_buffer,
             ACK_EVERY,

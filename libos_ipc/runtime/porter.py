@@ -15,11 +15,10 @@ sleep that ends by itself is followed by a look at all lines.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 
-from libos_ipc._native import PORTER, SEAT, Exchange, Malformed
+from libos_ipc._native import PORTER, SEAT, Exchange, Lock, Malformed
 from libos_ipc.core.vocabulary import Message
 from libos_ipc.runtime.lanes import LANE_BYTES, Arrival, Lanes
 from libos_ipc.runtime.seat import Seat
@@ -46,7 +45,7 @@ class Porter(Seat):
         self,
         lanes: Lanes,
         max_message: int,
-        make_exchange: Callable[[threading.Lock, threading.Lock], Exchange],
+        make_exchange: Callable[[Lock, Lock], Exchange],
         deliver: Callable[[Message], None],
         on_message: Callable[[int, Arrival], None],
         on_malformed: Callable[[int, str], None],
@@ -62,7 +61,7 @@ class Porter(Seat):
         self._deliver = deliver
         self._on_news = on_news
         self._on_read = on_read
-        self._rounds = threading.Lock()
+        self._rounds = Lock()
         self.exchange = make_exchange(self._rounds, self._seat)
         self._thread: QuickThread | None = None
 

@@ -18,6 +18,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from libos_ipc._native import Lock
+
 __all__ = ["Seat"]
 
 
@@ -30,7 +32,7 @@ class Seat:
     def __init__(self) -> None:
         self._stopping = False
         self._main: int | None = None
-        self._seat = threading.Lock()
+        self._seat = Lock()
         self._sitter = 0  # thread identity, 0 for none
         self._sitter_urgent = False
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from libos_ipc._native import Lock
 from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Leader
 from libos_ipc.core.member import Member
@@ -54,6 +54,7 @@ from libos_ipc.errors import NotJoined
 from libos_ipc.runtime.calling import Calling
 from libos_ipc.runtime.clock import Clock
 from libos_ipc.runtime.codec import pack
+from libos_ipc.runtime.condition import Condition
 from libos_ipc.runtime.held_files import HeldFiles
 from libos_ipc.runtime.lane_traffic import LaneTraffic
 from libos_ipc.runtime.liveness import Watchers
@@ -107,9 +108,9 @@ class Session(Calling):
         self.host = host
         self.sockets = sockets
         self.watchers = Watchers(sockets.live)
-        self.lock = threading.Lock()
+        self.lock = Lock()
         #: notified at every Progress effect
-        self.progress = threading.Condition(self.lock)
+        self.progress = Condition(self.lock)
         self._waiting = 0
         self._waiting_for_links = 0
         #: called once, at the next of these
@@ -262,8 +263,8 @@ class Session(Calling):
         progress.notify_all()
         with contextlib.suppress(RuntimeError):  # that thread had it, and did not know yet
             lock.release()
-        self.lock = threading.Lock()
-        self.progress = threading.Condition(self.lock)
+        self.lock = Lock()
+        self.progress = Condition(self.lock)
 
     # ---- performing, under the lock
 

@@ -1,0 +1,38 @@
+"""Row 5: one-way messages of 32 bytes, a Python handler for each.
+
+What the ratios leave out: `contenders/streams.py` says it. With pyzmq nothing bounds what the
+sender is ahead of the reader, with ours the group's `send_buffer` does.
+"""
+
+from __future__ import annotations
+
+from benchmarks.model import Line
+from benchmarks.placement import placements
+from benchmarks.rounds import Effort, Entry, compete
+
+NAME = "streams"
+ROWS = "5"
+WHAT = "one-way messages, a Python handler for each; time per message"
+PEERS = (("pyzmq PUSH/PULL", "pyzmq", 2.0), ("multiprocessing.SimpleQueue", "queue", 8.0))
+
+
+def run(effort: Effort) -> list[Line]:
+    lines = []
+    for placement in placements():
+        where = placement.setup()
+        ours = Entry.module("ours", "streams", by="ours", **where)
+        peers = {name: Entry.module(name, "streams", by=by, **where) for name, by, _ in PEERS}
+        found = compete([ours, *peers.values()], rounds=effort(5, 2), count=effort(5, 2))
+        lines += [
+            Line(
+                "5",
+                WHAT,
+                placement.name,
+                "faster",
+                target,
+                ours=found["ours"].measured("message"),
+                peer=found[name].measured("message"),
+            )
+            for name, _, target in PEERS
+        ]
+    return lines

@@ -1,0 +1,162 @@
+#include "exchange_parts.h"
+
+#include "ledger.h"
+
+/* A message of the program, its fields borrowed. */
+struct taken {
+    PyObject *message;
+    PyObject *src;
+    PyObject *code;
+    PyObject *seq;
+    PyObject *payload;
+};
+
+/* ---- calling the host */
+
+int
+server_call_host(const struct server *server, const char *name, PyObject *one, PyObject *two,
+          PyObject *three, PyObject *four)
+{
+    PyObject *method = PyUnicode_InternFromString(name);
+    PyObject *result = method == NULL ? NULL
+                                      : PyObject_CallMethodObjArgs(server->host, method, one, two,
+                                                                   three, four, NULL);
+    Py_XDECREF(method);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+/* The handler has failed, or what it returned is no payload: the exception becomes the answer. */
+static int
+tell_failure(const struct server *server, const struct taken *taken)
+{
+    PyObject *type, *value, *traceback;
+
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != NULL) {
+        PyException_SetTraceback(value, traceback);
+    }
+    const int told =
+        server_call_host(server, "failed", server->replies, taken->message, value, NULL);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+    return told;
+}
+
+/* ---- one message */
+
+/* The message has been taken up. */
+static int
+consume(const struct server *server, const struct taken *taken)
+{
+    struct exchange *exchange = server->exchange;
+    const uint64_t size = HEADER_SIZE + (uint64_t)PyBytes_GET_SIZE(taken->payload);
+    const struct station *station =
+        stations_find(&exchange->stations, PyLong_AsUnsignedLongLong(taken->src));
+
+    if (station == NULL) { /* it came by a connection */
+        return server_call_host(server, "consumed", server->replies, taken->src, taken->payload, NULL);
+    }
+    return ledger_consume(station->ledger, size, exchange->send_buffer / 4)
+               ? server_call_host(server, "announce", server->replies, taken->src, NULL, NULL)
+               : 0;
+}
+
+/* Sends the answer. Takes the payload over. */
+static int
+answer(const struct server *server, const struct taken *taken, PyObject *payload)
+{
+    struct exchange *exchange = server->exchange;
+    struct sending sending = {.header = {.code = RESP}};
+    int sent = 0;
+
+    sending.header.seq = PyLong_AsUnsignedLongLong(taken->seq);
+    if (PyBytes_CheckExact(payload) && !exchange->unclocked) {
+        PyObject *code = PyLong_FromLong(RESP);
+        sent = code == NULL
+                   ? -1
+                   : sending_begin(exchange, &sending, code, taken->seq, payload);
+        Py_XDECREF(code);
+        if (sent == 0) {
+            sent = exchange_post(exchange, PyLong_AsUnsignedLongLong(taken->src), &sending);
+            sending_end(&sending);
+        }
+    }
+    if (sent == 0) {
+        sent = server_call_host(server, "answer", server->replies, taken->src, taken->seq, payload);
+    }
+    Py_DECREF(payload);
+    return sent < 0 ? -1 : 0;
+}
+
+/* Calls the function of this handler. What it returned as a payload, NULL with its exception. */
+static PyObject *
+call_function(const struct taken *taken, PyObject *handler, PyObject *value)
+{
+    PyObject *function = PyTuple_GET_ITEM(handler, 0);
+    PyObject *result = value == NULL
+                           ? PyObject_CallOneArg(function, taken->message)
+                           : PyObject_CallFunctionObjArgs(function, value, taken->message, NULL);
+
+    if (result == NULL || PyBytes_CheckExact(result)) {
+        return result;
+    }
+    PyObject *payload = PyObject_CallOneArg(PyTuple_GET_ITEM(handler, 2), result);
+    Py_DECREF(result);
+    return payload;
+}
+
+/* Calls a handler, and answers. -1 with an exception that is for whoever called `serve`. */
+static int
+handle(const struct server *server, const struct taken *taken, PyObject *handler)
+{
+    PyObject *decode = PyTuple_GET_ITEM(handler, 1);
+    PyObject *value = NULL;
+
+    if (decode != Py_None) {
+        value = PyObject_CallOneArg(decode, taken->payload);
+        if (value == NULL) {
+            PyErr_Clear(); /* it happens again there, and is told properly */
+            return server_call_host(server, "run", taken->message, NULL, NULL, NULL);
+        }
+    }
+    PyObject *payload = call_function(taken, handler, value);
+    Py_XDECREF(value);
+    if (payload == NULL) {
+        return tell_failure(server, taken);
+    }
+    if (PyObject_IsTrue(taken->seq)) {
+        return answer(server, taken, payload);
+    }
+    Py_DECREF(payload);
+    return 0;
+}
+
+int
+server_take_up(const struct server *server, PyObject *message)
+{
+    const struct taken all = {message, PyTuple_GET_ITEM(message, 0), PyTuple_GET_ITEM(message, 1),
+                              PyTuple_GET_ITEM(message, 2), PyTuple_GET_ITEM(message, 3)};
+    const struct taken *taken = &all;
+    PyObject *handler;
+
+    if (consume(server, taken) < 0) {
+        return -1;
+    }
+    if (PyLong_AsLong(taken->code) == WITHDRAWN) {
+        return 0;
+    }
+    handler = PyDict_GetItemWithError(server->handlers, taken->code);
+    if (handler == NULL && PyErr_Occurred()) {
+        return -1;
+    }
+    if (handler == NULL || !PyTuple_CheckExact(handler) || PyTuple_GET_SIZE(handler) != 3) {
+        return server_call_host(server, "run", taken->message, NULL, NULL, NULL);
+    }
+    Py_INCREF(handler); /* may be replaced meanwhile */
+    const int handled = handle(server, taken, handler);
+    Py_DECREF(handler);
+    return handled;
+}
