@@ -15,7 +15,7 @@ struct taken {
 
 int
 server_call_host(const struct server *server, const char *name, PyObject *one, PyObject *two,
-          PyObject *three, PyObject *four)
+                 PyObject *three, PyObject *four)
 {
     PyObject *method = PyUnicode_InternFromString(name);
     PyObject *result = method == NULL ? NULL
@@ -73,7 +73,8 @@ answer(const struct server *server, const struct taken *taken, PyObject *payload
     int sent = 0;
 
     sending.header.seq = PyLong_AsUnsignedLongLong(taken->seq);
-    if (PyBytes_CheckExact(payload) && !exchange->unclocked) {
+    if (PyBytes_CheckExact(payload) && !exchange->unclocked &&
+        HEADER_SIZE + (uint64_t)PyBytes_GET_SIZE(payload) <= exchange->max_message) {
         PyObject *code = PyLong_FromLong(RESP);
         sent = code == NULL
                    ? -1
@@ -127,11 +128,11 @@ handle(const struct server *server, const struct taken *taken, PyObject *handler
     if (payload == NULL) {
         return tell_failure(server, taken);
     }
-    if (PyObject_IsTrue(taken->seq)) {
-        return answer(server, taken, payload);
+    if (!PyObject_IsTrue(taken->seq)) {
+        Py_DECREF(payload);
+        return 0;
     }
-    Py_DECREF(payload);
-    return 0;
+    return answer(server, taken, payload) < 0 ? tell_failure(server, taken) : 0;
 }
 
 int

@@ -95,7 +95,8 @@ take_queued(const struct server *server)
     int taken = message == NULL ? -1 : 0;
 
     Py_XDECREF(name);
-    if (message != NULL && Py_IS_TYPE(message, (PyTypeObject *)exchange->message)) {
+    if (message != NULL && Py_IS_TYPE(message, (PyTypeObject *)exchange->message) &&
+        PyTuple_GET_SIZE(message) == FIELDS && PyBytes_Check(PyTuple_GET_ITEM(message, 3))) {
         taken = PyList_Append(exchange->batch, message) < 0 ? -1 : 1;
     }
     Py_XDECREF(message);

@@ -394,6 +394,25 @@ def test_sixteen_threads_ask_at_once(group: Group) -> None:
         assert child.result() == []
 
 
+def test_an_answer_that_is_too_large_is_an_error(found: Any) -> None:
+    """To whoever asked for it, and to nobody else: the two go on talking."""
+    group = found(config=GroupConfig(max_message=1 << 16))
+
+    def answers(group: Group) -> None:
+        group.on(ECHO)(lambda message: bytes(int(message.payload)))
+        group.on(HOLD)(lambda message: memoryview(bytes(int(message.payload))))
+
+    with Peer(group, answers) as peer:
+        for _ in range(20):  # over a connection, then by a lane
+            for code in (ECHO, HOLD):
+                most = (1 << 16) - 17
+                for size in (most + 1, 1 << 20):
+                    with pytest.raises(libos_ipc.RemoteError, match="over max_message"):
+                        group.request(peer.vmid, code, b"%d" % size, timeout=DEADLINE_S)
+                answer = group.request(peer.vmid, code, b"%d" % most, timeout=DEADLINE_S)
+                assert len(answer) == most
+
+
 def test_large_payloads_are_credited_whatever_way_they_take(found: Any) -> None:
     """More of them than may be owed at a time: over a connection, then by a lane."""
     group = found(config=GroupConfig(max_message=1 << 20, send_buffer=4 << 20))

@@ -174,6 +174,19 @@ def test_an_exception_is_the_hosts(sides: tuple[Side, Side], host: Host) -> None
     assert host.calls[0][2].__traceback__ is not None
 
 
+def test_an_answer_that_cannot_be_sent_is_a_failure(sides: tuple[Side, Side], host: Host) -> None:
+    def refuses(replies: object, src: int, seq: int, payload: bytes) -> None:
+        raise OverflowError(len(payload))
+
+    host.answer = refuses  # type: ignore[method-assign]
+    host.on(USER, lambda message: bytes(10**6))
+    with host:
+        assert ask(sides[0], USER, b"", 0.05) is False
+    assert [(call[0], call[1].seq, type(call[2])) for call in host.calls] == [
+        ("failed", 1, OverflowError)
+    ]
+
+
 def test_what_the_host_raises_ends_it(sides: tuple[Side, Side]) -> None:
     def enough(message: Message) -> None:
         raise KeyboardInterrupt

@@ -14,8 +14,8 @@ from libos_ipc._native import Exchange, Lock
 from libos_ipc.config import GroupConfig
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.member import Member
-from libos_ipc.core.vocabulary import Body, Effects, Outgoing
-from libos_ipc.errors import NotJoined, PeerDied, Timeout, WouldBlock
+from libos_ipc.core.vocabulary import HEADER_WEIGHT, Body, Effects, Outgoing
+from libos_ipc.errors import MessageTooLarge, NotJoined, PeerDied, Timeout, WouldBlock
 from libos_ipc.runtime.clock import Clock
 from libos_ipc.runtime.codec import decode_answer, payload_of
 from libos_ipc.runtime.condition import Condition
@@ -207,8 +207,12 @@ class Calling:
         if dst != self.member.vmid and dst not in self.member.links:
             raise PeerDied(f"VMID {dst} is gone: it ended or left the group, or never was")
 
-    def answer(self, dst: int, seq: int, payload: Body) -> None:
-        """Answer a request; in vain, without an error, if the requester is gone."""
+    def answer(self, dst: int, seq: int, payload: bytes | memoryview) -> None:
+        """Answer a request; in vain, without an error, if its sender is gone. MessageTooLarge."""
+        size, most = HEADER_WEIGHT + len(payload), self.config.max_message
+        if size > most:
+            text = f"an answer of {size} bytes is over max_message ({most}): give it in parts"
+            raise MessageTooLarge(text)
         if type(payload) is bytes and self.exchange.send(dst, Code.RESP, seq, payload):
             self._keep_time()
             return
