@@ -294,6 +294,7 @@ def test_a_lock_behind_a_close(group: Group, path: Path) -> None:
         os.close(filler)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_handler_that_raises_in_the_middle_of_it(group: Group, path: Path) -> None:
     """No call counts as under way for ever, and nothing stays locked."""
     rng = random.Random(4711)

@@ -329,6 +329,7 @@ class Struck(Exception):
     """By a timer."""
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_handler_that_raises_leaves_nothing_held(group: Group, path: Path) -> None:
     lock = quick(group, path)
     rng = random.Random(4711)
