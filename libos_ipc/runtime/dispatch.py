@@ -259,14 +259,19 @@ class Dispatcher:
         """Handle a message of the queue."""
         replies = self._replies
         assert replies is not None
-        src, _, seq, payload = message
-        if seq:
-            self._waiting.discard((src, seq))
-        replies.consumed(src, self._header_weight + len(payload))
-        if (src, seq) in self._withdrawn:
-            self._withdrawn.discard((src, seq))
-        else:
+        wanted = self._is_wanted(message)
+        self.consumed(replies, message.src, message.payload)
+        if wanted:
             self.run(message)
+
+    def _is_wanted(self, message: Message) -> bool:
+        """A message of the queue is taken up: whether nobody has withdrawn it."""
+        key = message.src, message.seq
+        self._waiting.discard(key)
+        if key not in self._withdrawn:
+            return True
+        self._withdrawn.discard(key)
+        return False
 
     def run(self, message: Message) -> None:
         """Call the handler of a message that has been taken up, and answer."""
@@ -305,12 +310,7 @@ class Dispatcher:
         if message is None:
             self._queue.put(None)  # it is not for the exchange
             return None
-        key = message.src, message.seq
-        self._waiting.discard(key)
-        if key in self._withdrawn:
-            self._withdrawn.discard(key)
-            return message._replace(code=0, seq=0)
-        return message
+        return message if self._is_wanted(message) else message._replace(code=0, seq=0)
 
     def answer(self, replies: Replies, src: int, seq: int, payload: bytes | memoryview) -> None:
         """Answer a request, unless this is a child that was forked meanwhile."""
@@ -325,7 +325,7 @@ class Dispatcher:
             raise error
 
     def consumed(self, replies: Replies, src: int, payload: bytes) -> None:
-        """A message that came by a connection has been taken up."""
+        """A message of the queue has been taken up."""
         replies.consumed(src, self._header_weight + len(payload))
 
     def announce(self, replies: Replies, src: int) -> None:

@@ -108,7 +108,7 @@ class Handlers:
     @policy.setter
     def policy(self, policy: Policy | None) -> None:
         self._policy = policy
-        for code, handler in self._by_code.items():
+        for code, handler in list(self._by_code.items()):  # another thread may add one
             self._sort(code, handler)
 
     def _sort(self, code: int, handler: Handler) -> None:
