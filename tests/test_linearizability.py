@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from campaign.linearizability import NEVER, Operation, explain, is_linearizable
 from conftest import both_leaders
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from linearizability import NEVER, Operation, explain, is_linearizable
 from processes import DEADLINE_S, Forked, Line
 
 from libos_ipc import Group, IpcError
