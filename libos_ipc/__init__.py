@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from libos_ipc.group import current as current
     from libos_ipc.listing import groups as groups
     from libos_ipc.locks import LockInfo as LockInfo
+    from libos_ipc.metadata import Counters as Counters
     from libos_ipc.metadata import Cred as Cred
     from libos_ipc.metadata import Usage as Usage
     from libos_ipc.runtime.children import ExitStatus as ExitStatus
@@ -72,6 +73,7 @@ _HOME = {
     "Child": "spawning",
     "FileLock": "file_lock",
     "LockInfo": "locks",
+    "Counters": "metadata",
     "Cred": "metadata",
     "Usage": "metadata",
     "SignalInfo": "signals",
@@ -105,6 +107,7 @@ _HOME = {
 
 __all__ = [
     "Child",
+    "Counters",
     "Cred",
     "Deadlock",
     "ExitStatus",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from libos_ipc.core.codes import Code
+from libos_ipc.core.counters import Counters
 from libos_ipc.errors import InvalidArgument, NotFound, PeerDied, Timeout, error_for
 from libos_ipc.runtime import processes, stacks
 from libos_ipc.runtime.handlers import from_payload
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from libos_ipc.group import Group
     from libos_ipc.runtime.node import Node
 
-__all__ = ["Cred", "Meta", "Metadata", "Usage"]
+__all__ = ["Counters", "Cred", "Meta", "Metadata", "Usage"]
 
 #: Seconds that a process has to tell its own stacks, before it is made to.
 _OWN_WORDS_S = 0.25
@@ -109,8 +110,9 @@ class Metadata:
         the list of its words; `"usage"` a `Usage`. These come from the kernel, whatever the process
         is doing. `"stack"` is the text of the Python stacks of all its threads, within about a
         second: from itself or, if it holds the interpreter lock in native code, from a signal
-        handler that needs none; Timeout says why if there is neither. Any other key is an entry
-        that the process has published in its `meta`, decoded as `type` if that is given.
+        handler that needs none; Timeout says why if there is neither. `"counters"` are its own
+        `Counters`, told by its worker: Timeout if it is stopped. Any other key is an entry that the
+        process has published in its `meta`, decoded as `type` if that is given.
 
         PeerDied (a ProcessLookupError) if there is no such process, NotFound (a
         FileNotFoundError) for a directory that was removed or an entry that there is not.
@@ -122,6 +124,9 @@ class Metadata:
         vmid, os_pid, started = self._identify(pid)
         if key == "stack":
             return self._stack(pid, vmid, os_pid, started)
+        if key == "counters":
+            return unpack_meta(key, self._ask_owner(pid, vmid, key, timeout))
+        found: bytes | tuple[int, int] | Usage | Counters
         try:
             try:
                 found = processes.read_process(os_pid, started, key)
@@ -132,6 +137,22 @@ class Metadata:
         except FileNotFoundError as error:
             raise NotFound(f"{key} of process {pid}: {error.strerror}") from error
         return _shown(key, found)
+
+    def counters(self) -> Counters:
+        """What has passed between this process and the others since it joined, as `Counters`.
+
+        Asks nobody, and does not block. `getmeta(pid, "counters")` gives another one's.
+        """
+        return self._node.session.counters()
+
+    def events(self) -> dict[str, int]:
+        """How often each thing has happened that is logged: deaths, refusals, what was dropped.
+
+        The names are those of the log records' `event`. Asks nobody, and does not block.
+        """
+        session = self._node.session
+        with session.lock:
+            return dict(session.member.tally.events)
 
     def _identify(self, pid: int) -> tuple[int, int, int]:
         """VMID, OS pid and start time of a process; of a newborn as soon as it has said hello."""
@@ -180,8 +201,8 @@ class Metadata:
         return text
 
 
-def _shown(key: str, found: bytes | tuple[int, int] | Usage) -> Any:
-    if isinstance(found, Usage):
+def _shown(key: str, found: bytes | tuple[int, int] | Usage | Counters) -> Any:
+    if isinstance(found, Usage | Counters):
         return found
     if isinstance(found, bytes):
         if key == "cmdline":

@@ -56,6 +56,7 @@ MACHINES = {
     "links": set(),
     "lanes": {"links"},
     "calls": set(),
+    "counters": {"links"},
     "provision": set(),
     "local_ids": {"resting"},
     "ids": {"range_tree", "free_space"},

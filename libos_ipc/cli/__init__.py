@@ -24,7 +24,7 @@ from libos_ipc.cli.complaints import complain, complain_of
 __all__ = ["main"]
 
 #: The commands, in the order in which `--help` lists them.
-COMMANDS = ("demo", "run", "ps", "kill", "ids", "locks", "stacks", "sync")
+COMMANDS = ("demo", "run", "ps", "top", "kill", "ids", "locks", "stacks", "sync")
 
 
 class _Commands(click.Group):

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["console", "print_json", "print_table", "printable"]
+__all__ = ["console", "make_table", "print_json", "print_table", "printable"]
 
 #: Columns of what is no terminal.
 UNBOUNDED = 100_000
@@ -29,8 +29,8 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=None if stream.isatty() else UNBOUNDED, highlight=False)
 
 
-def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under their heads (none if all are empty), numbers to the right.
+def make_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """Rows under their heads (none if all are empty), numbers to the right.
 
     Where a terminal is too narrow, the last column is cut.
     """
@@ -45,6 +45,12 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     table.columns[-1].min_width = None
     for row in rows:
         table.add_row(*(Text(printable(str(cell))) for cell in row))
+    return table
+
+
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print such a table."""
+    table = make_table(heads, rows)
     screen = console()
     if screen.is_terminal:
         screen.print(table)

@@ -225,7 +225,7 @@ class Member(Mesh):
 
     def on_gone(self, peer: int, now: float) -> Effects:
         """`peer` has died, left or exec'ed: everything outstanding there fails."""
-        effects: Effects = [Close(peer)] if self.links.pop(peer, None) else []
+        effects: Effects = [Close(peer)] if self.drop_link(peer) else []
         effects += self.calls.fail_peer(peer, self._gone_error(peer), now)
         self.inbox.on_gone(peer)
         if peer == self.leader_vmid:

@@ -7,6 +7,7 @@ still is. What callers wait for, and what time makes overdue, is asked for here.
 from __future__ import annotations
 
 from libos_ipc.core.codes import Code
+from libos_ipc.core.counters import Tally
 from libos_ipc.core.links import Link, weight
 from libos_ipc.core.vocabulary import (
     Effects,
@@ -34,6 +35,7 @@ class Mesh:
         self.lane_after = lane_after
         self.incarnation = 1
         self.links: dict[int, Link] = {}
+        self.tally = Tally()
 
     def greet(self, peer: int, now: float) -> Effects:
         """Make ourselves known to `peer` without waiting for something to say."""
@@ -42,6 +44,13 @@ class Mesh:
             link = self.links[peer] = Link(peer)
         link.greeting = True
         return self._unnumbered(link, Code.PROBE)
+
+    def drop_link(self, peer: int) -> bool:
+        """`peer` is gone: whether there was a link to it."""
+        link = self.links.pop(peer, None)
+        if link is not None:
+            self.tally.drop(link)
+        return link is not None
 
     def has_room(self, dst: int, size: int) -> bool:
         """Whether a message of `size` bytes may be sent to `dst` now."""

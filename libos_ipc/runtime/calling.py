@@ -13,6 +13,7 @@ from typing import Any
 from libos_ipc._native import Exchange, Lock
 from libos_ipc.config import GroupConfig
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
+from libos_ipc.core.counters import Counters
 from libos_ipc.core.member import Member
 from libos_ipc.core.vocabulary import HEADER_WEIGHT, Body, Effects, Outgoing
 from libos_ipc.errors import MessageTooLarge, NotJoined, PeerDied, Timeout, WouldBlock
@@ -50,6 +51,12 @@ class Calling:
     def perform(self, effects: Effects) -> None:
         """Do what the machine has decided. Under the lock."""
         raise NotImplementedError
+
+    def counters(self) -> Counters:
+        """What has passed between this process and the others."""
+        with self.lock:
+            member = self.member
+            return member.tally.counters(member.links.values(), len(member.calls))
 
     def request(
         self,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from libos_ipc import wire
 from libos_ipc.core.codes import Code
+from libos_ipc.core.counters import Counters
 from libos_ipc.core.vocabulary import GetMeta
 from libos_ipc.runtime.liveness import start_time
 from libos_ipc.runtime.processes import Usage, read_process
@@ -34,6 +35,7 @@ KINDS: Final = {
     "cmdline": 4,
     "usage": 5,
     "stack": 6,
+    "counters": 7,
 }
 _NAMES: Final = {number: name for name, number in KINDS.items()}
 #: Stacks deeper than this are cut in the middle of nowhere: the innermost frames count.
@@ -48,7 +50,7 @@ def answer_meta(session: Session, pid: int, asked: GetMeta) -> None:
         result = -errno.ESRCH
     elif name is not None:
         try:
-            data, result = _own(name), 0
+            data, result = _own(session, name), 0
         except OSError as error:
             result = -(error.errno or errno.EIO)
     with session.lock:
@@ -56,7 +58,9 @@ def answer_meta(session: Session, pid: int, asked: GetMeta) -> None:
             session.answer_own(asked.src, asked.seq, Code.PID_GETMETA, (len(data), result, data))
 
 
-def _own(name: str) -> bytes:
+def _own(session: Session, name: str) -> bytes:
+    if name == "counters":
+        return " ".join(map(str, session.counters())).encode()
     if name == "stack":
         return python_stacks().encode("utf-8", "replace")[-wire.META_MAX_BYTES :]
     os_pid = os.getpid()
@@ -66,7 +70,7 @@ def _own(name: str) -> bytes:
     return found if isinstance(found, bytes) else wire.CRED.pack(*found)
 
 
-def unpack_meta(name: str, data: bytes) -> bytes | tuple[int, int] | Usage:
+def unpack_meta(name: str, data: bytes) -> bytes | tuple[int, int] | Usage | Counters:
     """What another process answered, as `read_process` would have given it."""
     if name == "cred":
         uid, gid = wire.CRED.unpack(data)
@@ -74,6 +78,8 @@ def unpack_meta(name: str, data: bytes) -> bytes | tuple[int, int] | Usage:
     if name == "usage":
         user, system, *numbers = data.decode().split()
         return Usage(float(user), float(system), *map(int, numbers))
+    if name == "counters":
+        return Counters(*map(int, data.split()))
     return data
 
 

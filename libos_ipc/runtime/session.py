@@ -355,7 +355,9 @@ class Session(Calling):
         self.perform(member.send(member.leader_vmid, Code.FILE_RETURNED, (effect.slot,), now))
 
     def _note(self, effect: Note) -> None:
-        fields = {"group": self.file.name, "epoch": self.member.epoch, **effect.fields}
+        self.member.tally.events[effect.event] += 1
+        given = {"event": effect.event, "group": self.file.name, "epoch": self.member.epoch}
+        fields = {**given, "by": self.member.vmid, **effect.fields}
         log.warning("%s: %s", effect.event, fields, extra={"libos_ipc": fields})
 
     # ---- what happens, in the worker
