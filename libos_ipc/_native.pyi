@@ -115,6 +115,64 @@ FIRST_PROBE_S: Final = 0.25
 NEXT: Final = 1
 DRAINED: Final = 2
 
+class LocalIds:
+    """One process's own IDs; `core/local_ids.py` says what for."""
+
+    #: ranges asked for, and given back, at a time
+    batch: int
+    #: whether ranges are on their way
+    asked: bool
+
+    def __new__(cls, *, quarantine_s: float, reserve: int = 1) -> Self: ...
+    def new(self, now: float, /) -> int | None:
+        """The next ID, or None: ask the leader for a range first, and `grant` it."""
+
+    def release(self, id: int, now: float, /) -> list[tuple[int, int]] | None:
+        """Take an ID back; the ranges to give back to the leader now.
+
+        None if it is not of our ranges; ValueError if it is, but not handed out.
+        """
+
+    def surplus(self) -> list[tuple[int, int]]:
+        """Part with all that is beyond the reserve: ranges to give back."""
+
+    def owns(self, id: int, /) -> bool:
+        """Whether the ID is in one of our ranges, handed out or not."""
+
+    def in_use(self, id: int, /) -> bool:
+        """Whether the ID was handed out here and not released since."""
+
+    def grant(self, start: int, end: int, /) -> None:
+        """A range has come. ValueError if it is none, or overlaps ours."""
+
+    def low(self) -> bool:
+        """Whether it is time to ask for more."""
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """The bounds of all ranges, ascending."""
+
+    def drain(self) -> list[tuple[int, int]]:
+        """Give up all ranges, whatever of them is in use."""
+
+    def moved_away(self, id: int, /) -> None:
+        """The ID belongs to another process now: its range splits."""
+
+    def check(self) -> None:
+        """Assert the invariants."""
+
+    def offer(self, lock: Lock, own: int, /) -> None:
+        """Let `take` and `put` work while nobody holds this lock. `own` is the ID that the
+        process itself has."""
+
+    def withdraw(self) -> None:
+        """They work no more."""
+
+    def take(self) -> int | None:
+        """The next ID, or None if that is Python's business."""
+
+    def put(self, id: object, /) -> bool:
+        """Release an ID. False if that is Python's business."""
+
 class Ledger:
     """The counts of one end of a link, and the messages that it keeps. Sizes are bytes.
 

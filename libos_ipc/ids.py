@@ -11,6 +11,7 @@ from libos_ipc.runtime.ticket import Ticket
 
 if TYPE_CHECKING:
     from libos_ipc.group import Group
+    from libos_ipc.runtime.session import Session
 
 __all__ = ["Ids", "Vmids"]
 
@@ -24,6 +25,8 @@ class Ids:
 
     def __init__(self, group: Group) -> None:
         self._group = group
+        #: what knows the next ID without asking anybody, as long as it is offered
+        self._quick = group._session.member.ids
 
     def new(self, owner: int | None = None) -> int:
         """A fresh ID, ours, or already handed over to the process `owner` (a VMID).
@@ -36,17 +39,7 @@ class Ids:
         ...     group.ids.owner(id) == group.vmid
         True
         """
-        session = self._group._session
-        while True:
-            with session.lock:
-                session.check_open()
-                member, now = session.member, time.monotonic()
-                id = member.ids.new(now)
-                if id is not None:
-                    if member.ids.low():
-                        session.perform(member.provision.want_range(now))
-                    break
-            self._get_range()
+        id = self._quick.take() or self._new()
         if owner is not None and owner != self._group.vmid:
             try:
                 self.move(id, owner)
@@ -54,6 +47,25 @@ class Ids:
                 self.release(id)
                 raise
         return id
+
+    def _new(self) -> int:
+        session = self._group._session
+        while True:
+            with session.lock:
+                self._offer(session)
+                member, now = session.member, time.monotonic()
+                id = member.ids.new(now)
+                if id is not None:
+                    if member.ids.low():
+                        session.perform(member.provision.want_range(now))
+                    return id
+            self._get_range()
+
+    def _offer(self, session: Session) -> None:
+        """From now on, single IDs need no more than a look at the lock. Under it."""
+        session.check_open()
+        self._quick = session.member.ids
+        self._quick.offer(session.lock, self._group.pid)
 
     def _get_range(self) -> None:
         session = self._group._session
@@ -68,24 +80,18 @@ class Ids:
 
     def release(self, id: int) -> None:
         """Give an ID back. InvalidRange if this process does not own it, or did already."""
+        if self._quick.put(id):
+            return
         group = self._group
         session = group._session
         if id == group.pid:
             raise InvalidRange(f"ID {id} is this process's own pid: it ends with the process")
         with session.lock:
-            session.check_open()
-            now = time.monotonic()
-            spent = session.member.ids.release(_checked(id), now)
-            for start, end in spent or ():
-                session.perform(
-                    session.member.request(
-                        session.member.leader_vmid,
-                        Code.RELEASE_ID_RANGE,
-                        (start, end),
-                        lambda answer, now: [],
-                        now,
-                    )[1]
-                )
+            self._offer(session)
+            member, now = session.member, time.monotonic()
+            spent = member.ids.release(_checked(id), now)
+            if spent:
+                session.perform(member.provision.give_back(spent, now))
         if spent is None:
             self.release_range(range(id, id + 1))
 

@@ -61,6 +61,7 @@ META_MAX_BYTES: Final = 2**24
 ENTRY_MAX_BYTES: Final = 2**16 + 2**8
 MEMBERS_MAX_BYTES: Final = 2**26
 DATA_MAX_BYTES: Final = 2**32 - 1
+TRADE_MAX_BYTES: Final = 64 * 8  # pairs of IDs
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,13 @@ ROWS: Final[dict[Code, Row]] = {
         Row(Code.LANE_OFFER, "anyone", "anyone", Layout("iiI")),
         Row(Code.LANE_TAKEN, "anyone", "anyone", Layout("iiI")),
         Row(Code.LANE_OPEN, "anyone", "anyone", _EMPTY),
+        Row(
+            Code.TRADE_ID_RANGES,
+            "member",
+            "leader",
+            Layout("I", TRADE_MAX_BYTES),
+            Layout("", TRADE_MAX_BYTES),
+        ),
     )
 }
 

@@ -8,6 +8,7 @@
 #include "lane.h"
 #include "layout.h"
 #include "ledger.h"
+#include "local_ids.h"
 #include "lock.h"
 #include "native.h"
 #include "quick_lock.h"
@@ -41,7 +42,10 @@ module_exec(PyObject *module)
         lock_setup(module) < 0 || exchange_setup(module) < 0) {
         return -1;
     }
-    return ledger_setup(module) < 0 ? -1 : zeromq_setup(module);
+    if (ledger_setup(module) < 0 || local_ids_setup(module) < 0) {
+        return -1;
+    }
+    return zeromq_setup(module);
 }
 
 static int

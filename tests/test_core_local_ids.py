@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from twins.damage import SAME_EVERY_RUN
 from twins.ids_twin import Referee
+from twins.local_ids_twin import OldestFirst
 
 from libos_ipc.core import local_ids
 from libos_ipc.core.ids import IdSpace
 from libos_ipc.core.local_ids import LocalIds
-from libos_ipc.core.resting import OldestFirst
 from libos_ipc.errors import InvalidRange
 
 SLOTS = st.integers(0, 2)

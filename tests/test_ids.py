@@ -172,3 +172,47 @@ def test_vmids_are_never_used_twice(group: Group) -> None:
     assert len(set(seen)) == len(seen)
     assert fresh == sorted(fresh)
     assert later == sorted(later)
+
+
+def test_ids_in_haste_come_and_go_in_batches_and_all_return(group: Group) -> None:
+    def uses(line: Line) -> int:
+        held = [group.ids.new() for _ in range(1000)]
+        assert len(set(held)) == 1000
+        for id in held:
+            group.ids.release(id)
+        for _ in range(2000):
+            group.ids.release(group.ids.new())
+        poll(lambda: len(group._session.member.ids.ranges()) <= 5, what="the rest goes back")
+        line.send(held)
+        line.pause()
+        return 0
+
+    with Forked(uses) as child:
+        held = child.recv()
+        poll(lambda: sum(group.ids.owner(id) is not None for id in held[::8]) <= 16)
+
+
+def test_a_closed_group_gives_nothing_out_and_takes_nothing_back() -> None:
+    with libos_ipc.Group.create(leader="embedded") as group:
+        id = group.ids.new()
+        group.ids.release(group.ids.new())
+    with pytest.raises(libos_ipc.NotJoined):
+        group.ids.new()
+    with pytest.raises(libos_ipc.NotJoined):
+        group.ids.release(id)
+
+
+def test_a_child_gives_out_none_of_its_parents_ids(group: Group) -> None:
+    mine = [group.ids.new() for _ in range(5)]
+
+    def uses(line: Line) -> list[int]:
+        for id in mine:
+            with pytest.raises(InvalidRange):
+                group.ids.release(id)
+        return [group.ids.new() for _ in range(40)]
+
+    with Forked(uses) as child:
+        theirs = child.result(DEADLINE_S)
+    assert not set(theirs) & {*mine, *(group.ids.new() for _ in range(40))}
+    for id in mine:
+        group.ids.release(id)

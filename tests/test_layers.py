@@ -58,7 +58,7 @@ MACHINES = {
     "calls": set(),
     "counters": {"links"},
     "provision": set(),
-    "local_ids": {"resting"},
+    "local_ids": set(),
     "ids": {"range_tree", "free_space"},
     "signals": set(),
     "particulars": set(),

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import zmq
 import zmq.backend
+from local_ids_leaks import CASES as OF_LOCAL_IDS
 from shared_memory import memory
 
 from libos_ipc import _native
@@ -1007,6 +1008,7 @@ CASES: dict[str, Callable[[], None]] = {
     for name, value in list(globals().items())
     if name.startswith("case_")
 }
+CASES |= OF_LOCAL_IDS
 
 
 def names_of_module() -> Iterator[str]:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from benchmarks.contender import Sampler, Setup, main
 from benchmarks.contenders.members import founded
 
-AT_ONCE = 200
+AT_ONCE = 1024
 HELD = 1000
 
 

@@ -20,8 +20,8 @@ ROWS = "11"
 WHAT = "IDs in a member, and the leader's tree of ranges"
 SMALL = 10**3
 HABITS = (
-    ("at once", "new ID and its release, at once", None),
-    ("held", "new ID and its release, 1000 held", "lane"),
+    ("at once", "new ID and its release, at once"),
+    ("held", "new ID and its release, 1000 held"),
 )
 
 
@@ -46,9 +46,8 @@ def _in_a_member(effort: Effort) -> list[Line]:
                 1.0,
                 ours=found["ours"].measured(series),
                 peer=found["kernel lockf"].measured("pair"),
-                waits_for=waits_for,
             )
-            for series, what, waits_for in HABITS
+            for series, what in HABITS
         ]
     return lines
 

@@ -69,3 +69,4 @@ class Code(IntEnum):
     LANE_OFFER = 53
     LANE_TAKEN = 54
     LANE_OPEN = 55
+    TRADE_ID_RANGES = 56

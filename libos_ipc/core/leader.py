@@ -42,6 +42,7 @@ LEADER_CODES = frozenset(
         Code.GET_NEW_VMID,
         Code.ALLOC_ID_RANGE,
         Code.RELEASE_ID_RANGE,
+        Code.TRADE_ID_RANGES,
         Code.CHANGE_ID_OWNER,
         Code.GET_ID_OWNER,
         Code.LEAVE,
@@ -69,6 +70,8 @@ LEADER_CODES = frozenset(
 )
 #: Exits of children without a parent that are remembered.
 ORPHANS_KEPT = 1024
+#: Ranges given to one process at a time, at most.
+RANGES_AT_A_TIME = 16
 
 
 class Admission(NamedTuple):
@@ -103,6 +106,7 @@ class Leader(Roster):
             Code.GET_NEW_VMID: self._get_new_vmid,
             Code.ALLOC_ID_RANGE: self._alloc_id_range,
             Code.RELEASE_ID_RANGE: self._release_id_range,
+            Code.TRADE_ID_RANGES: self._trade_id_ranges,
             Code.CHANGE_ID_OWNER: self._change_id_owner,
             Code.GET_ID_OWNER: self._get_id_owner,
             Code.LEAVE: self._leave,
@@ -254,16 +258,42 @@ class Leader(Roster):
 
     def _release_id_range(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
         start, end = fields
+        result = self._take_back(src, start, end, now)
+        answer = Answer(src, seq, Code.RELEASE_ID_RANGE, (result,))
+        return [answer] if result else [Journal(("release", start, end, src, now)), answer]
+
+    def _take_back(self, src: int, start: int, end: int, now: float) -> int:
+        """Take a range back from its owner. 0, or a negative errno, and nothing has changed."""
         if start <= self.processes[src].pid <= end or self.groups.kept.get(start) == src:
-            return [Answer(src, seq, Code.RELEASE_ID_RANGE, (-errno.EINVAL,))]
+            return -errno.EINVAL
         try:
             self.ids.release_range(start, end, src, now)
         except IpcError as error:
-            return [Answer(src, seq, Code.RELEASE_ID_RANGE, (-(error.errno or errno.EINVAL),))]
-        return [
-            Journal(("release", start, end, src, now)),
-            Answer(src, seq, Code.RELEASE_ID_RANGE, (0,)),
-        ]
+            return -(error.errno or errno.EINVAL)
+        return 0
+
+    def _trade_id_ranges(self, src: int, seq: int, fields: tuple[Any, ...], now: float) -> Effects:
+        """A member's own ranges: some come back, as far as they are its own, and others go."""
+        wanted, back = fields
+        back = tuple(
+            (start, end) for start, end in back if not self._take_back(src, start, end, now)
+        )
+        given: list[tuple[int, int]] = []
+        for _ in range(self._at_a_time(wanted)):
+            got = self.ids.alloc_range(src, now)
+            if got is None:
+                break
+            given.append(got)
+        answer = Answer(src, seq, Code.TRADE_ID_RANGES, (tuple(given),))
+        if not back and not given:
+            return [answer]
+        return [Journal(("trade", src, back, tuple(given), now)), answer]
+
+    def _at_a_time(self, wanted: int) -> int:
+        """More than one range only as long as nobody else could miss them."""
+        wanted = min(wanted, RANGES_AT_A_TIME)
+        much = 2 * (len(self.ids) + wanted) * self.ids.range_size > self.ids.id_max
+        return min(wanted, 1) if much else wanted
 
     def _change_id_owner(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
         id, owner = fields

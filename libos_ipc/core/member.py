@@ -173,6 +173,8 @@ class Member(Mesh):
     def on_tick(self, now: float) -> tuple[Effects, bool]:
         """Say what is overdue, and do what nobody asks for. True if another tick is needed."""
         effects, again = super().on_tick(now)
+        more, once_more = self.provision.on_tick(now)
+        effects, again = effects + more, again or once_more
         if self.leader is not None:
             more, once_more = self.leader.on_tick(now)
             effects += self._lead(more, now)

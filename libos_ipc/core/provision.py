@@ -4,16 +4,19 @@ A fork needs a VMID and an ID for the child before the child exists, and has no 
 trip. So a few *spare pairs* lie ready: a fresh VMID, and an ID of ours that the leader has
 already moved to it. Taking one starts the making of another, in the background:
 
-    GET_NEW_VMID -> a VMID -> an ID of our own (perhaps ALLOC_ID_RANGE first)
+    GET_NEW_VMID -> a VMID -> an ID of our own (perhaps TRADE_ID_RANGES first)
                  -> CHANGE_ID_OWNER -> the pair is ready
 
-At most one range is on its way at a time, whoever wants it.
+Ranges are asked for once at a time, whoever wants them. A process that asks again and again uses
+IDs up fast: it asks for twice as many each time, and gives back what it has used up with the same
+message. When it has become calm, or IDs have become rare, it asks for single ranges again, and what
+it has too much of goes back.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeAlias
 
@@ -25,6 +28,13 @@ __all__ = ["SPARE_PAIRS", "Provision"]
 
 #: Pairs kept in stock. A fork takes one; a process that forks faster waits for the leader.
 SPARE_PAIRS = 4
+#: Ranges asked for at a time, at most.
+MOST_RANGES = 16
+#: Ranges given back with one message, at most.
+MOST_GIVEN_BACK = 64
+#: Seconds between askings: fewer are haste, more are calm.
+HASTE_S = 0.02
+CALM_S = 0.1
 
 Ask: TypeAlias = Callable[[Code, tuple[object, ...], Then, float], Effects]
 
@@ -32,10 +42,14 @@ Ask: TypeAlias = Callable[[Code, tuple[object, ...], Then, float], Effects]
 class Pool(Protocol):
     """What is needed of a process's own IDs."""
 
+    batch: int
+    asked: bool
+
     def new(self, now: float) -> int | None: ...
     def grant(self, start: int, end: int) -> None: ...
     def moved_away(self, id: int) -> None: ...
     def release(self, id: int, now: float) -> list[tuple[int, int]] | None: ...
+    def surplus(self) -> list[tuple[int, int]]: ...
 
 
 class Provision:
@@ -43,13 +57,13 @@ class Provision:
 
     __slots__ = (
         "_ask",
+        "_asked_at",
         "_ids",
         "_unpaired",
         "coming",
         "exhausted",
         "failed",
         "pairs",
-        "range_coming",
     )
 
     def __init__(self, ids: Pool, ask: Ask) -> None:
@@ -57,8 +71,7 @@ class Provision:
         self._ask = ask
         #: pairs being made
         self.coming = 0
-        #: a range has been asked for and has not come
-        self.range_coming = False
+        self._asked_at = float("-inf")
         self._unpaired: deque[int] = deque()
         self.pairs: deque[tuple[int, int]] = deque()
         #: the leader's last word on ranges was that none is left
@@ -75,12 +88,43 @@ class Provision:
             effects += self._ask(Code.GET_NEW_VMID, (), self._on_vmid, now)
         return effects
 
+    @property
+    def range_coming(self) -> bool:
+        """Whether ranges have been asked for and have not come."""
+        return self._ids.asked
+
     def want_range(self, now: float) -> Effects:
-        """Ask for another range, unless one is already on its way."""
-        if self.range_coming:
+        """Ask for another range, or some, unless they are already on their way."""
+        ids = self._ids
+        if ids.asked:
             return []
-        self.range_coming = True
-        return self._ask(Code.ALLOC_ID_RANGE, (), self._on_range, now)
+        since, self._asked_at = now - self._asked_at, now
+        if since < HASTE_S:
+            ids.batch = min(2 * ids.batch, MOST_RANGES)
+        elif since > CALM_S:
+            ids.batch = 1
+        ids.asked = True
+        back = ids.surplus()
+        with_it = tuple(back[:MOST_GIVEN_BACK])
+        effects = self._ask(Code.TRADE_ID_RANGES, (ids.batch, with_it), self._on_ranges, now)
+        return effects + self.give_back(back[MOST_GIVEN_BACK:], now)
+
+    def give_back(self, ranges: Sequence[tuple[int, int]], now: float) -> Effects:
+        """Return ranges to the leader."""
+        effects: Effects = []
+        for at in range(0, len(ranges), MOST_GIVEN_BACK):
+            some = tuple(ranges[at : at + MOST_GIVEN_BACK])
+            effects += self._ask(Code.TRADE_ID_RANGES, (0, some), lambda answer, now: [], now)
+        return effects
+
+    def on_tick(self, now: float) -> tuple[Effects, bool]:
+        """Whoever was in haste and has become calm needs less. True if that may come yet."""
+        if self._ids.batch == 1:
+            return [], False
+        if now - self._asked_at <= CALM_S:
+            return [], True
+        self._ids.batch = 1
+        return self.give_back(self._ids.surplus(), now), False
 
     def _on_vmid(self, fields: Body | IpcError, now: float) -> Effects:
         if isinstance(fields, IpcError):
@@ -101,18 +145,21 @@ class Provision:
             effects += self._ask(Code.CHANGE_ID_OWNER, (id, vmid), moved, now)
         return effects
 
-    def _on_range(self, fields: Body | IpcError, now: float) -> Effects:
-        self.range_coming = False
+    def _on_ranges(self, fields: Body | IpcError, now: float) -> Effects:
+        ids = self._ids
+        ids.asked = False
         self.failed = fields if isinstance(fields, IpcError) else None
         if isinstance(fields, IpcError):
             return self._give_up_unpaired()
-        start, end = fields
-        assert isinstance(start, int)
-        assert isinstance(end, int)
-        self.exhausted = start == 0
+        (granted,) = fields
+        assert isinstance(granted, tuple)
+        if len(granted) < ids.batch:
+            ids.batch = 1
+        self.exhausted = not granted
         if self.exhausted:
             return self._give_up_unpaired()
-        self._ids.grant(start, end)
+        for start, end in granted:
+            ids.grant(start, end)
         return [*self._pair_up(now), Progress(0)]
 
     def _on_moved(self, vmid: int, id: int, fields: Body | IpcError, now: float) -> Effects:
@@ -127,10 +174,7 @@ class Provision:
 
     def _take_back(self, id: int, now: float) -> Effects:
         """The leader did not move this ID: it is still one of ours, and free."""
-        effects: Effects = []
-        for spent in self._ids.release(id, now) or ():
-            effects += self._ask(Code.RELEASE_ID_RANGE, spent, lambda answer, now: [], now)
-        return effects
+        return self.give_back(self._ids.release(id, now) or (), now)
 
     def _give_up(self, pairs: int) -> Effects:
         """No error reaches anybody from here: a later call tries again, or meets it itself."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from libos_ipc.core.descriptors import DescriptorTable
 from libos_ipc.core.file_locks import FileLocks
@@ -28,6 +28,7 @@ from libos_ipc.core.lock_table import Place
 from libos_ipc.core.lock_words import Kind
 from libos_ipc.core.particulars import Particulars
 from libos_ipc.core.process_groups import ProcessGroups
+from libos_ipc.core.process_rows import Applicant, Process, Spare
 from libos_ipc.core.sync_server import SyncServer
 from libos_ipc.core.vocabulary import State
 
@@ -35,91 +36,7 @@ __all__ = ["LEADER_VMID", "Applicant", "Process", "Record", "Roster"]
 
 #: The leader's VMID in the first epoch.
 LEADER_VMID = 1
-#: Forebears of a process that are remembered.
-FOREBEARS_KEPT = 32
-
 Record: TypeAlias = tuple[object, ...]
-
-
-class Applicant(NamedTuple):
-    """A process that asks to be admitted; what the kernel says of it, and what it says."""
-
-    os_pid: int
-    start_time: int
-    uid: int
-    parent: int  #: VMID of the issuer of its token, 0 for none
-    may_lead: bool
-
-
-class Process:
-    """One row of the table."""
-
-    __slots__ = (
-        "forebears",
-        "forked",
-        "joined_at",
-        "may_lead",
-        "os_pid",
-        "parent",
-        "pgid",
-        "pid",
-        "ppid",
-        "start_time",
-        "state",
-        "uid",
-        "vmid",
-    )
-
-    def __init__(self, vmid: int, pid: int, ppid: int, parent: int, pgid: int) -> None:
-        self.vmid = vmid
-        self.pid = pid
-        self.ppid = ppid
-        self.parent = parent
-        self.pgid = pgid
-        self.os_pid = 0
-        self.start_time = 0
-        self.uid = -1
-        self.may_lead = True
-        #: made by a fork of `parent`, which therefore knows of it
-        self.forked = True
-        #: VMIDs of those that it was forked from, its parent first, whether they live or not
-        self.forebears: tuple[int, ...] = ()
-        self.state = State.STARTING
-        self.joined_at = 0.0
-
-    def line(self) -> tuple[int, ...]:
-        """The process and its forebears: the forebears of a child."""
-        return (self.vmid, *self.forebears)[:FOREBEARS_KEPT]
-
-    def row(self) -> tuple[object, ...]:
-        """All fields in a fixed order, for comparing."""
-        return tuple(getattr(self, name) for name in Process.__slots__)
-
-    def public(self) -> tuple[int | float, ...]:
-        """What everybody may know, in the order in which it is sent."""
-        known = (self.vmid, self.pid, self.ppid, self.pgid, self.os_pid)
-        return (*known, int(self.state), self.joined_at)
-
-
-class Spare:
-    """A VMID that was given out and whose process has not been seen, if it ever will be.
-
-    `pid` is the ID that the asker has moved to it, 0 before that; `ppid`, `pgid` and `forebears`
-    are what its process inherits where the asker has gone before it.
-    """
-
-    __slots__ = ("asker", "forebears", "pgid", "pid", "ppid")
-
-    def __init__(self, asker: int) -> None:
-        self.asker = asker
-        self.pid = 0
-        self.ppid = 0
-        self.pgid = 0
-        self.forebears: tuple[int, ...] = ()
-
-    def row(self) -> tuple[object, ...]:
-        """All fields in a fixed order, for comparing."""
-        return self.asker, self.pid, self.ppid, self.pgid, self.forebears
 
 
 class Roster:
@@ -157,6 +74,7 @@ class Roster:
         self._apply: dict[str, Callable[..., None]] = {
             "range": self._apply_range,
             "release": self._apply_release,
+            "trade": self._apply_trade,
             "move": self._apply_move,
             "vmid": self._apply_vmid,
             "join": self._apply_join,
@@ -210,6 +128,18 @@ class Roster:
 
     def _apply_release(self, start: int, end: int, owner: int, now: float) -> None:
         self.ids.release_range(start, end, owner, now)
+
+    def _apply_trade(
+        self,
+        owner: int,
+        back: Iterable[tuple[int, int]],
+        given: Iterable[tuple[int, int]],
+        now: float,
+    ) -> None:
+        for start, end in back:
+            self._apply_release(start, end, owner, now)
+        for start, end in given:
+            self._apply_range(owner, start, end, now)
 
     def _apply_move(self, id: int, owner: int, now: float) -> None:
         self.move(id, owner, now)

@@ -190,6 +190,7 @@ class Calling:
             effects = self.member.request(leader, Code.LEAVE, (), ticket, time.monotonic())[1]
             self.leaving = True
             self.exchange.close()
+            self.member.ids.withdraw()
             self.perform(effects)
         if ticket.wait(timeout):
             ticket.result()

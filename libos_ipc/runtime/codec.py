@@ -6,7 +6,8 @@ with the few payloads that are msgpack: the table of members and what a joiner s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -21,6 +22,7 @@ __all__ = ["Greeting", "decode_answer", "decode_body", "pack", "payload_of"]
 
 #: Requests whose answers are msgpack.
 _TABLES = frozenset({Code.GET_MEMBERS, Code.JOIN, Code.FILE_LOCK_TABLE, Code.SYNC_TABLE})
+_RANGE = struct.Struct("<II")
 _FILE_LOCKS = frozenset({Code.FILE_LOCK_SET, Code.FILE_LOCK_GET, Code.FILE_LOCK_TAKE})
 
 
@@ -50,6 +52,8 @@ def _payload(code: int, fields: tuple[object, ...], of: int, group_id: bytes) ->
     if code == Code.RESP:
         if of in _TABLES:
             return wire.encode_answer(of, tail=msgspec.msgpack.encode(fields))
+        if of == Code.TRADE_ID_RANGES:
+            return wire.encode_answer(of, tail=_pack_ranges(fields[0]))
         return _encode(wire.encode_answer, of, fields)
     if code == Code.ERROR:
         return wire.encode_error(*fields)  # type: ignore[arg-type]
@@ -58,6 +62,8 @@ def _payload(code: int, fields: tuple[object, ...], of: int, group_id: bytes) ->
         return wire.encode(code, *head, *fields, tail=group_id)  # type: ignore[arg-type]
     if code == Code.JOIN:
         return wire.encode(code, tail=msgspec.msgpack.encode(fields[0]))
+    if code == Code.TRADE_ID_RANGES:
+        return wire.encode(code, fields[0], tail=_pack_ranges(fields[1]))  # type: ignore[arg-type]
     if code in _FILE_LOCKS:
         return wire.encode_file_lock(wire.FileLock(*fields))  # type: ignore[arg-type]
     return _encode(wire.encode, code, fields)
@@ -70,13 +76,27 @@ def _encode(encode: Callable[..., bytes], code: int, fields: tuple[object, ...])
     return encode(code, *fields)
 
 
+def _pack_ranges(ranges: object) -> bytes:
+    assert isinstance(ranges, Sequence)
+    return b"".join(_RANGE.pack(*each) for each in ranges)
+
+
+def _unpack_ranges(code: int, packed: bytes) -> tuple[tuple[int, int], ...]:
+    if len(packed) % _RANGE.size:
+        raise ProtocolError(f"{Code(code).name} ({code}): {len(packed)} bytes are no pairs of IDs")
+    return tuple(_RANGE.iter_unpack(packed))
+
+
 def decode_body(code: int, payload: bytes) -> Body:
     """The fields of one of the library's messages; a user's payload and an answer stay bytes."""
     if code >= FIRST_USER_CODE or code == Code.RESP:
         return payload
     if code == Code.ERROR:
         return wire.decode_error(payload)
-    return wire.decode(code, payload)
+    fields = wire.decode(code, payload)
+    if code == Code.TRADE_ID_RANGES:
+        return fields[0], _unpack_ranges(code, fields[1])
+    return fields
 
 
 def decode_answer(code: int, payload: bytes) -> tuple[object, ...]:
@@ -87,4 +107,6 @@ def decode_answer(code: int, payload: bytes) -> tuple[object, ...]:
             return tuple(msgspec.msgpack.decode(fields[-1], type=list))
         except msgspec.MsgspecError as error:
             raise ProtocolError(f"answer to {Code(code).name}: {error}") from None
+    if code == Code.TRADE_ID_RANGES:
+        return (_unpack_ranges(code, fields[-1]),)
     return fields

@@ -224,6 +224,7 @@ class Session(Calling):
         self.pause()
         with self.lock:
             self.closed = True
+            self.member.ids.withdraw()
             error = NotJoined(f"the group {self.file.name!r} was closed in this process")
             self.perform(self.member.calls.fail_all(error))
             self.tell_progress()
@@ -242,6 +243,7 @@ class Session(Calling):
         A thread that forked while it waited (in a signal handler) learns that it waits in vain.
         """
         self.closed = True
+        self.member.ids.withdraw()
         error = NotJoined("the request was the parent's: this process was forked")
         self._abandon_lock()
         with self.lock:

@@ -111,7 +111,7 @@ def _table_is_true(world: World, leader: Leader) -> None:
 def _owns_what_it_knows(node: SimNode, leader: Leader) -> None:
     """The ranges that the leader has for it are those it knows of: none leaked, none forged."""
     member, program, pid = node.member, node.program, node.identity.pid
-    known = {(start, of.end) for start, of in member.ids._ranges.items()} | set(program.extra)
+    known = set(member.ids.ranges()) | set(program.extra)
     if not any(start <= pid <= end for start, end in known):
         known.add((pid, pid))
     moved = node.world.history.moved

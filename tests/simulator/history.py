@@ -17,7 +17,7 @@ import msgspec
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.leader import Leader
 from libos_ipc.core.lock_words import Ask
-from libos_ipc.core.vocabulary import Body, ChildExit, ChildJoined, Effects, Message, Outgoing
+from libos_ipc.core.vocabulary import Body, ChildExit, ChildJoined, Message, Outgoing
 from libos_ipc.errors import (
     Deadlock,
     IpcError,
@@ -33,8 +33,6 @@ from .sync import SYNC, SyncHistory
 from .threads import Ticket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .node import SimNode
     from .world import World
 
@@ -139,6 +137,9 @@ class History:
             self._must(message.body[0] in self.vmids, f"told but not written: {message}")
         elif message.of == Code.ALLOC_ID_RANGE and message.body[0]:
             self._must(tuple(message.body) in self.ranges, f"told but not written: {message}")
+        elif message.of == Code.TRADE_ID_RANGES:
+            for given in message.body[0]:
+                self._must(given in self.ranges, f"told but not written: {message}")
 
     # ---- tickets
 
@@ -197,18 +198,6 @@ class History:
         for ticket in self.tickets:
             if ticket.node is node and ticket.state == "open":
                 ticket.state = "dropped"
-
-    def expect_success(
-        self, node: SimNode, what: str
-    ) -> Callable[[Body | IpcError, float], Effects]:
-        """A continuation for a request that must not be refused."""
-
-        def then(answer: Body | IpcError, now: float) -> Effects:
-            done = answer == (0,) or isinstance(answer, LeaderLost) or self.closing is node
-            self._must(done, f"{what}: {answer}")
-            return []
-
-        return then
 
     def _is_listening(self, vmid: int) -> bool:
         port = self._world.kernel.ports.get(vmid)
@@ -269,6 +258,10 @@ class History:
         for id in range(start, end + 1):
             self._must(id not in self.uses, f"range {start}-{end}: {self._use(id)} uses {id}")
         self.ranges.add((start, end))
+
+    def _on_trade(self, owner: int, back: object, given: list[tuple[int, int]], now: float) -> None:
+        for start, end in given:
+            self._on_range(owner, start, end, now)
 
     def _on_join(self, vmid: int, pid: int, *rest: object) -> None:
         self._must(vmid not in self.vmids, f"VMID {vmid} given out twice")

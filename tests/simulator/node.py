@@ -126,7 +126,7 @@ class SimNode:
         self._idle = False
         self._next_tick = 0.0
         self._wake_at = inf
-        self._checked: tuple[int, ...] = ()
+        self._checked = 0
         self._lost: deque[tuple[int, Connection]] = deque()
         #: ends heard of and not told: VMID -> whether the process is dead for sure
         self._ends: dict[int, bool] = {}
@@ -207,19 +207,14 @@ class SimNode:
 
     def check(self) -> None:
         """Everything that must hold of this process alone."""
-        member, ids = self.member, self.member.ids
-        # The two large machines are checked when they have changed: the leader's does by records.
+        member = self.member
+        # The leader's machine is large, and changes by records.
         records = 0 if member.leader is None else len(self.world.history.records)
-        touched = (
-            records,
-            ids._next,
-            ids._waiting,
-            *map(len, (ids._starts, ids._live, ids._resting)),
-        )
-        if touched != self._checked:
-            self._checked = touched
+        if records != self._checked:
+            self._checked = records
             member.check()
         else:
+            member.ids.check()
             for link in member.links.values():
                 link.check()
         self.world.history.check_node(self)

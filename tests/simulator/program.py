@@ -161,12 +161,9 @@ class Program:
         self.world.history.on_released_id(node, id)
         spent = node.member.ids.release(id, now)
         assert spent is not None, f"{id} is not known to VMID {node.vmid}, which holds it"
-        for start, end in spent:
-            self.world.say("give back", node.vmid, start, end)
-            then = self.world.history.expect_success(node, f"giving {start}-{end} back")
-            leader = node.member.leader_vmid
-            code = Code.RELEASE_ID_RANGE
-            node.perform(node.member.request(leader, code, (start, end), then, now)[1])
+        if spent:
+            self.world.say("give back", node.vmid, *spent)
+            node.perform(node.member.provision.give_back(spent, now))
 
     def move_id(self, id: int, owner: int) -> Running:
         """`Ids.move` of an ID that we hold or of an extra one. A signal may end the wait."""

@@ -109,6 +109,7 @@ FORMS: dict[int, tuple[Form | None, Form | None]] = {
     43: (Form("QB", 65792), Form("Q")),
     **dict.fromkeys(range(44, 49), (SYNC, None)),
     49: (Form(""), Form("", 2**26)),
+    56: (Form("I", 512), Form("", 512)),
     50: (Form("IQQB"), None),
     51: (Form("I"), None),
     52: (Form("I"), None),
