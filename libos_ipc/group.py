@@ -11,20 +11,17 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from libos_ipc.config import GroupConfig
 from libos_ipc.core.codes import Code
-from libos_ipc.core.vocabulary import State
 from libos_ipc.errors import (
     InvalidArgument,
     NotJoined,
 )
 from libos_ipc.ids import Ids, Vmids
-from libos_ipc.locks import Locks
 from libos_ipc.messaging import Messaging
 from libos_ipc.metadata import Meta, Metadata
 from libos_ipc.runtime.children import ExitStatus
 from libos_ipc.runtime.fork import ForkHooks
-from libos_ipc.runtime.founding import start as start_leader
+from libos_ipc.runtime.founding import LeaderStart
 from libos_ipc.runtime.rundir import GroupDir
 from libos_ipc.runtime.stacks import StackFile
 from libos_ipc.sharing import Sharing
@@ -33,6 +30,8 @@ from libos_ipc.spawning import Child, fork, run_target, wait_for_child
 from libos_ipc.tokens import Token
 
 if TYPE_CHECKING:
+    from libos_ipc.config import GroupConfig
+    from libos_ipc.locks import Locks
     from libos_ipc.runtime.node import Node
     from libos_ipc.runtime.session import Session
 
@@ -78,6 +77,8 @@ class Group(Messaging, Signals, Metadata, Sharing):
     locks: Locks
 
     def __init__(self, node: Node) -> None:
+        from libos_ipc.locks import Locks
+
         self._node = node
         self.ids = Ids(self)
         self.vmids = Vmids(self)
@@ -108,17 +109,16 @@ class Group(Messaging, Signals, Metadata, Sharing):
         """
         if leader not in ("process", "embedded"):
             raise InvalidArgument(f'leader must be "process" or "embedded", not {leader!r}')
-        config = config or GroupConfig.from_environment()
         directory = GroupDir(runtime_dir, name or f"group-{os.getpid()}-{os.urandom(3).hex()}")
         if leader == "embedded":
             from libos_ipc.runtime.leader_process import found_embedded
 
-            return cls(found_embedded(directory, config))
-        answers = start_leader(directory, config)
-        try:
+            return cls(found_embedded(directory, config or _preset()))
+        with LeaderStart(directory) as start:
+            start.lead(config or _preset())
             from libos_ipc.runtime import joining  # loads ZeroMQ, while the leader does the same
-        finally:
-            answers()
+
+            start.await_word()
         return cls(joining.join(directory, parent=0, may_lead=True, timeout=10.0))
 
     @classmethod
@@ -250,6 +250,8 @@ class Group(Messaging, Signals, Metadata, Sharing):
 
     def members(self) -> list[Member]:
         """Every live process of the group, in the order of their VMIDs. Asks the leader."""
+        from libos_ipc.core.vocabulary import State
+
         rows, _ = self._session.ask_leader(Code.GET_MEMBERS)
         return sorted(
             Member(vmid, pid, ppid, pgid, os_pid, State(state).name.lower(), joined_at)
@@ -283,6 +285,12 @@ class Group(Messaging, Signals, Metadata, Sharing):
         Timeout if none ends in time; ChildProcessError if there is no such child.
         """
         return wait_for_child(self, pid, timeout)
+
+
+def _preset() -> GroupConfig:
+    from libos_ipc.config import GroupConfig
+
+    return GroupConfig.from_environment()
 
 
 def current() -> Group:

@@ -8,15 +8,12 @@ import time
 from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from libos_ipc.core.codes import Code
 from libos_ipc.core.counters import Counters
 from libos_ipc.errors import InvalidArgument, NotFound, PeerDied, Timeout, error_for
 from libos_ipc.runtime import processes, stacks
 from libos_ipc.runtime.handlers import from_payload
-from libos_ipc.runtime.metadata import KINDS, unpack_meta
-from libos_ipc.runtime.processes import Usage
+from libos_ipc.runtime.processes import KINDS, Usage
 
 if TYPE_CHECKING:
     from libos_ipc.group import Group
@@ -69,6 +66,8 @@ class Meta(MutableMapping[str, Any]):
         return len(self._entries())
 
     def __setitem__(self, key: str, value: Any) -> None:
+        import msgspec  # loaded by now: not on the way to `Group.create`
+
         data = _name(key) + b"\0" + msgspec.msgpack.encode(value)
         if len(data) > _MOST_ENTRY:
             raise InvalidArgument(f"the entry {key!r} takes {len(data)} bytes, over {_MOST_ENTRY}")
@@ -131,6 +130,8 @@ class Metadata:
             try:
                 found = processes.read_process(os_pid, started, key)
             except PermissionError:
+                from libos_ipc.runtime.metadata import unpack_meta
+
                 found = unpack_meta(key, self._ask_owner(pid, vmid, key, timeout))
         except ProcessLookupError as error:
             raise PeerDied(f"process {pid} has just ended") from error

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from libos_ipc.file_lock import FileLock
-from libos_ipc.sync import SyncHandle, SyncInfo, open_sync, sync_table
-
 if TYPE_CHECKING:
+    from libos_ipc.file_lock import FileLock
     from libos_ipc.group import Group
     from libos_ipc.locks import Locks
+    from libos_ipc.sync import SyncHandle, SyncInfo
 
 __all__ = ["Sharing"]
 
@@ -46,6 +45,8 @@ class Sharing:
         >>> with group.file_lock(path) as lock:
         ...     assert lock.token.n > 0
         """
+        from libos_ipc.file_lock import FileLock
+
         return FileLock(self._group(), path, shared, start, length, timeout, mirror)
 
     def sync(
@@ -65,8 +66,12 @@ class Sharing:
         >>> with counter.exclusive() as box:
         ...     box.value += 1
         """
+        from libos_ipc.sync import open_sync
+
         return open_sync(self._group(), key, type, on_owner_death)
 
     def sync_table(self) -> list[SyncInfo]:
         """All shared values that anybody has open. Asks the leader."""
+        from libos_ipc.sync import sync_table
+
         return sync_table(self._group())

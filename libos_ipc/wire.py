@@ -14,7 +14,6 @@ passes and is wrong raises `ValueError`, `TypeError` or `OverflowError`.
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from libos_ipc._native import Layout, Malformed
@@ -64,8 +63,7 @@ DATA_MAX_BYTES: Final = 2**32 - 1
 TRADE_MAX_BYTES: Final = 64 * 8  # pairs of IDs
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One kind of message. `answer` is None where none is sent, or not under this number.
 
     The `…_size_at` name the field, if there is one, that repeats the size of the tail.
@@ -208,13 +206,15 @@ class FileLock(NamedTuple):
     thread: int
 
 
-@dataclass(frozen=True)
 class _Format:
     """A layout, the field that repeats the size of its tail, and how errors speak of it."""
 
-    title: str
-    layout: Layout
-    size_at: int | None
+    __slots__ = ("layout", "size_at", "title")
+
+    def __init__(self, title: str, layout: Layout, size_at: int | None) -> None:
+        self.title = title
+        self.layout = layout
+        self.size_at = size_at
 
     def pack(self, fields: tuple[int, ...], tail: Buffer) -> bytes:
         payload = self.layout.pack(*fields, tail=tail)
@@ -240,6 +240,8 @@ class _Format:
 
 class _FileLockFormat(_Format):
     """A path between two runs of fixed fields, the second of which begins with its NUL."""
+
+    __slots__ = ()
 
     def pack(self, fields: tuple[int, ...], tail: Buffer) -> bytes:
         raise ValueError(f"{self.title} is encoded by encode_file_lock")

@@ -16,7 +16,8 @@ from conftest import both_leaders
 from processes import DEADLINE_S, Forked, Line, Peer, poll, state_of
 
 from libos_ipc import Cred, Group, InvalidArgument, IpcError, NotFound, PeerDied, Timeout, Usage
-from libos_ipc.runtime.metadata import KINDS, unpack_meta
+from libos_ipc.runtime.metadata import unpack_meta
+from libos_ipc.runtime.processes import KINDS
 
 
 @both_leaders

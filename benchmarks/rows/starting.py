@@ -44,7 +44,7 @@ def fresh(arguments: Sequence[str]) -> list[int]:
     try:
         done = subprocess.run(
             [sys.executable, "-P", *arguments],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=_environment(),
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,
@@ -55,6 +55,13 @@ def fresh(arguments: Sequence[str]) -> list[int]:
     if done.returncode:
         raise FreshError((done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1])
     return [int(word) for word in done.stdout.split()]
+
+
+def _environment() -> dict[str, str]:
+    """Ours, but that what the first round has compiled is kept for the others."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return environment
 
 
 def _imports(times: int) -> Line:

@@ -20,9 +20,9 @@ from libos_ipc.errors import MessageTooLarge, NotJoined, PeerDied, Timeout, Woul
 from libos_ipc.runtime.clock import Clock
 from libos_ipc.runtime.codec import decode_answer, payload_of
 from libos_ipc.runtime.condition import Condition
+from libos_ipc.runtime.group_file import GroupFile
 from libos_ipc.runtime.loop import Loop
 from libos_ipc.runtime.porter import Porter
-from libos_ipc.runtime.rundir import GroupFile
 from libos_ipc.runtime.ticket import Settled, Ticket
 
 __all__ = ["Calling"]

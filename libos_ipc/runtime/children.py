@@ -15,7 +15,7 @@ import fcntl
 import mmap
 import os
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from libos_ipc.core.vocabulary import ChildExit
 
@@ -38,8 +38,7 @@ def announce(page: mmap.mmap) -> None:
     _PID.pack_into(page, 0, os.getpid())
 
 
-@dataclass(frozen=True, slots=True)
-class ExitStatus:
+class ExitStatus(NamedTuple):
     """How a process ended. `code` is None when a signal ended it, and the other way round.
 
     `pid` is the group's; both are None where nobody can know, and then `unknown` is true.

@@ -1,11 +1,12 @@
-"""What a handler is given, and what becomes of what it returns: messages, values, payloads."""
+"""What a handler is given, and what becomes of what it returns: messages, values, payloads.
+
+msgspec is imported where it is needed: it would be on the way to the start of a leader.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from libos_ipc.core.vocabulary import Message
 from libos_ipc.errors import ProtocolError
@@ -22,8 +23,6 @@ Quick = tuple[
 
 Policy = Callable[[int, int, bytes], object]
 
-_encode = msgspec.msgpack.Encoder().encode
-
 
 def as_payload(value: object) -> bytes | memoryview:
     """Bytes-like values go as they are, everything else as msgpack.
@@ -37,13 +36,17 @@ def as_payload(value: object) -> bytes | memoryview:
         return value.cast("B") if value.c_contiguous else value.tobytes()
     if isinstance(value, bytearray):
         return bytes(value)
-    return _encode(value)
+    import msgspec
+
+    return msgspec.msgpack.encode(value)
 
 
 def from_payload(payload: bytes, type: Any) -> Any:
     """The reverse of `as_payload`; `bytes` is the payload itself. ProtocolError if it is none."""
     if type is bytes:
         return payload
+    import msgspec
+
     try:
         return msgspec.msgpack.decode(payload, type=type)
     except msgspec.MsgspecError as error:
@@ -121,6 +124,8 @@ class Handlers:
 def _decoder(type: Any) -> Callable[[bytes], Any] | None:
     if type is None or type is bytes:
         return type  # `bytes` of bytes is the same object
+    import msgspec
+
     return msgspec.msgpack.Decoder(type).decode
 
 

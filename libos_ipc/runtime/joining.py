@@ -9,8 +9,9 @@ from libos_ipc.core.vocabulary import Outgoing
 from libos_ipc.errors import LeaderLost, ProtocolError, Timeout, error_for
 from libos_ipc.runtime import liveness
 from libos_ipc.runtime.codec import Greeting, decode_answer, decode_body, pack
+from libos_ipc.runtime.group_file import GroupFile
 from libos_ipc.runtime.node import Node
-from libos_ipc.runtime.rundir import GroupDir, GroupFile
+from libos_ipc.runtime.rundir import GroupDir
 from libos_ipc.runtime.zmq_transport import ask_once
 
 __all__ = ["join"]

@@ -5,10 +5,14 @@ It ends with the group's last member; or with its founder, if that dies before i
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import select
 import signal
+import socket
 import time
+from typing import Any
 
 import msgspec
 
@@ -16,11 +20,12 @@ from libos_ipc.config import GroupConfig
 from libos_ipc.core.leader import Leader
 from libos_ipc.core.roster import LEADER_VMID, Applicant
 from libos_ipc.core.vocabulary import Journal
+from libos_ipc.runtime.group_file import GroupFile
 from libos_ipc.runtime.held_files import SharedSlots
 from libos_ipc.runtime.inspector import Inspector
 from libos_ipc.runtime.liveness import start_time
 from libos_ipc.runtime.node import Identity, Node
-from libos_ipc.runtime.rundir import GroupDir, GroupFile
+from libos_ipc.runtime.rundir import GroupDir
 from libos_ipc.runtime.slabs import read_remains
 from libos_ipc.runtime.sockets import Sockets
 
@@ -77,48 +82,72 @@ def found_embedded(directory: GroupDir, config: GroupConfig) -> Node:
     return node
 
 
-def main(given: dict[str, object]) -> None:
+def main(given: dict[str, Any]) -> None:
     """The leader's process, from its first line to its last."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what the founder has blocked is its own affair
-    ready_fd = int(str(given["ready_fd"]))
-    directory = GroupDir(str(given["runtime_dir"]), str(given["name"]))
     try:
-        node = found(directory, msgspec.convert(given["config"], GroupConfig))
-        node.session.resume()
-        node.session.read_lanes()
-        directory.publish(node.file)
+        founder = os.pidfd_open(given["founder"])
+    except ProcessLookupError:
+        return
+    with socket.socket(fileno=given["founder_fd"]) as line:
+        task = _await_task(line, founder)
+        if not task:
+            return
         word: tuple[int, str] = (0, "")
-    except OSError as error:
-        word = (error.errno or 5, str(error.args[-1]))
-    try:
-        with open(ready_fd, "w") as pipe:
-            json.dump(word, pipe)
-        founder = int(str(given["founder"]))
-    except BrokenPipeError:
-        founder = 0  # it was interrupted, and founds no group any more
+        try:
+            node = _begin(GroupDir(given["runtime_dir"], given["name"]), task)
+        except OSError as error:
+            word = (error.errno or 5, str(error.args[-1]))
+        try:
+            line.sendall(json.dumps(word).encode() + b"\n")
+            heard = True
+        except (BrokenPipeError, ConnectionResetError):
+            heard = False  # it was interrupted, and founds no group any more
+    gc.freeze()
+    gc.enable()
     if not word[0]:
-        _lead(node, founder)
+        _lead(node, founder if heard else -1)
+
+
+def _await_task(line: socket.socket, founder: int) -> bytes:
+    """What the founder wants led; nothing if that is nothing, or if it ends first."""
+    ends = select.poll()
+    ends.register(line, select.POLLIN)
+    ends.register(founder, select.POLLIN)
+    task = b""
+    while not task.endswith(b"\n"):
+        ready = dict(ends.poll())
+        more = line.recv(65536) if line.fileno() in ready else b""
+        if not more:
+            return b""
+        task += more
+    return task[:-1]
+
+
+def _begin(directory: GroupDir, task: bytes) -> Node:
+    """Lead a group of this configuration."""
+    node = found(directory, msgspec.json.decode(task, type=GroupConfig))
+    node.session.resume()
+    node.session.read_lanes()
+    directory.publish(node.file)
+    return node
 
 
 def _lead(node: Node, founder: int) -> None:
-    """Lead until the last member leaves. With a founder that is gone already, end the group."""
+    """Lead until the last member leaves. Without a founder, end the group."""
     session = node.session
     leader = session.member.leader
     assert leader is not None
     node.on_ended = session.loop.end
-    try:
-        pidfd = os.pidfd_open(founder) if founder else -1
-    except ProcessLookupError:
-        pidfd = -1
-    if pidfd >= 0:
+    if founder >= 0:
 
         def founder_died() -> None:
-            session.loop.unregister(pidfd)
+            session.loop.unregister(founder)
             if not leader.ever_joined:
                 session.loop.end()
 
-        session.loop.register(pidfd, founder_died)
+        session.loop.register(founder, founder_died)
         session.loop.run()
     session.close()
     node.end_leading()

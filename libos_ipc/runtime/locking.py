@@ -7,7 +7,6 @@ leader has said whether that came in time: so a lock is never held on behalf of 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -117,6 +116,8 @@ def _take_back(session: Session, seq: int) -> bool:
 
 async def alock(session: Session, code: Code, asks: FileLock, timeout: float | None) -> int:
     """`lock` for asyncio."""
+    import asyncio  # loaded, then: nobody else is to pay for it
+
     from libos_ipc.runtime.async_ticket import AsyncTicket
 
     granted = _by_ourselves(session, code, asks)
@@ -140,6 +141,8 @@ async def alock(session: Session, code: Code, asks: FileLock, timeout: float | N
 
 
 async def _atake_back(session: Session, seq: int) -> bool:
+    import asyncio
+
     from libos_ipc.runtime.async_ticket import AsyncTicket
 
     ticket = AsyncTicket()

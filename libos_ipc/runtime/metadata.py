@@ -19,24 +19,13 @@ from libos_ipc.core.codes import Code
 from libos_ipc.core.counters import Counters
 from libos_ipc.core.vocabulary import GetMeta
 from libos_ipc.runtime.liveness import start_time
-from libos_ipc.runtime.processes import Usage, read_process
+from libos_ipc.runtime.processes import KINDS, Usage, read_process
 
 if TYPE_CHECKING:
     from libos_ipc.runtime.session import Session
 
-__all__ = ["KINDS", "answer_meta", "python_stacks", "unpack_meta"]
+__all__ = ["answer_meta", "python_stacks", "unpack_meta"]
 
-#: What may be asked, and its number on the wire.
-KINDS: Final = {
-    "cred": 0,
-    "exec": 1,
-    "cwd": 2,
-    "root": 3,
-    "cmdline": 4,
-    "usage": 5,
-    "stack": 6,
-    "counters": 7,
-}
 _NAMES: Final = {number: name for name, number in KINDS.items()}
 #: Stacks deeper than this are cut in the middle of nowhere: the innermost frames count.
 _DEEPEST = 200

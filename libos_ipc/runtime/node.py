@@ -25,10 +25,11 @@ from libos_ipc.runtime.belongings import Belongings, Identity
 from libos_ipc.runtime.children import Children, ChildRow, announce
 from libos_ipc.runtime.codec import decode_answer
 from libos_ipc.runtime.dispatch import Dispatcher
+from libos_ipc.runtime.group_file import GroupFile
 from libos_ipc.runtime.held_files import Fork
 from libos_ipc.runtime.journal_file import JournalFile
 from libos_ipc.runtime.lane_traffic import LANE_AFTER
-from libos_ipc.runtime.rundir import GroupDir, GroupFile
+from libos_ipc.runtime.rundir import GroupDir
 from libos_ipc.runtime.session import Session
 from libos_ipc.runtime.slabs import Slabs
 from libos_ipc.runtime.sockets import Sockets

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from libos_ipc._native import tgkill
 from libos_ipc.runtime.liveness import start_time
 
 __all__ = [
+    "KINDS",
     "STACK_SIGNAL",
     "Usage",
     "is_our_zombie",
@@ -30,6 +31,18 @@ _T = TypeVar("_T")
 
 #: What `faulthandler` answers with the Python stacks of a process: see `stacks`.
 STACK_SIGNAL: int = int(signal.SIGRTMAX) - 2
+
+#: What may be asked of a process, and its number on the wire.
+KINDS: Final = {
+    "cred": 0,
+    "exec": 1,
+    "cwd": 2,
+    "root": 3,
+    "cmdline": 4,
+    "usage": 5,
+    "stack": 6,
+    "counters": 7,
+}
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 

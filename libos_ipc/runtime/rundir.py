@@ -21,10 +21,8 @@ import fcntl
 import os
 import stat
 import struct
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from libos_ipc.config import GroupConfig
 from libos_ipc.errors import (
     GroupExists,
     InvalidArgument,
@@ -34,7 +32,10 @@ from libos_ipc.errors import (
     PermissionDenied,
 )
 
-__all__ = ["FLOCK", "GroupDir", "GroupFile", "default_runtime_dir"]
+if TYPE_CHECKING:
+    from libos_ipc.runtime.group_file import GroupFile
+
+__all__ = ["FLOCK", "GroupDir", "default_runtime_dir"]
 
 #: Bytes of a Unix socket's path, without the terminating NUL.
 SOCKET_PATH_BYTES = 107
@@ -45,16 +46,6 @@ NAME_BYTES = 64
 #: Lock files that this process holds open. A POSIX lock goes with the first descriptor of its
 #: file that is closed, whichever that is: such a file must not be opened a second time here.
 _held: dict[str, int] = {}
-
-
-class GroupFile(msgspec.Struct, frozen=True):
-    """What the file `group` says."""
-
-    id: str  #: tells this group from an earlier one of the same name
-    name: str
-    epoch: int
-    leader_vmid: int
-    config: GroupConfig
 
 
 def default_runtime_dir() -> str:
@@ -106,7 +97,7 @@ class GroupDir:
     def publish(self, file: GroupFile) -> None:
         """Write the file `group`, at once or not at all."""
         with open(self._file("group.new"), "wb") as draft:
-            draft.write(msgspec.msgpack.encode(file))
+            draft.write(file.encode())
         os.rename(self._file("group.new"), self._file("group"))
 
     def remove(self) -> None:
@@ -149,6 +140,8 @@ class GroupDir:
 
     def read(self) -> GroupFile:
         """The file `group`. NotJoined if there is no such group, LeaderLost if nobody leads it."""
+        from libos_ipc.runtime.group_file import GroupFile  # not loaded before a leader is started
+
         check_private(self.runtime_dir, must_exist=False)
         check_private(self.path, must_exist=False)
         try:
@@ -165,8 +158,8 @@ class GroupDir:
                 "found it anew with Group.create"
             )
         try:
-            return msgspec.msgpack.decode(data, type=GroupFile)
-        except msgspec.MsgspecError as error:
+            return GroupFile.decode(data)
+        except ValueError as error:
             raise IpcError(errno.EPROTO, f"{self._file('group')} is damaged: {error}") from None
 
     def leader_os_pid(self) -> int:

@@ -55,6 +55,7 @@ from libos_ipc.runtime.calling import Calling
 from libos_ipc.runtime.clock import Clock
 from libos_ipc.runtime.codec import pack
 from libos_ipc.runtime.condition import Condition
+from libos_ipc.runtime.group_file import GroupFile
 from libos_ipc.runtime.held_files import HeldFiles
 from libos_ipc.runtime.lane_traffic import LaneTraffic
 from libos_ipc.runtime.liveness import Watchers
@@ -62,7 +63,7 @@ from libos_ipc.runtime.loop import Loop
 from libos_ipc.runtime.porter import Porter
 from libos_ipc.runtime.receiver import Receiver
 from libos_ipc.runtime.reserve import Reserve
-from libos_ipc.runtime.rundir import GroupDir, GroupFile
+from libos_ipc.runtime.rundir import GroupDir
 from libos_ipc.runtime.seat import Seat
 from libos_ipc.runtime.sockets import Sockets
 from libos_ipc.runtime.ticket import Settled

@@ -7,7 +7,6 @@ written outside of the lock, too, by the one who has the handle to himself.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -275,6 +274,8 @@ async def aawait_change(node: Node, id: int, version: int, timeout: float | None
 async def _await(
     node: Node, id: int, begin: Step, timeout: float | None, undo: Callable[[], None]
 ) -> Any:
+    import asyncio  # loaded, then: nobody else is to pay for it
+
     from libos_ipc.runtime.async_ticket import AsyncTicket
 
     session, ask = node.session, _Ask()
