@@ -124,15 +124,13 @@ class Metadata:
         if key == "stack":
             return self._stack(pid, vmid, os_pid, started)
         if key == "counters":
-            return unpack_meta(key, self._ask_owner(pid, vmid, key, timeout))
+            return self._told(pid, vmid, key, timeout)
         found: bytes | tuple[int, int] | Usage | Counters
         try:
             try:
                 found = processes.read_process(os_pid, started, key)
             except PermissionError:
-                from libos_ipc.runtime.metadata import unpack_meta
-
-                found = unpack_meta(key, self._ask_owner(pid, vmid, key, timeout))
+                found = self._told(pid, vmid, key, timeout)
         except ProcessLookupError as error:
             raise PeerDied(f"process {pid} has just ended") from error
         except FileNotFoundError as error:
@@ -176,6 +174,13 @@ class Metadata:
         if result:
             raise PeerDied(f"{pid} is no process of the group")
         return from_payload(data, Any if type is None else type)
+
+    def _told(
+        self, pid: int, vmid: int, key: str, timeout: float | None
+    ) -> bytes | tuple[int, int] | Usage | Counters:
+        from libos_ipc.runtime.metadata import unpack_meta
+
+        return unpack_meta(key, self._ask_owner(pid, vmid, key, timeout))
 
     def _ask_owner(self, pid: int, vmid: int, key: str, timeout: float | None) -> bytes:
         asked = pid, KINDS[key]

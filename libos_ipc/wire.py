@@ -183,6 +183,7 @@ ROWS: Final[dict[Code, Row]] = {
             Layout("I", TRADE_MAX_BYTES),
             Layout("", TRADE_MAX_BYTES),
         ),
+        Row(Code.PING, "anyone", "anyone", _EMPTY, _EMPTY),
     )
 }
 

@@ -3,29 +3,12 @@
 #include "bell.h"
 
 #include "clock.h"
+#include "processor.h"
 
 #include <errno.h>
 #include <linux/futex.h>
-#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-enum { LOOKS_PER_GLANCE = 20 }; /* at the bits, between looks at the clock */
-
-static inline void
-pause_processor(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#endif
-}
-
-/* The processor that we run on, counted from 1. */
-static uint32_t
-here(void)
-{
-    return (uint32_t)sched_getcpu() + 1;
-}
 
 static void
 wake(struct bell *bell, uint32_t who)
@@ -43,7 +26,7 @@ set_bit(struct bell *bell, unsigned line)
 void
 bell_ring(struct bell *bell, unsigned line)
 {
-    atomic_store_explicit(&bell->ringer, here(), memory_order_relaxed);
+    atomic_store_explicit(&bell->ringer, processor_here(), memory_order_relaxed);
     set_bit(bell, line);
     const uint32_t state = atomic_load(&bell->state);
     if ((state & (BELL_DRAINING | BELL_AWAKE)) != 0) {
@@ -80,24 +63,46 @@ bell_is_left(const struct bell *bell)
     return is_rung(bell) && (state & (BELL_DRAINING | BELL_AWAKE)) == 0;
 }
 
-/* Looks, for a while, without sleeping. */
-static void
+/* Looks, for a while, without sleeping. Whether there is something to look at. */
+static bool
 spin_for(const struct bell *bell, int64_t spin, uint32_t seen)
 {
     const uint32_t ringer = atomic_load_explicit(&bell->ringer, memory_order_relaxed);
 
-    if (spin <= 0 || ringer == 0 || ringer == here()) {
-        return;
+    if (spin <= 0 || ringer == 0 || ringer == processor_here()) {
+        return false;
     }
     const int64_t until = now_ns() + spin;
     do {
         for (int i = 0; i < LOOKS_PER_GLANCE; i++) {
             if (is_rung(bell) || atomic_load(&bell->count) != seen) {
-                return;
+                return true;
             }
-            pause_processor();
+            processor_pause();
         }
     } while (now_ns() < until);
+    return false;
+}
+
+/* Changes bits of the state in one step. What it was. */
+static uint32_t
+change_state(struct bell *bell, uint32_t off, uint32_t on)
+{
+    uint32_t state = atomic_load_explicit(&bell->state, memory_order_relaxed);
+
+    while (!atomic_compare_exchange_weak(&bell->state, &state, (state & ~off) | on)) {
+    }
+    return state;
+}
+
+/* Sleeps until the count is not `seen` any more; never is no time to set an alarm for. */
+static int
+sleep_on(struct bell *bell, uint32_t who, int64_t deadline, uint32_t seen)
+{
+    const struct timespec at = timespec_of(deadline);
+    const long slept = syscall(SYS_futex, &bell->count, FUTEX_WAIT_BITSET, seen,
+                               deadline == INT64_MAX ? NULL : &at, NULL, who);
+    return slept >= 0 || errno == EAGAIN ? 0 : errno;
 }
 
 int
@@ -105,23 +110,22 @@ bell_sleep(struct bell *bell, uint32_t who, int64_t deadline, int64_t spin, uint
 {
     /* Awake until it has looked for long enough: so nobody rings in vain, or calls the kernel. */
     const uint32_t awake = who == BELL_SEAT ? BELL_AWAKE : 0;
-    const uint32_t was = atomic_fetch_or(&bell->state, awake) & awake;
-    spin_for(bell, spin, *seen);
-    const int64_t latest = now_ns() + BELL_LONGEST_SLEEP_NS;
-    const int64_t until = deadline < latest ? deadline : latest;
-    const struct timespec at = timespec_of(until);
+    const uint32_t before = awake == 0 ? 0 : change_state(bell, 0, awake);
     int found = 0;
 
-    atomic_fetch_or(&bell->state, who);
-    atomic_fetch_and(&bell->state, ~awake);
-    /* What an awake seat will look at is not the porter's. */
-    const bool look = who == BELL_SEAT ? is_rung(bell) : bell_is_left(bell);
-    if (!look &&
-        syscall(SYS_futex, &bell->count, FUTEX_WAIT_BITSET, *seen, &at, NULL, who) < 0) {
-        found = errno == EAGAIN ? 0 : errno;
+    if (spin_for(bell, spin, *seen)) {
+        if ((before & awake) != awake) {
+            change_state(bell, awake, 0);
+        }
+        *seen = atomic_load(&bell->count);
+        return 0;
     }
-    atomic_fetch_or(&bell->state, was);
-    atomic_fetch_and(&bell->state, ~who);
+    change_state(bell, awake, who);
+    /* What an awake seat will look at is not the porter's. */
+    if (!(who == BELL_SEAT ? is_rung(bell) : bell_is_left(bell))) {
+        found = sleep_on(bell, who, deadline, *seen);
+    }
+    change_state(bell, who, before & awake);
     *seen = atomic_load(&bell->count);
     return found;
 }
@@ -148,6 +152,12 @@ take_bits(struct bell *bell, uint64_t lines[BELL_WORDS])
         any = any || lines[i] != 0;
     }
     return any;
+}
+
+bool
+bell_collect(struct bell *bell, uint64_t lines[BELL_WORDS])
+{
+    return take_bits(bell, lines);
 }
 
 bool

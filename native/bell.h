@@ -12,8 +12,8 @@
  * the SEAT is woken rather than the PORTER, who is there when nobody sits.
  *
  * A process that has the bell mapped can spoil it for others of its group: it can take their rings
- * away, or ring without end. Therefore nobody sleeps for ever on it (BELL_LONGEST_SLEEP_NS), and bits
- * are a hint: what is read at a line is checked where it lies.
+ * away, or ring without end. Therefore the porter, who looks everywhere then, never sleeps for longer
+ * than BELL_LONGEST_SLEEP_NS; and bits are a hint: what is read at a line is checked where it lies.
  */
 #ifndef LIBOS_IPC_BELL_H
 #define LIBOS_IPC_BELL_H
@@ -44,10 +44,11 @@ void bell_ring(struct bell *bell, unsigned line);
 void bell_nudge(struct bell *bell, uint32_t who);
 
 /* The owner: sleep as `who` until the bell rings or is nudged, at the latest until `deadline`, in
- * nanoseconds of CLOCK_MONOTONIC. 0, or an errno: ETIMEDOUT, EINTR. Blocks. `seen` is what was seen
- * of the count: who was nudged since the sleep before does not sleep. One thread per `who`. Looks for
- * up to `spin` nanoseconds before it sleeps, if who rang last did it on another processor: on the
- * same one it would only keep that process from ringing again. */
+ * nanoseconds of CLOCK_MONOTONIC; without an alarm, which costs the kernel a quarter of a microsecond, if
+ * that is INT64_MAX. 0, or an errno: ETIMEDOUT, EINTR. Blocks. `seen` is what was seen of the count: who
+ * was nudged since the sleep before does not sleep. One thread per `who`. Looks for up to `spin`
+ * nanoseconds before it sleeps, if who rang last did it on another processor: on the same one it would
+ * only keep that process from ringing again. */
 int bell_sleep(struct bell *bell, uint32_t who, int64_t deadline, int64_t spin, uint32_t *seen);
 
 /* The owner: who has the seat is awake, and will look before it sleeps: until `bell_stand` nobody is
@@ -61,6 +62,10 @@ bool bell_is_left(const struct bell *bell);
 /* The owner: which lines were rung, and forget it. While there are any, nobody is woken; who has
  * been given some must ask again until there are none. One thread at a time. */
 bool bell_take(struct bell *bell, uint64_t lines[BELL_WORDS]);
+
+/* The owner: the same where nobody else looks, and who looks sleeps afterwards, by `bell_sleep`: who
+ * rings meanwhile finds nobody to wake, and is seen then. */
+bool bell_collect(struct bell *bell, uint64_t lines[BELL_WORDS]);
 
 /* The owner: who has been given some will not ask again now, although there may be more. */
 void bell_rest(struct bell *bell);

@@ -92,6 +92,12 @@ doorbell_nudge(PyObject *object, uint32_t who)
     }
 }
 
+int64_t
+doorbell_spin(PyObject *object)
+{
+    return doorbell_of(object)->spin;
+}
+
 struct vigil *
 doorbell_vigil(PyObject *object)
 {

@@ -15,6 +15,9 @@ int doorbell_sleep(PyObject *object, uint32_t who, int64_t deadline);
 /* Wake who sleeps as `who`, though nothing was rung. */
 void doorbell_nudge(PyObject *object, uint32_t who);
 
+/* Nanoseconds that SEAT looks before it sleeps. */
+int64_t doorbell_spin(PyObject *object);
+
 /* The vigil over the seat of a Doorbell. */
 struct vigil *doorbell_vigil(PyObject *object);
 

@@ -267,6 +267,11 @@ PyDoc_STRVAR(call_doc,
              "time.monotonic(), or None). True when the ticket is settled, False when it is too "
              "late; None if the request has to be sent the long way. Signals are handled. Blocks.");
 
+PyDoc_STRVAR(ping_doc,
+             "ping($self, peer, timeout, /)\n--\n\n"
+             "Have this peer's clerk answer, within so many seconds or None: True, False when it is too "
+             "late; None if that is to be asked by a message. Signals are handled. Blocks.");
+
 PyDoc_STRVAR(ask_doc,
              "ask($self, peer, code, payload, timeout, /)\n--\n\n"
              "The same for a request of the program's, with a time-out in seconds or None: the "
@@ -307,6 +312,7 @@ static PyMethodDef exchange_methods[] = {
     {"read", exchange_read, METH_NOARGS, read_doc},
     {"left", exchange_left, METH_NOARGS, left_doc},
     {"call", NATIVE_METHOD(exchange_call), METH_FASTCALL, call_doc},
+    {"ping", NATIVE_METHOD(exchange_ping), METH_FASTCALL, ping_doc},
     {"ask", NATIVE_METHOD(exchange_ask), METH_FASTCALL, ask_doc},
     {"post", NATIVE_METHOD(exchange_post_method), METH_FASTCALL, post_doc},
     {"serve", NATIVE_METHOD(exchange_serve), METH_FASTCALL, serve_doc},

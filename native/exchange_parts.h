@@ -5,6 +5,7 @@
  *   exchange_read.c   messages out of lanes
  *   exchange_seat.c   the seat of the bell, and reading from it
  *   exchange_call.c   waiting for an answer, on the seat
+ *   exchange_ping.c   a question that needs no interpreter
  *   exchange_serve.c  waiting for messages to handle, on the seat
  *   exchange_handle.c one message and its handler
  */
@@ -15,7 +16,7 @@
 #include "lock.h"
 #include "stations.h"
 
-enum { RESP = 0, FIRST_USER_CODE = 64, MOST_AT_ONCE = 256 };
+enum { RESP = 0, PING = 57, FIRST_USER_CODE = 64, MOST_AT_ONCE = 256 };
 
 /* What a program's message and what is kept of one are: kinds of tuples with so many fields. */
 enum { FIELDS = 4 };
@@ -139,6 +140,7 @@ PyObject *exchange_read(PyObject *self, PyObject *ignored);
 PyObject *exchange_left(PyObject *self, PyObject *ignored);
 PyObject *exchange_call(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *exchange_ask(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *exchange_ping(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *exchange_post_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *exchange_serve(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *exchange_withdraw(PyObject *self, PyObject *const *args, Py_ssize_t nargs);

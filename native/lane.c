@@ -3,7 +3,7 @@
 #include "arguments.h"
 #include "shared.h"
 
-enum { HEADS = 4096, SMALLEST = 4096 };
+enum { HEADS = 4096, SMALLEST = 4096, DESKS_AT = 1024 };
 
 struct lane *
 lane_of(PyObject *self)
@@ -16,6 +16,9 @@ close_lane(struct lane *lane)
 {
     while (lane->first != NULL) {
         lane_drop_first(lane);
+    }
+    if (lane->memory != NULL) {
+        desk_abandon(lane->asked);
     }
     lane->bell = NULL;
     Py_CLEAR(lane->payload);
@@ -57,6 +60,9 @@ lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     lane->in = (struct channel_end){.shared = &channels[first ? 1 : 0],
                                     .data = bytes + HEADS + (first ? capacity : 0),
                                     .capacity = capacity};
+    struct desk *desks = (struct desk *)(void *)(bytes + DESKS_AT);
+    lane->asked = &desks[first ? 0 : 1];
+    lane->served = &desks[first ? 1 : 0];
     return self;
 }
 
@@ -113,12 +119,13 @@ lane_reach(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     if (bytes == NULL) {
         return NULL;
     }
-    if (size < sizeof(struct bell)) {
+    if (size < RECEPTION_AT + sizeof(struct reception)) {
         PyErr_Format(PyExc_ValueError, "no bell fits into %zu bytes", size);
         return NULL;
     }
     Py_XSETREF(lane->their_memory, Py_NewRef(args[0]));
     lane->bell = bytes;
+    lane->reception = (struct reception *)(void *)((unsigned char *)bytes + RECEPTION_AT);
     lane->line = (unsigned)line;
     Py_RETURN_NONE;
 }

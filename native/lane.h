@@ -1,6 +1,7 @@
 /* The lane to one other process, for Python: messages both ways through one piece of memory.
  *
- *     channel first -> second | channel second -> first | data of the one | data of the other
+ *     channel first -> second | channel second -> first |
+ *     desk of the one | desk of the other | data of the one | data of the other
  *
  * A message is what it is over any transport: envelope, header, payload. One that is larger than
  * the room there is goes in pieces, as the reader makes room; what has not gone yet waits in our
@@ -50,6 +51,20 @@ void lane_take(struct lane *lane, const struct header *header, void *payload);
 
 /* Sends what waits for room, as far as there is some. */
 void lane_flush(struct lane *lane);
+
+/* The desk at which the other end asks, and the memory that it lies in, borrowed. NULL with ValueError
+ * if the lane is closed. */
+struct desk;
+struct desk *lane_served_desk(const struct lane *lane, PyObject **memory);
+
+/* Whether something can be asked at the other end's desk now. */
+bool lane_may_ask(const struct lane *lane);
+
+/* Asks there and waits for the answer, until `deadline`. 1 when it has come, 0 if it is too late, -1
+ * with an exception; 2 if it did not come soon, or the lane was closed: then a message is the way. The
+ * size in the header is filled in. Looks for `spin` nanoseconds before it sleeps. Signals are handled.
+ * Blocks without the interpreter lock. */
+int lane_ask(PyObject *lane, struct header *header, int64_t deadline, int64_t spin);
 
 int lane_setup(PyObject *module);
 

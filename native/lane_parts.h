@@ -3,6 +3,7 @@
  *   lane.c        the object: memory, whose bell, what Python sees
  *   lane_out.c    messages into the lane, and those that wait for room
  *   lane_in.c     messages out of it, also in pieces
+ *   lane_desk.c   questions that need no interpreter, beside the channels
  */
 #ifndef LIBOS_IPC_LANE_PARTS_H
 #define LIBOS_IPC_LANE_PARTS_H
@@ -11,6 +12,7 @@
 
 #include "bell.h"
 #include "channel.h"
+#include "desk.h"
 
 enum { MESSAGE_HEAD = ENVELOPE_SIZE + HEADER_SIZE };
 
@@ -27,9 +29,14 @@ struct lane {
     PyObject *memory; /* Shared; NULL once closed */
     PyObject *their_memory;
     struct bell *bell; /* theirs, NULL until it is known */
+    struct reception *reception; /* theirs; where the bell is */
     unsigned line;
     struct channel_end out;
     struct channel_end in;
+    struct desk *asked;  /* by us */
+    struct desk *served; /* by our clerk */
+    uint32_t turn;       /* of our last question */
+    bool asking;         /* a thread waits for its answer */
     struct waiting *first;
     struct waiting **last;
     /* the message that is arriving: its payload is NULL until its head is there */

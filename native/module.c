@@ -1,4 +1,5 @@
 #include "calls.h"
+#include "clerk.h"
 #include "codec.h"
 #include "delegation.h"
 #include "descriptor.h"
@@ -39,7 +40,8 @@ module_exec(PyObject *module)
         delegation_setup(module) < 0 || quick_lock_setup(module) < 0 ||
         descriptor_setup(module) < 0 || thread_number_setup() < 0 || shared_setup(module) < 0 ||
         doorbell_setup(module) < 0 || lane_setup(module) < 0 || ticket_setup(module) < 0 ||
-        lock_setup(module) < 0 || exchange_setup(module) < 0) {
+        lock_setup(module) < 0 || exchange_setup(module) < 0 ||
+        clerk_setup(module) < 0) {
         return -1;
     }
     if (ledger_setup(module) < 0 || local_ids_setup(module) < 0) {

@@ -50,6 +50,14 @@ void requests_free(struct requests *table);
  * MemoryError, and then nothing has changed. `last` is below UINT64_MAX. */
 int requests_add(struct requests *table, uint64_t vmid, PyObject *ticket);
 
+/* A number for a request that stands nowhere: who sends it waits for it otherwise. `last` is below
+ * UINT64_MAX. */
+static inline uint64_t
+requests_number(struct requests *table)
+{
+    return ++table->last;
+}
+
 /* The request of this number, or NULL. */
 struct request *requests_find(const struct requests *table, uint64_t seq);
 

@@ -163,6 +163,7 @@ TRANSPORTED = {
     "test_hostile",
     "test_ids",
     "test_messages",
+    "test_ping",
     "test_signals",
     "test_sync",
 }

@@ -21,6 +21,7 @@ class Side:
 
     def __init__(self, vmid: int, shared: Shared, *, first: bool) -> None:
         self.vmid = vmid
+        self.shared = shared
         self.lane = Lane(shared, first)
         self.ledger = Ledger()
         self.requests = Outstanding()

@@ -29,6 +29,7 @@ from libos_ipc._native import (
     LARGE,
     PORTER,
     SEAT,
+    Clerk,
     Delegation,
     Doorbell,
     Exchange,
@@ -925,6 +926,81 @@ def case_exchange_unclocked() -> None:
 
 def case_exchange_inside() -> None:
     assert exchange()[0].inside == 0
+
+
+def case_exchange_ping() -> None:
+    shared, theirs = memory(4096 * 3), memory(4096)
+    one, _ = exchange(shared)
+    assert one.ping(3, None) is None
+    refused(one.ping, NUMBER, None)
+    refused(one.ping, 3, TICKET)
+    asking = Lane(shared, True)
+    asking.reach(theirs, 5)
+    made = Exchange(
+        Doorbell(memory(4096)),
+        Outstanding(),
+        *[_native.Lock()] * 3,
+        Message,
+        Outgoing,
+        hash,
+        1,
+        1,
+        1,
+    )
+    made.connect(3, 5, asking, Ledger())
+    made.read_from(3)
+    made.write(3)
+    clerk = Clerk(theirs)
+    clerk.serve(5, Lane(shared, False))
+    clerk.start()
+    assert made.ping(3, None)
+    clerk.stop()
+
+
+def case_clerk() -> None:
+    Clerk(memory(4096))
+    refused(Clerk, memory(64))
+    refused(Clerk, PAYLOAD)
+    case_clerk_serve()
+
+
+def case_clerk_serve() -> None:
+    clerk = Clerk(memory(4096))
+    lane = Lane(memory(4096 * 3), True)
+    clerk.serve(3, lane)
+    clerk.serve(40, lane)
+    clerk.serve(40, Lane(memory(4096 * 3), True))
+    refused(clerk.serve, 3, TICKET)
+    refused(clerk.serve, NUMBER, lane)
+    lane.close()
+    refused(clerk.serve, 3, lane)
+
+
+def case_clerk_leave() -> None:
+    clerk = Clerk(memory(4096))
+    clerk.serve(3, Lane(memory(4096 * 3), True))
+    clerk.leave(3)
+    clerk.leave(30)
+    refused(clerk.leave, NUMBER)
+
+
+def case_clerk_start() -> None:
+    clerk = Clerk(memory(4096))
+    clerk.start()
+    clerk.serve(3, Lane(memory(4096 * 3), True))
+
+
+def case_clerk_stop() -> None:
+    clerk = Clerk(memory(4096))
+    clerk.serve(3, Lane(memory(4096 * 3), True))
+    clerk.stop()
+    clerk.start()
+    clerk.stop()
+    clerk.start()
+
+
+def case_clerk_running() -> None:
+    assert not Clerk(memory(4096)).running
 
 
 def case_exchange_ask() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from benchmarks.contender import PAYLOAD, Sampler, Setup, main, timed
 from benchmarks.contenders.members import ECHO, founded, member
@@ -20,10 +21,12 @@ def opened(setup: Setup) -> Iterator[Sampler]:
     with founded(setup) as group, member(group, setup) as other:
         vmid, times = other.vmid, setup.get("requests", 1)
 
-        def request(payload: bytes) -> object:
+        def requests(payload: bytes) -> object:
             for _ in range(times - 1):
                 group.request(vmid, ECHO, payload)
             return group.request(vmid, ECHO, payload)
+
+        request = partial(group.request, vmid, ECHO) if times == 1 else requests
 
         assert request(PAYLOAD) == PAYLOAD
         yield lambda count: timed(request, count)

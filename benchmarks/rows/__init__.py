@@ -17,6 +17,7 @@ from benchmarks.rows import (
     ids,
     lock_scale,
     locks,
+    native_answers,
     over_zeromq,
     payloads,
     requests,
@@ -39,6 +40,7 @@ class Family:
 FAMILIES = tuple(
     Family(module.NAME, module.ROWS, module.WHAT, module.run)
     for module in (
+        native_answers,
         requests,
         streams,
         payloads,

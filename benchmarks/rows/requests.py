@@ -1,4 +1,4 @@
-"""Rows 2 and 3, with the limits of row 1: a request of 32 bytes, answered by a Python handler.
+"""Rows 2 and 3: a request of 32 bytes, answered by a Python handler.
 
 Against what the machine allows (C processes over a futex) and against three peers, whose handler
 is a Python function as well. On two cores, and free, the wake-up of a sleeping core is most of
@@ -11,12 +11,12 @@ What the ratios leave out: the peers here do less than we do. See each contender
 from __future__ import annotations
 
 from benchmarks import limits
-from benchmarks.model import Line, Measured
+from benchmarks.model import Line
 from benchmarks.placement import Placement, placements
 from benchmarks.rounds import Effort, Entry, compete
 
 NAME = "requests"
-ROWS = "1 (limits), 2, 3"
+ROWS = "2, 3"
 WHAT = "request answered by a Python handler"
 SPIN_S = 50e-6
 PEERS = (
@@ -43,8 +43,7 @@ def _placed(placement: Placement, effort: Effort) -> list[Line]:
 
     # Spinning is for two cores: on one it would only keep the other end from running.
     best, best_limit = (sleeper, still) if one_core else (spinner, awake)
-    lines = _limits(placement, [found[entry.name] for entry in dict.fromkeys((still, best_limit))])
-    lines.append(
+    lines = [
         Line(
             "2" if one_core else "3",
             WHAT if one_core else f"{WHAT}, sleeping",
@@ -54,7 +53,7 @@ def _placed(placement: Placement, effort: Effort) -> list[Line]:
             ours=found[sleeper.name],
             limit=found[still.name],
         )
-    )
+    ]
     lines += [
         Line(
             "3",
@@ -69,8 +68,3 @@ def _placed(placement: Placement, effort: Effort) -> list[Line]:
         for name, _, target in PEERS
     ]
     return lines
-
-
-def _limits(placement: Placement, measured: list[Measured]) -> list[Line]:
-    what = "limit: 32 bytes through shared memory"
-    return [Line("1", what, placement.name, "slower", None, limit=limit) for limit in measured]

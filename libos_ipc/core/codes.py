@@ -70,3 +70,4 @@ class Code(IntEnum):
     LANE_TAKEN = 54
     LANE_OPEN = 55
     TRADE_ID_RANGES = 56
+    PING = 57

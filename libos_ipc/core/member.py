@@ -96,6 +96,7 @@ class Member(Mesh):
             Code.CHILD_JOINED: partial(self._on_leaders_word, ChildJoined),
             Code.PID_KILL: self._on_kill,
             Code.PID_GETMETA: self._on_get_meta,
+            Code.PING: lambda src, seq, _, now: self.answer(src, seq, (), now, Code.PING),
             Code.PGID_CHANGED: partial(self._on_leaders_word, PgidChanged),
             Code.HANDLE_DROPPED: partial(self._on_leaders_word, lambda *key: HandleDropped(key)),
             Code.FILE_DELEGATED: partial(self._on_leaders_word, Delegated),

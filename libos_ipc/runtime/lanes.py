@@ -13,7 +13,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 
-from libos_ipc._native import BELL_LINES, PORTER, Doorbell, Lane, Malformed, Shared
+from libos_ipc._native import BELL_LINES, PORTER, Clerk, Doorbell, Lane, Malformed, Shared
 
 __all__ = ["LANE_BYTES", "Arrival", "Lanes", "make_memory"]
 
@@ -56,6 +56,8 @@ class Lanes:
     def __init__(self, spin: float) -> None:
         self._fd, memory = make_memory(BELL_BYTES)
         self.bell = Doorbell(memory, spin)
+        #: answers what needs no interpreter; its thread is started and stopped with the porter
+        self.clerk = Clerk(memory, spin)
         self._ends: dict[int, _End] = {}
         self._at: dict[int, _End] = {}
 
@@ -107,6 +109,7 @@ class Lanes:
         end = self._ends.pop(peer, None)
         if end is not None:
             del self._at[end.line]
+            self.clerk.leave(end.line)
             end.close()
 
     def close(self) -> None:
@@ -119,6 +122,7 @@ class Lanes:
 
     def _enter(self, end: _End) -> None:
         self._ends[end.peer] = self._at[end.line] = end
+        self.clerk.serve(end.line, end.lane)
 
     def _free_line(self) -> int:
         for line in range(BELL_LINES):

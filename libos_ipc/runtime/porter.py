@@ -70,6 +70,7 @@ class Porter(Seat):
         self._begin_sitting()
         self.exchange.halted = False
         self._thread = QuickThread(self._run)
+        self._lanes.clerk.start()
 
     def stop(self) -> None:
         """End the thread, and return when it is gone and nobody sits. Not from a round."""
@@ -77,6 +78,7 @@ class Porter(Seat):
         self._stopping = self.exchange.halted = True
         self._bell.nudge(SEAT)
         self._bell.nudge(PORTER)
+        self._lanes.clerk.stop()
         self._await_vacancy()
         if thread is not None:
             thread.join()

@@ -116,6 +116,7 @@ FORMS: dict[int, tuple[Form | None, Form | None]] = {
     53: (Form("iiI"), None),
     54: (Form("iiI"), None),
     55: (Form(""), None),
+    57: (Form(""), Form("")),
 }
 
 
