@@ -45,8 +45,8 @@ bell_nudge(struct bell *bell, uint32_t who)
     wake(bell, who);
 }
 
-static bool
-is_rung(const struct bell *bell)
+bool
+bell_is_rung(const struct bell *bell)
 {
     for (unsigned i = 0; i < BELL_WORDS; i++) {
         if (atomic_load(&bell->rung[i]) != 0) {
@@ -60,7 +60,7 @@ bool
 bell_is_left(const struct bell *bell)
 {
     const uint32_t state = atomic_load(&bell->state);
-    return is_rung(bell) && (state & (BELL_DRAINING | BELL_AWAKE)) == 0;
+    return bell_is_rung(bell) && (state & (BELL_DRAINING | BELL_AWAKE)) == 0;
 }
 
 /* Looks, for a while, without sleeping. Whether there is something to look at. */
@@ -75,7 +75,7 @@ spin_for(const struct bell *bell, int64_t spin, uint32_t seen)
     const int64_t until = now_ns() + spin;
     do {
         for (int i = 0; i < LOOKS_PER_GLANCE; i++) {
-            if (is_rung(bell) || atomic_load(&bell->count) != seen) {
+            if (bell_is_rung(bell) || atomic_load(&bell->count) != seen) {
                 return true;
             }
             processor_pause();
@@ -122,7 +122,7 @@ bell_sleep(struct bell *bell, uint32_t who, int64_t deadline, int64_t spin, uint
     }
     change_state(bell, awake, who);
     /* What an awake seat will look at is not the porter's. */
-    if (!(who == BELL_SEAT ? is_rung(bell) : bell_is_left(bell))) {
+    if (!(who == BELL_SEAT ? bell_is_rung(bell) : bell_is_left(bell))) {
         found = sleep_on(bell, who, deadline, *seen);
     }
     change_state(bell, who, before & awake);
@@ -140,7 +140,7 @@ bool
 bell_stand(struct bell *bell)
 {
     atomic_fetch_and(&bell->state, ~(uint32_t)BELL_AWAKE);
-    return is_rung(bell);
+    return bell_is_rung(bell);
 }
 
 static bool
@@ -169,7 +169,7 @@ bell_take(struct bell *bell, uint64_t lines[BELL_WORDS])
     }
     /* From here on ringers wake again; who has seen the flag just before has set its bit. */
     atomic_fetch_and(&bell->state, ~(uint32_t)BELL_DRAINING);
-    if (!is_rung(bell)) {
+    if (!bell_is_rung(bell)) {
         return false;
     }
     atomic_fetch_or(&bell->state, BELL_DRAINING);

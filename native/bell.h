@@ -56,6 +56,9 @@ int bell_sleep(struct bell *bell, uint32_t who, int64_t deadline, int64_t spin, 
 void bell_sit(struct bell *bell);
 bool bell_stand(struct bell *bell);
 
+/* The owner: something was rung. */
+bool bell_is_rung(const struct bell *bell);
+
 /* The owner: something was rung, and nobody is awake who will look. */
 bool bell_is_left(const struct bell *bell);
 

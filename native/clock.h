@@ -15,6 +15,15 @@ now_ns(void)
     return (int64_t)now.tv_sec * NS_PER_S + now.tv_nsec;
 }
 
+/* The same, up to some milliseconds ago, for a third of the price: as of the kernel's last tick. */
+static inline int64_t
+recent_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (int64_t)now.tv_sec * NS_PER_S + now.tv_nsec;
+}
+
 static inline struct timespec
 timespec_of(int64_t ns)
 {

@@ -8,10 +8,11 @@
 /* Reads in one turn at the bell. */
 enum { READS = 8 };
 
-/* Reads answers alone; what else was rung is left for the porter. 1, 0 if somebody else is reading, -1
- * with an exception. Waits for nobody: signal handlers would run meanwhile, on the seat. */
+/* Reads answers alone, until ours is there; what else was rung is left for the porter. 1, 0 if somebody
+ * else is reading, -1 with an exception. Waits for nobody: signal handlers would run meanwhile, on the
+ * seat. */
 static int
-read_answers(struct exchange *exchange)
+read_answers(struct exchange *exchange, PyObject *ticket)
 {
     const struct found found = {NULL, NULL};
     int read = 1;
@@ -19,7 +20,7 @@ read_answers(struct exchange *exchange)
     if (!lock_try(exchange->rounds)) {
         return 0;
     }
-    for (int i = 0; read > 0 && i < READS; i++) {
+    for (int i = 0; read > 0 && i < READS && !ticket_is_settled(ticket); i++) {
         read = exchange_read_rung(exchange, &found);
     }
     if (read != 0) {
@@ -43,7 +44,7 @@ wait_seated(struct exchange *exchange, PyObject *ticket, int64_t deadline)
             return state; /* the seat is lost already */
         }
         if (state == 1) {
-            state = read_answers(exchange);
+            state = read_answers(exchange, ticket);
         }
         if (state <= 0) {
             exchange_stand(exchange);

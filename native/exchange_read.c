@@ -78,7 +78,7 @@ static int
 count(struct exchange *exchange, uint64_t peer, PyObject *ledger, const struct envelope *envelope,
       uint64_t size)
 {
-    const double now = (double)now_ns() / NS_PER_S;
+    const double now = (double)recent_ns() / NS_PER_S;
     const int found = ledger_receive(ledger, envelope->number, envelope->acked, size, now);
 
     const bool drained = found >= 0 && (found & DRAINED) != 0 && exchange->watched;

@@ -88,7 +88,7 @@ stamp(struct exchange *exchange, const struct station *station, struct sending *
       uint64_t size, struct envelope *envelope)
 {
     struct requests *table = outstanding_table(exchange->requests);
-    const double now = (double)now_ns() / NS_PER_S;
+    const double now = (double)recent_ns() / NS_PER_S;
 
     if (sending->entry != NULL && number_request(table, station->node.key, sending) < 0) {
         return -1;

@@ -109,7 +109,8 @@ lock_release(PyObject *self)
 {
     struct lock *lock = lock_of(self);
 
-    atomic_store(&lock->held, 0);
+    /* Who is about to sleep has said so under the interpreter lock; the kernel looks once more. */
+    atomic_store_explicit(&lock->held, 0, memory_order_release);
     if (lock->sleepers > 0) {
         syscall(SYS_futex, &lock->held, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
     }
