@@ -8,10 +8,10 @@ What the records change is the roster, from which the leader inherits.
 from __future__ import annotations
 
 import errno
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from libos_ipc.core.answered import Kept
 from libos_ipc.core.codes import Code
 from libos_ipc.core.delegations import Memory
 from libos_ipc.core.descriptors import Inspector
@@ -68,8 +68,6 @@ LEADER_CODES = frozenset(
         Code.SYNC_TABLE,
     }
 )
-#: Exits of children without a parent that are remembered.
-ORPHANS_KEPT = 1024
 #: Ranges given to one process at a time, at most.
 RANGES_AT_A_TIME = 16
 
@@ -100,7 +98,6 @@ class Leader(Roster):
         super().__init__(**knobs)
         self.lock_desk = locks = LockDesk(self, inspector, memory)
         self.sync_desk = sync = SyncDesk(self, read_remains)
-        self.orphan_exits: deque[ChildExit] = deque(maxlen=ORPHANS_KEPT)
         signals = SignalDesk(self)
         self._on_code: dict[int, Callable[[int, int, tuple[Any, ...], float], Effects]] = {
             Code.GET_NEW_VMID: self._get_new_vmid,
@@ -142,6 +139,9 @@ class Leader(Roster):
         if src not in self.processes and code != Code.LEAVE:
             # Asked behind its own LEAVE: what is granted to it now would never return.
             return [Refuse(src, seq, errno.ENOTCONN, f"VMID {src} has left")] if seq else []
+        known = self.answered.find(src, seq) if seq else None
+        if known is not None:  # by a leader before us, who had no time to tell
+            return [_again(src, seq, *known)]
         if code in WORD_OF:
             return self.sync_desk.on_word(src, code, fields, now)
         return self._on_code[code](src, seq, fields, now)
@@ -228,11 +228,12 @@ class Leader(Roster):
                 effects.append(self._record(("lost", vmid, now)))
         return [*effects, *self.lock_desk.settle(now), *self._ended()]
 
-    def on_child_exit(self, told: ChildExit) -> None:
+    def on_child_exit(self, told: ChildExit) -> Effects:
         """A child tells its own exit to us, since its parent is gone."""
         child = self.processes.get(told.src)
-        if child is not None and child.pid == told.pid:
-            self.orphan_exits.append(told)
+        if child is None or child.pid != told.pid:
+            return []
+        return [self._record(("orphan", *told))]
 
     def on_tick(self, now: float) -> tuple[Effects, bool]:
         """Do what nobody asks for. True if another tick will be needed."""
@@ -241,6 +242,14 @@ class Leader(Roster):
     def on_cancel(self, src: int, seq: int, now: float) -> Effects:
         """A request is withdrawn, which may wait here."""
         return self.lock_desk.on_cancel(src, seq, now)
+
+    def record_told(
+        self, answers: tuple[Kept, ...], cause: tuple[int, ...]
+    ) -> tuple[tuple[object, ...], ...]:
+        """What a step tells, and of which message it came: applied, and to be recorded with it."""
+        told = (answers, cause, self.answered.take_received())
+        self.apply_told(*told)
+        return told
 
     # ---- requests
 
@@ -372,3 +381,7 @@ class Leader(Roster):
     def _ended(self) -> Effects:
         """The group is over with its last member, and with the last that could become one."""
         return [Ended()] if self.ever_joined and not (self.processes or self.spares) else []
+
+
+def _again(src: int, seq: int, of: int, fields: tuple[Any, ...]) -> Effect:
+    return Refuse(src, seq, *fields) if of == Code.ERROR else Answer(src, seq, of, fields)

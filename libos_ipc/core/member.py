@@ -16,16 +16,15 @@ from libos_ipc.core.calls import Calls, DecodeAnswer
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.lanes import Lanes
 from libos_ipc.core.leader import LEADER_CODES, Leader
+from libos_ipc.core.leading import Leading
 from libos_ipc.core.links import Link, weight
 from libos_ipc.core.local_ids import LocalIds
-from libos_ipc.core.mesh import Mesh
 from libos_ipc.core.provision import Provision
 from libos_ipc.core.signals import Inbox
 from libos_ipc.core.sync_desk import WORD_OF
 from libos_ipc.core.sync_end import FROM_SERVER, SyncEnd
 from libos_ipc.core.sync_handle import Effects as ClientEffects
 from libos_ipc.core.vocabulary import (
-    Answer,
     Body,
     ChildExit,
     ChildJoined,
@@ -42,9 +41,7 @@ from libos_ipc.core.vocabulary import (
     PgidChanged,
     Progress,
     Recalled,
-    Refuse,
     Resolve,
-    Say,
     Then,
     Withdraw,
     make,
@@ -59,7 +56,7 @@ _SYNC_WORDS = WORD_OF.keys() | FROM_SERVER.keys()
 ACK_EVERY = 256
 
 
-class Member(Mesh):
+class Member(Leading):
     """The state of one process in one group. Not thread-safe: its owner holds one lock."""
 
     def __init__(
@@ -236,10 +233,6 @@ class Member(Mesh):
         effects.append(Progress(peer))
         return effects
 
-    def lead(self, effects: Effects, now: float) -> Effects:
-        """Turn what the leader's machine wants said into messages."""
-        return self._lead(effects, now)
-
     def check(self) -> None:
         """Assert the invariants of all machines."""
         for link in self.links.values():
@@ -261,6 +254,9 @@ class Member(Mesh):
         if link is None:
             link = self.links[dst] = Link(dst)
         return self._numbered(link, message, now)
+
+    def _begin_to_say(self) -> None:
+        self._saying += 1
 
     def _said(self, now: float) -> Effects:
         """A list of words is through: now what was put off, unless this is inside another."""
@@ -331,9 +327,9 @@ class Member(Mesh):
     def _on_child_exit(self, src: int, seq: int, body: Body, now: float) -> Effects:
         assert isinstance(body, tuple)
         told = ChildExit(src, *body)  # type: ignore[arg-type]
-        if self.leader is not None:
-            self.leader.on_child_exit(told)
-        return [told]
+        if self.leader is None:
+            return [told]
+        return [*self._lead(self.leader.on_child_exit(told), now, self._cause(src)), told]
 
     def _on_kill(self, src: int, seq: int, body: Body, now: float) -> Effects:
         assert isinstance(body, tuple)
@@ -369,27 +365,8 @@ class Member(Mesh):
     ) -> Effects:
         return self.request(self.leader_vmid, code, fields, then, now)[1]
 
-    def _ask_own_leader(self, src: int, code: int, seq: int, body: Body, now: float) -> Effects:
-        assert self.leader is not None
-        assert isinstance(body, tuple)
-        return self._lead(self.leader.on_request(src, code, seq, body, now), now)
-
     def _tell_leader(self, code: Code, body: Body, now: float) -> Effects:
         return self.send(self.leader_vmid, code, body, now)
-
-    def _lead(self, effects: Effects, now: float) -> Effects:
-        said: Effects = []
-        self._saying += 1
-        for effect in effects:
-            if isinstance(effect, Answer):
-                said += self.answer(effect.dst, effect.seq, effect.fields, now, effect.of)
-            elif isinstance(effect, Refuse):
-                said += self.refuse(effect.dst, effect.seq, effect.errno, effect.text, now)
-            elif isinstance(effect, Say):
-                said += self.send(effect.dst, effect.code, effect.fields, now)
-            else:
-                said.append(effect)
-        return said + self._said(now)
 
     def _gone_error(self, peer: int) -> IpcError:
         if peer == self.leader_vmid:

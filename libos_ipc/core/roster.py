@@ -17,10 +17,12 @@ says that nobody listens as one of them, and never did.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeAlias
 
+from libos_ipc.core.answered import Answered, Kept
 from libos_ipc.core.descriptors import DescriptorTable
 from libos_ipc.core.file_locks import FileLocks
 from libos_ipc.core.ids import IdSpace
@@ -30,12 +32,14 @@ from libos_ipc.core.particulars import Particulars
 from libos_ipc.core.process_groups import ProcessGroups
 from libos_ipc.core.process_rows import Applicant, Process, Spare
 from libos_ipc.core.sync_server import SyncServer
-from libos_ipc.core.vocabulary import State
+from libos_ipc.core.vocabulary import ChildExit, State
 
 __all__ = ["LEADER_VMID", "Applicant", "Process", "Record", "Roster"]
 
 #: The leader's VMID in the first epoch.
 LEADER_VMID = 1
+#: Exits of children without a parent that are remembered.
+ORPHANS_KEPT = 1024
 Record: TypeAlias = tuple[object, ...]
 
 
@@ -70,8 +74,12 @@ class Roster:
         self.given: dict[Place, tuple[int, int, int, int, int, bytes]] = {}
         #: slots in use, by VMID; False for one that was closed and not returned
         self.slots: dict[int, dict[int, bool]] = {}
+        self.answered = Answered()
+        #: exits of children without a parent
+        self.orphan_exits: deque[ChildExit] = deque(maxlen=ORPHANS_KEPT)
         self.sync = SyncServer(find_cycle=lambda agent, blockers: None)
         self._apply: dict[str, Callable[..., None]] = {
+            "step": self._apply_step,
             "range": self._apply_range,
             "release": self._apply_release,
             "trade": self._apply_trade,
@@ -83,6 +91,7 @@ class Roster:
             "detached": self._apply_detached,
             "gone": self._apply_gone,
             "lost": self._apply_lost,
+            "orphan": lambda *told: self.orphan_exits.append(ChildExit(*told)),
             "pgid": self._apply_pgid,
             "caught": self.particulars.catch,
             "thread": self.particulars.set_thread,
@@ -121,6 +130,32 @@ class Roster:
         """Rebuild the state from a journal. Ranges are allocated again, and must come out alike."""
         for record in records:
             self.apply(record)
+
+    def _apply_step(
+        self,
+        records: Iterable[Record],
+        answers: Iterable[Kept],
+        cause: Sequence[int],
+        received: Iterable[tuple[int, int]],
+    ) -> None:
+        for record in records:
+            self.apply(record)
+        self.apply_told(answers, cause, received)
+
+    def apply_told(
+        self,
+        answers: Iterable[Kept],
+        cause: Sequence[int],
+        received: Iterable[tuple[int, int]],
+    ) -> None:
+        """What a step tells whom, of which message it came, and what is known to have arrived."""
+        if cause and cause[0] in self.processes:
+            self.answered.hear(*cause)
+        for dst, seq, of, fields in answers:
+            if seq and dst in self.processes:
+                self.answered.keep(dst, seq, of, fields)
+        for dst, seq in received:
+            self.answered.forget(dst, seq)
 
     def _apply_range(self, owner: int, start: int, end: int, now: float) -> None:
         got = self.ids.alloc_range(owner, now)
@@ -222,6 +257,7 @@ class Roster:
 
     def _apply_gone(self, vmid: int, now: float) -> None:
         process = self.processes.pop(vmid)
+        self.answered.drop(vmid)
         pid, pgid = process.pid, process.pgid
         self._share_with_unborn(vmid)
         for orphan in self.spares_of.pop(vmid, ()):
@@ -306,6 +342,8 @@ class Roster:
             self.locks.state(),
             self.descriptors.state(),
             self.sync.state(),
+            self.answered.state(),
+            tuple(self.orphan_exits),
             sorted(self.given.items()),
             sorted((vmid, sorted(slots.items())) for vmid, slots in self.slots.items() if slots),
         )

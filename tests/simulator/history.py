@@ -237,12 +237,15 @@ class History:
     def on_journal(self, record: tuple[object, ...]) -> None:
         """A record is written."""
         self._world.say("journal", *record)
-        kind, *fields = record
-        getattr(self, f"_on_{kind}", lambda *rest: None)(*fields)
         # as it comes back from the file: tuples are lists there, and nothing else differs
         read = tuple(msgspec.msgpack.decode(msgspec.msgpack.encode(record)))
         self.records.append(read)
-        self.shadow.apply(read)
+        whole = read if read[0] == "step" else ("step", (read,), (), (), ())  # the founder's own
+        kind, records, *told = whole
+        for each in records:
+            getattr(self, f"_on_{each[0]}", lambda *rest: None)(*each[1:])
+            self.shadow.apply(each)
+        self.shadow.apply((kind, (), *told))
 
     def _on_lock(self, asks: tuple[object, ...], number: int, now: float) -> None:
         self.locks.on_record(Ask.of(asks), number)
