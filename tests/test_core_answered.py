@@ -75,8 +75,8 @@ def test_a_step_is_one_record_ahead_of_all_that_goes_out() -> None:
     kind, records, told, cause, received = play.records[-1]
     assert kind == "step"
     assert [record[0] for record in records] == ["trade"]
-    assert told == ((ONE, 5, Code.TRADE_ID_RANGES, answers(effects)[0][1]),)
-    assert (cause, received) == ((ONE, 1), ())
+    assert told == [(ONE, 5, Code.TRADE_ID_RANGES, answers(effects)[0][1])]
+    assert (cause, received) == ((), [])
     play.successor()
 
 
@@ -108,7 +108,7 @@ def test_what_has_been_heard_is_forgotten_with_the_next_record() -> None:
     play.say(Code.GET_NEW_VMID, 2)
     assert play.leader.answered.find(ONE, 1)
     play.say(Code.GET_NEW_VMID, 3, acked=1)
-    assert play.records[-1][4] == ((ONE, 1),)
+    assert play.records[-1][4] == [(ONE, 1)]
     assert play.leader.answered.find(ONE, 1) is None
     assert play.leader.answered.find(ONE, 2)
     assert play.successor().answered.find(ONE, 1) is None
@@ -141,16 +141,16 @@ def test_nothing_is_kept_of_the_gone() -> None:
 def test_after_a_succession_only_what_is_waited_for_stays() -> None:
     answered = Answered()
     for seq in (1, 2, 3):
-        answered.keep(ONE, seq, Code.RELEASE_ID_RANGE, [0])
+        answered.keep(ONE, seq, Code.RELEASE_ID_RANGE, (0,))
     answered.only(ONE, frozenset({2, 9}))
-    assert answered.take_received() == ((ONE, 1), (ONE, 3))
-    assert answered.take_received() == ()
+    assert answered.take_received() == [(ONE, 1), (ONE, 3)]
+    assert answered.take_received() == []
     assert answered.find(ONE, 2) == (Code.RELEASE_ID_RANGE, (0,))
 
 
 def test_answers_to_oneself_are_heard_at_once() -> None:
     answered = Answered()
-    answered.keep(ONE, 1, Code.RELEASE_ID_RANGE, [0])
+    answered.keep(ONE, 1, Code.RELEASE_ID_RANGE, (0,))
     answered.on_sent(ONE, 1, 0)
     answered.on_sent(ONE, 5, 0)
-    assert answered.take_received() == ((ONE, 1),)
+    assert answered.take_received() == [(ONE, 1)]

@@ -10,16 +10,15 @@ no record of its own: it goes into the next one that is written anyway. Of what 
 answer, one-way words, the record carries the number on their link: a successor takes up later
 ones only.
 
-The sent part (`on_sent`, `on_acknowledged`) is the leader's own, no journal brings it back: a
-successor keeps what it found until the member says what it waits for (`only`).
+Under which number an answer went out is the leader's own affair (`on_sent`), no journal brings it
+back: a successor keeps what it found until the member says what it waits for (`only`).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-__all__ = ["Answered", "Kept"]
+__all__ = ["Answered", "Kept", "frozen"]
 
 #: VMID, request, its code (or ERROR), fields of the answer
 Kept: TypeAlias = tuple[int, int, int, tuple[object, ...]]
@@ -28,21 +27,23 @@ Kept: TypeAlias = tuple[int, int, int, tuple[object, ...]]
 class Answered:
     """Answers kept, by VMID and request."""
 
-    __slots__ = ("_heard", "_kept", "_received", "_sent")
+    __slots__ = ("_heard", "_kept", "_received")
 
     def __init__(self) -> None:
-        self._kept: dict[int, dict[int, tuple[int, tuple[object, ...]]]] = {}
+        #: VMID -> request -> code, fields, and the number on the link: -1 if that is not known, 0
+        #: when it has been received
+        self._kept: dict[int, dict[int, list[Any]]] = {}
         self._heard: dict[int, int] = {}
-        self._sent: dict[int, deque[tuple[int, int]]] = {}  # VMID -> (number on the link, request)
         self._received: list[tuple[int, int]] = []
 
     # ---- what the journal brings back
 
-    def keep(self, vmid: int, seq: int, of: int, fields: object) -> None:
+    def keep(self, vmid: int, seq: int, of: int, fields: tuple[object, ...]) -> None:
         """This goes out, and may be asked for again."""
-        frozen = _frozen(fields)
-        assert isinstance(frozen, tuple)
-        self._kept.setdefault(vmid, {})[seq] = of, frozen
+        kept = self._kept.get(vmid)
+        if kept is None:
+            kept = self._kept[vmid] = {}
+        kept[seq] = [of, fields, -1]
 
     def hear(self, vmid: int, number: int) -> None:
         """The message of this number on the member's link has changed something."""
@@ -58,14 +59,14 @@ class Answered:
         """The member is gone."""
         self._kept.pop(vmid, None)
         self._heard.pop(vmid, None)
-        self._sent.pop(vmid, None)
 
     # ---- asking
 
     def find(self, vmid: int, seq: int) -> tuple[int, tuple[object, ...]] | None:
         """Code and fields of the answer to this request, if it was given and is kept."""
         kept = self._kept.get(vmid)
-        return None if kept is None else kept.get(seq)
+        found = None if kept is None else kept.get(seq)
+        return None if found is None else (found[0], found[1])
 
     def heard(self, vmid: int) -> int:
         """The number on its link of the last message of the member that changed anything."""
@@ -75,39 +76,47 @@ class Answered:
 
     def on_sent(self, vmid: int, seq: int, number: int) -> None:
         """The answer went out under this number, or (0) has been heard already."""
-        if self.find(vmid, seq) is None:
-            return
-        if number:
-            self._sent.setdefault(vmid, deque()).append((number, seq))
-        else:
-            self._received.append((vmid, seq))
+        kept = self._kept.get(vmid)
+        found = None if kept is None else kept.get(seq)
+        if found is not None:
+            found[2] = number
+            if not number:
+                self._received.append((vmid, seq))
 
     def on_acknowledged(self, vmid: int, acked: int) -> None:
         """The member has everything up to this number."""
-        sent = self._sent.get(vmid)
-        if sent is None:
+        kept = self._kept.get(vmid)
+        if kept is None:
             return
-        while sent and sent[0][0] <= acked:
-            self._received.append((vmid, sent.popleft()[1]))
-        if not sent:
-            del self._sent[vmid]
+        for seq, answer in kept.items():  # in the order of their numbers
+            if answer[2] > acked:
+                return
+            if answer[2] > 0:
+                answer[2] = 0
+                self._received.append((vmid, seq))
 
     def only(self, vmid: int, waits_for: frozenset[int]) -> None:
         """After a succession: the member waits for these requests, and has all other answers."""
         kept = self._kept.get(vmid, {})
         self._received += [(vmid, seq) for seq in sorted(kept.keys() - waits_for)]
 
-    def take_received(self) -> tuple[tuple[int, int], ...]:
+    def take_received(self) -> list[tuple[int, int]]:
         """What is known to have been received since this was asked last: for the next record."""
-        received, self._received = tuple(self._received), []
-        return received
+        received = self._received
+        if received:
+            self._received = []
+            return received
+        return []
 
     def state(self) -> tuple[object, ...]:
         """All that the journal must bring back, comparable."""
-        kept = sorted((vmid, sorted(answers.items())) for vmid, answers in self._kept.items())
+        kept = sorted(
+            (vmid, [(seq, *answers[seq][:2]) for seq in sorted(answers)])
+            for vmid, answers in self._kept.items()
+        )
         return kept, sorted(self._heard.items())
 
 
-def _frozen(value: object) -> object:
+def frozen(value: object) -> object:
     """The same with tuples for lists, as which they come out of a journal."""
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value

@@ -11,7 +11,6 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from libos_ipc.core.answered import Kept
 from libos_ipc.core.codes import Code
 from libos_ipc.core.delegations import Memory
 from libos_ipc.core.descriptors import Inspector
@@ -242,14 +241,6 @@ class Leader(Roster):
     def on_cancel(self, src: int, seq: int, now: float) -> Effects:
         """A request is withdrawn, which may wait here."""
         return self.lock_desk.on_cancel(src, seq, now)
-
-    def record_told(
-        self, answers: tuple[Kept, ...], cause: tuple[int, ...]
-    ) -> tuple[tuple[object, ...], ...]:
-        """What a step tells, and of which message it came: applied, and to be recorded with it."""
-        told = (answers, cause, self.answered.take_received())
-        self.apply_told(*told)
-        return told
 
     # ---- requests
 

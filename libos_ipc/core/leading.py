@@ -1,7 +1,7 @@
 """The leader within a member: what goes to it, and how its decisions go out.
 
 A *step* of the leader is all that one input makes it decide. It is written as one record, ahead of
-everything else: what changes, the answers that tell of it, and of which message it came. So
+everything else: what changes, the answers that tell of it, and of which one-way word it came. So
 a successor finds all of a step or nothing (`answered.py`).
 """
 
@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Leader
+from libos_ipc.core.links import Link
 from libos_ipc.core.mesh import Mesh
-from libos_ipc.core.vocabulary import Answer, Body, Effects, Journal, Refuse, Say
+from libos_ipc.core.vocabulary import Answer, Body, Effect, Effects, Journal, Refuse, Say, make
 
 __all__ = ["Leading"]
+
+_ERROR = int(Code.ERROR)
 
 
 class Leading(Mesh):
     """A member's links, and the leader's machine if it is here."""
 
     leader: Leader | None
+    #: how many lists of words are being said, one within the other
+    _saying: int
 
     def answer(self, dst: int, seq: int, body: Body, now: float, of: int = 0) -> Effects:
         """Answer request `seq` of `dst`. Nothing happens if that process is gone."""
@@ -32,9 +37,6 @@ class Leading(Mesh):
         """Send a message that wants no answer."""
         raise NotImplementedError
 
-    def _begin_to_say(self) -> None:
-        raise NotImplementedError
-
     def _said(self, now: float) -> Effects:
         raise NotImplementedError
 
@@ -43,52 +45,58 @@ class Leading(Mesh):
         return self._lead(effects, now)
 
     def _ask_own_leader(self, src: int, code: int, seq: int, body: Body, now: float) -> Effects:
-        assert self.leader is not None
+        leader, link = self.leader, self.links.get(src)
+        assert leader is not None
         assert isinstance(body, tuple)
-        link = self.links.get(src)
         if link is not None:
-            self.leader.answered.on_acknowledged(src, link.acked)
-        wanted = self.leader.on_request(src, code, seq, body, now)
-        return self._lead(wanted, now, self._cause(src))
+            leader.answered.on_acknowledged(src, link.acked)
+        wanted = leader.on_request(src, code, seq, body, now)
+        return self._lead(wanted, now, None if seq else link)
 
-    def _cause(self, src: int) -> tuple[int, ...]:
-        """The message of this process that is being taken up, unless it is ourselves."""
-        link = self.links.get(src)
-        return () if link is None else (src, link.delivered)
-
-    def _lead(self, effects: Effects, now: float, cause: tuple[int, ...] = ()) -> Effects:
-        assert self.leader is not None
-        answered = self.leader.answered
+    def _lead(self, effects: Effects, now: float, cause: Link | None = None) -> Effects:
+        """Perform a step of the leader; `cause`: it comes of the last word on this link."""
         said: Effects = []
-        self._begin_to_say()
-        for effect in self._written(effects, cause):
-            if isinstance(effect, Answer | Refuse):
-                dst, seq = effect.dst, effect.seq
-                if isinstance(effect, Answer):
-                    said += self.answer(dst, seq, effect.fields, now, effect.of)
-                else:
-                    said += self.refuse(dst, seq, effect.errno, effect.text, now)
-                link = self.links.get(dst)
-                answered.on_sent(dst, seq, 0 if link is None else link.sent)
+        self._saying += 1
+        written = False
+        for effect in effects:
+            if isinstance(effect, Journal):
+                effects, written = self._written(effects, cause), True
+                break
+        for effect in effects:
+            if isinstance(effect, Answer):
+                said += self.answer(effect.dst, effect.seq, effect.fields, now, effect.of)
+                if written:
+                    self._on_answered(effect.dst, effect.seq)
+            elif isinstance(effect, Refuse):
+                said += self.refuse(effect.dst, effect.seq, effect.errno, effect.text, now)
+                if written:
+                    self._on_answered(effect.dst, effect.seq)
             elif isinstance(effect, Say):
                 said += self.send(effect.dst, effect.code, effect.fields, now)
             else:
                 said.append(effect)
         return said + self._said(now)
 
-    def _written(self, effects: Effects, cause: tuple[int, ...]) -> Effects:
-        """The step with one record in front, if there is anything to record."""
+    def _on_answered(self, dst: int, seq: int) -> None:
         assert self.leader is not None
-        records = tuple(effect.record for effect in effects if isinstance(effect, Journal))
-        if not records:
-            return effects
-        answers = tuple(
-            (effect.dst, effect.seq, effect.of, effect.fields)
-            if isinstance(effect, Answer)
-            else (effect.dst, effect.seq, int(Code.ERROR), (effect.errno, effect.text))
-            for effect in effects
-            if isinstance(effect, Answer | Refuse)
-        )
-        told = self.leader.record_told(answers, cause)
-        rest = [effect for effect in effects if not isinstance(effect, Journal)]
-        return [Journal(("step", records, *told)), *rest]
+        link = self.links.get(dst)
+        self.leader.answered.on_sent(dst, seq, 0 if link is None else link.sent)
+
+    def _written(self, effects: Effects, cause: Link | None) -> Effects:
+        """The step with one record in front."""
+        assert self.leader is not None
+        records, answers = [], []
+        rest: list[Effect] = []
+        for effect in effects:
+            if isinstance(effect, Journal):
+                records.append(effect.record)
+                continue
+            rest.append(effect)
+            if isinstance(effect, Answer):
+                answers.append(tuple(effect))
+            elif isinstance(effect, Refuse):
+                answers.append((effect.dst, effect.seq, _ERROR, (effect.errno, effect.text)))
+        came = () if cause is None else (cause.peer, cause.delivered)
+        received = self.leader.answered.take_received()
+        self.leader.apply_told(answers, came, received)  # type: ignore[arg-type]
+        return [make(Journal, (("step", records, answers, came, received),)), *rest]

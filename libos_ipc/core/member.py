@@ -255,9 +255,6 @@ class Member(Leading):
             link = self.links[dst] = Link(dst)
         return self._numbered(link, message, now)
 
-    def _begin_to_say(self) -> None:
-        self._saying += 1
-
     def _said(self, now: float) -> Effects:
         """A list of words is through: now what was put off, unless this is inside another."""
         effects: Effects = []
@@ -329,7 +326,7 @@ class Member(Leading):
         told = ChildExit(src, *body)  # type: ignore[arg-type]
         if self.leader is None:
             return [told]
-        return [*self._lead(self.leader.on_child_exit(told), now, self._cause(src)), told]
+        return [*self._lead(self.leader.on_child_exit(told), now, self.links.get(src)), told]
 
     def _on_kill(self, src: int, seq: int, body: Body, now: float) -> Effects:
         assert isinstance(body, tuple)

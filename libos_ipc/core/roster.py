@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeAlias
 
-from libos_ipc.core.answered import Answered, Kept
+from libos_ipc.core.answered import Answered, Kept, frozen
 from libos_ipc.core.descriptors import DescriptorTable
 from libos_ipc.core.file_locks import FileLocks
 from libos_ipc.core.ids import IdSpace
@@ -140,7 +140,7 @@ class Roster:
     ) -> None:
         for record in records:
             self.apply(record)
-        self.apply_told(answers, cause, received)
+        self.apply_told(map(frozen, answers), cause, received)  # type: ignore[arg-type]
 
     def apply_told(
         self,
