@@ -9,6 +9,7 @@ import pytest
 from simulator.succession import Log, World
 
 from libos_ipc.core.answered import Answered
+from libos_ipc.core.leader import Leader
 from libos_ipc.core.leading import Leading
 from libos_ipc.core.succession import Succession
 from libos_ipc.core.vocabulary import Effects, Journal
@@ -53,6 +54,10 @@ def _tells_first(self: Leading, effects: Effects, cause: Any) -> Effects:
 WRITTEN = Leading._written
 
 
+def _asks_nobody(self: Leader, now: float) -> Effects:
+    return []
+
+
 def _one_by_one(self: Leading, effects: Effects, cause: Any) -> Effects:
     return effects
 
@@ -67,6 +72,7 @@ class Unsealed(Log):
     ("machine", "method", "broken"),
     [
         (Answered, "find", _remembers_nothing),
+        (Leader, "take_over", _asks_nobody),
         (Leading, "_written", _tells_first),
         (Leading, "_written", _one_by_one),
         (Succession, "_on_inherited", Succession._nothing),

@@ -131,6 +131,11 @@ class Leader(Roster):
 
     # ---- inputs
 
+    def take_over(self, now: float) -> Effects:
+        """The first input of a successor, which has replayed the journal: who is there still is
+        asked of the kernel, and nobody is waited for."""
+        return [Expect(tuple(sorted({*self.processes, *self.spares})))]
+
     def on_request(
         self, src: int, code: int, seq: int, fields: tuple[object, ...], now: float
     ) -> Effects:

@@ -209,9 +209,7 @@ class World(Claims):
             raise Violation(f"epoch {epoch} after {self.begun}")
         self.begun.append(epoch)
         led = process.led = Led(epoch, self.new_member(epoch, leader))
-        for other in self.processes.values():  # the kernel tells of all that died meanwhile
-            if other.vmid and not other.alive:
-                led.inbox.append(partial(self.gone, led.member, other.vmid))
+        led.inbox.append(lambda: led.member.lead(leader.take_over(self.now), self.now))
         self.tell(process, Inherited(epoch))
 
     # ---- the leader
@@ -233,7 +231,12 @@ class World(Claims):
                 if other.vmid == peer and message.code != Code.HELLO:
                     other.inbox.append((led.epoch, number, message))
         elif isinstance(effect, Expect):
-            pass
+            there = {other.vmid for other in self.members}
+            absent = [vmid for vmid in effect.vmids if vmid not in there]
+            leader = led.member.leader
+            assert leader is not None
+            found = leader.on_expected(absent, self.now)
+            led.doing.extendleft(reversed(led.member.lead(found, self.now)))
 
     # ---- faults
 
@@ -264,8 +267,7 @@ class World(Claims):
         leader = member.leader
         assert leader is not None
         effects = member.on_gone(vmid, self.now)
-        effects += member.lead(leader.on_gone(vmid, self.now), self.now)
-        return effects + member.lead(leader.on_expected([], self.now), self.now)
+        return effects + member.lead(leader.on_gone(vmid, self.now), self.now)
 
     # ---- a life
 
