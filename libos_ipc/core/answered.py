@@ -7,8 +7,8 @@ out with it, and the same request again is answered by what is kept here.
 
 An answer is kept until its member has heard it, which the link's acknowledgement tells. That is in
 no record of its own: it goes into the next one that is written anyway. Of what is heard without an
-answer, one-way words, the record carries the number on their link: a successor takes up later
-ones only.
+answer, one-way words, the record carries epoch and number on their link: a member says to the
+successor what came after that.
 
 Under which number an answer went out is the leader's own affair (`on_sent`), no journal brings it
 back: a successor keeps what it found until the member says what it waits for (`only`).
@@ -33,7 +33,7 @@ class Answered:
         #: VMID -> request -> code, fields, and the number on the link: -1 if that is not known, 0
         #: when it has been received
         self._kept: dict[int, dict[int, list[Any]]] = {}
-        self._heard: dict[int, int] = {}
+        self._heard: dict[int, tuple[int, int]] = {}  # VMID -> epoch, number
         self._received: list[tuple[int, int]] = []
 
     # ---- what the journal brings back
@@ -45,9 +45,9 @@ class Answered:
             kept = self._kept[vmid] = {}
         kept[seq] = [of, fields, -1]
 
-    def hear(self, vmid: int, number: int) -> None:
-        """The message of this number on the member's link has changed something."""
-        self._heard[vmid] = number
+    def hear(self, vmid: int, epoch: int, number: int) -> None:
+        """The word of this number, on the member's link of this epoch, has changed something."""
+        self._heard[vmid] = epoch, number
 
     def forget(self, vmid: int, seq: int) -> None:
         """The member has this answer."""
@@ -68,9 +68,11 @@ class Answered:
         found = None if kept is None else kept.get(seq)
         return None if found is None else (found[0], found[1])
 
-    def heard(self, vmid: int) -> int:
-        """The number on its link of the last message of the member that changed anything."""
-        return self._heard.get(vmid, 0)
+    def heard(self, vmid: int, epoch: int) -> int:
+        """The number, on its link of this epoch, of the member's last word that changed anything:
+        what it said up to this one is not to be said again. 0 for none."""
+        last, number = self._heard.get(vmid, (0, 0))
+        return number if last == epoch else 0
 
     # ---- what only this leader knows
 

@@ -96,7 +96,7 @@ class Leading(Mesh):
                 answers.append(tuple(effect))
             elif isinstance(effect, Refuse):
                 answers.append((effect.dst, effect.seq, _ERROR, (effect.errno, effect.text)))
-        came = () if cause is None else (cause.peer, cause.delivered)
+        came = () if cause is None else (cause.peer, self.epoch, cause.delivered)
         received = self.leader.answered.take_received()
         self.leader.apply_told(answers, came, received)  # type: ignore[arg-type]
         return [make(Journal, (("step", records, answers, came, received),)), *rest]

@@ -10,7 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from libos_ipc.core.codes import Code
 from libos_ipc.core.member import Member
@@ -22,6 +22,8 @@ from .history import Violation
 __all__ = ["Claims", "Led", "Log", "Process"]
 
 WRITE_LOCK, UNLOCK = 1, 2
+
+Word: TypeAlias = tuple[int, int, int]
 
 
 class Log:
@@ -59,7 +61,10 @@ class Process:
         self.epoch = epoch
         self.seq = 0
         self.waits: dict[int, tuple[Code, tuple[Any, ...]]] = {}
-        self.inbox: deque[tuple[int, int, Outgoing]] = deque()  # epoch, number, message
+        self.inbox: deque[tuple[int, int, int, Outgoing]] = deque()  # epoch, number, acked
+        #: said and not known to have arrived: epoch and number on the link, and what
+        self.words: list[Word] = []
+        self.said = 0
         self.acked = 0
         self.ranges: set[tuple[int, int]] = set()
         self.vmids: set[int] = set()
@@ -76,6 +81,7 @@ class Claims:
     told_vmids: set[int]
     tokens: list[tuple[int, int]]
     answered_again: int
+    said_again: int
 
     @property
     def members(self) -> list[Process]:
@@ -86,14 +92,34 @@ class Claims:
         """The request is on its way to whoever leads the epoch that the member is in."""
         led = self.led_of(process.epoch)
         if led is not None:
-            number = led.numbers[process.vmid] = led.numbers.get(process.vmid, 0) + 1
-            words = (number, process.acked, code, seq, fields)
-            led.inbox.append(partial(self.arrive, led.member, process.vmid, *words))
+            led.inbox.append(partial(self.arrive, led, process, code, seq, fields))
 
-    def arrive(self, member: Member, src: int, *words: Any) -> Effects:
+    def arrive(self, led: Led, process: Process, *what: Any) -> Effects:
+        """A message arrives, the next on its link."""
+        member, src = led.member, process.vmid
         assert member.leader is not None
-        self.answered_again += member.leader.answered.find(src, words[3]) is not None
-        return [*member.on_hello(src, self.now), *member.on_message(src, *words, self.now)]
+        self.answered_again += member.leader.answered.find(src, what[1]) is not None
+        number = led.numbers[src] = led.numbers.get(src, 0) + 1
+        acked = process.acked if process.epoch == led.epoch else 0
+        effects = member.on_hello(src, self.now)
+        return [*effects, *member.on_message(src, number, acked, *what, self.now)]
+
+    def say(self, process: Process) -> None:
+        """A word that wants no answer, and of which the leader keeps each one."""
+        process.said += 1
+        process.words.append((0, 0, process.said))
+        led = self.led_of(process.epoch)
+        if led is not None:
+            led.inbox.append(partial(self.hear, led, process, process.said))
+
+    def hear(self, led: Led, process: Process, word: int) -> Effects:
+        """It arrives, unless its link was closed."""
+        if process.epoch != led.epoch:
+            return []
+        at = [each[2] for each in process.words].index(word)
+        process.words[at] = led.epoch, led.numbers.get(process.vmid, 0) + 1, word
+        told = (0, self.pid_of(process), 0, word, 0)
+        return self.arrive(led, process, Code.CHILDEXIT, 0, told)
 
     def led_of(self, epoch: int) -> Led | None:
         for process in self.processes.values():
@@ -108,21 +134,31 @@ class Claims:
         process.acked = 0
         if not process.vmid:
             return
-        waits, vmid = frozenset(process.waits), process.vmid
+        waits = frozenset(process.waits)
         led = self.led_of(epoch)
         if led is not None:
-            led.inbox.append(partial(self.back, led.member, vmid, waits))
+            led.inbox.append(partial(self.back, led, process, waits, list(process.words)))
         for seq, (code, fields) in process.waits.items():
             self.ask(process, seq, code, fields)
 
-    def back(self, member: Member, vmid: int, waits: frozenset[int]) -> Effects:
-        assert member.leader is not None
-        member.leader.answered.only(vmid, waits)
-        return []
+    def back(self, led: Led, process: Process, waits: frozenset[int], words: list[Word]) -> Effects:
+        """It tells what it waits for, hears what is known of it, and says the rest again."""
+        assert led.member.leader is not None
+        answered = led.member.leader.answered
+        if process.epoch != led.epoch:
+            return []
+        answered.only(process.vmid, waits)
+        heard = [w for w in words if 0 < w[1] <= answered.heard(process.vmid, w[0])]
+        process.words = [w for w in process.words if w not in heard]
+        again = [w for w in words if w not in heard]
+        self.said_again += len(again)
+        return [effect for w in again for effect in self.hear(led, process, w[2])]
 
     def request(self, process: Process) -> None:
         """Something random is wanted of the leader."""
         chance = self.rng.random()
+        if self.rng.random() < 0.2:
+            self.say(process)
         if chance < 0.2:
             code, fields = Code.GET_NEW_VMID, ()
         elif chance < 0.45:
@@ -151,10 +187,11 @@ class Claims:
         return min(process.ranges)[0]
 
     def read(self, process: Process) -> None:
-        epoch, number, message = process.inbox.popleft()
+        epoch, number, acked, message = process.inbox.popleft()
         if epoch != process.epoch:
             return
         process.acked = max(process.acked, number)
+        process.words = [each for each in process.words if each[0] != epoch or each[1] > acked]
         if message.code not in (Code.RESP, Code.ERROR):
             return
         if message.seq not in process.waits:

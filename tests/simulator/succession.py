@@ -64,6 +64,7 @@ class World(Claims):
         self.faults = self.rng.randint(1, 10)
         self.begun: list[int] = [1]
         self.answered_again = 0
+        self.said_again = 0
         self.refused_commits = 0
         self.found(self.rng.randint(3, 6))
 
@@ -226,10 +227,10 @@ class World(Claims):
                 process.led = None
                 self.tell(process, Sealed(led.epoch))
         elif isinstance(effect, Transmit):
-            peer, number, _, message = effect
+            peer, number, acked, message = effect
             for other in self.members:
                 if other.vmid == peer and message.code != Code.HELLO:
-                    other.inbox.append((led.epoch, number, message))
+                    other.inbox.append((led.epoch, number, acked, message))
         elif isinstance(effect, Expect):
             there = {other.vmid for other in self.members}
             absent = [vmid for vmid in effect.vmids if vmid not in there]
@@ -321,6 +322,9 @@ class World(Claims):
             owned = set(machine.ids.ranges_of(process.vmid))
             if owned != process.ranges:
                 raise Violation(f"{process.pid} was told {process.ranges}, on the books {owned}")
+            heard = [exit.exit_code for exit in machine.orphan_exits if exit.src == process.vmid]
+            if heard != list(range(1, process.said + 1)):
+                raise Violation(f"{process.pid} said {process.said} words, {heard} were heard")
             spares = set(machine.spares_of.get(process.vmid, ()))
             if spares != process.vmids:
                 raise Violation(f"{process.pid} was told {process.vmids}, on the books {spares}")
