@@ -309,6 +309,27 @@ class Delegation:
     def close(self) -> None:
         """Let go of the memory. ValueError from all methods from then on."""
 
+@final
+class QuickFiles:
+    """POSIX locks of files that this process has to itself, by descriptor; see
+    native/quick_files.h. `QuickLockf` sets them."""
+
+    def offer(self, fd: int, device: int, inode: int, slot: Delegation, /) -> bool:
+        """From now on lock this file by this descriptor in this slot. False if there are too many
+        already; ValueError if the slot is closed."""
+    def forget(self, device: int, inode: int, /) -> None:
+        """Lock this file here no more."""
+    def clear(self) -> None:
+        """Lock nothing here any more."""
+
+@final
+class QuickLockf:
+    """`lockf` that needs no Python where it can; see native/quick_lockf.h."""
+
+    def __new__(cls, function: Callable[..., None], groups: list[Any], files: str) -> QuickLockf:
+        """`function` in the whole; the last of `groups` has a QuickFiles by the name `files`."""
+    def __call__(self, *args: Any, **kwargs: Any) -> None: ...
+
 class QuickLock:
     """What of a file lock needs no Python: the base of `FileLock`; see native/quick_lock.h.
 

@@ -23,9 +23,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from libos_ipc._native import QuickLockf
 from libos_ipc.core.lock_words import EOF, NO_WAIT, READ, UNLOCK, WAIT, WAIT_TIMED, WRITE, Kind
 from libos_ipc.errors import InvalidRange, IpcError, NotJoined, Timeout, error_for
-from libos_ipc.group import current
+from libos_ipc.group import _joined, current
 from libos_ipc.locks import LockInfo, query
 from libos_ipc.runtime.descriptor_call import DescriptorCall
 
@@ -101,6 +102,10 @@ def lockf(
     _check_mode(number, type)
     waits = not cmd & _kernel.LOCK_NB
     _set(group, number, Kind.POSIX, (type, first, last), waits, timeout)
+
+
+if not TYPE_CHECKING:
+    lockf = QuickLockf(lockf, _joined, "_quick_files")
 
 
 def fcntl(fd: _Fd, cmd: int, arg: Any = 0, /) -> Any:

@@ -84,6 +84,7 @@ class Group(Messaging, Signals, Metadata, Sharing):
         self.vmids = Vmids(self)
         self.meta = Meta(self)
         self.locks = Locks(self)
+        self._quick_files = node.descriptions.quick
         node.dispatcher.on_alone = leave_all
         node.signalling.all_of_them = lambda: [g._node.signalling for g in reversed(_joined)]
         _joined.append(self)

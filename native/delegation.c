@@ -99,7 +99,7 @@ delegation_set(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     if (slot == NULL || require_count("set", nargs, 8) < 0 ||
         as_unsigned(args[0], "kind", MOST_KINDS, &kind) < 0 ||
         as_unsigned(args[1], "handle", UINT64_MAX, &wanted.handle) < 0 ||
-        as_unsigned(args[2], "type", LOCK_NONE, &type) < 0 ||
+        as_unsigned(args[2], "type", SLOT_NONE, &type) < 0 ||
         as_unsigned(args[3], "start", INT64_MAX, &wanted.start) < 0 ||
         as_unsigned(args[4], "end", INT64_MAX, &wanted.end) < 0 ||
         as_unsigned(args[5], "thread", UINT32_MAX, &thread) < 0 ||

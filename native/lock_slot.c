@@ -50,7 +50,7 @@ is_in_the_way(const struct lock_table *table, const struct lock_entry *wanted)
     for (uint64_t i = 0; i < table->count; i++) {
         const struct lock_entry *held = &table->entries[i];
         if (!is_same_owner(held, wanted) && is_overlapping(held, wanted) &&
-            (held->type == LOCK_WRITE || wanted->type == LOCK_WRITE)) {
+            (held->type == SLOT_WRITE || wanted->type == SLOT_WRITE)) {
             return true;
         }
     }
@@ -109,7 +109,7 @@ lay_out(struct pieces *pieces, const struct lock_table *table, const struct lock
         found = true;
         cut(pieces, held, wanted, &merged);
     }
-    if (wanted->type == LOCK_NONE) {
+    if (wanted->type == SLOT_NONE) {
         return;
     }
     place = found ? place : pieces->count;
@@ -128,7 +128,7 @@ lock_slot_set(struct lock_slot *slot, const struct lock_entry *wanted)
     }
     struct lock_table table;
     copy_table(&table, table_of(slot, word));
-    const bool locks = wanted->type != LOCK_NONE;
+    const bool locks = wanted->type != SLOT_NONE;
     if (locks && is_in_the_way(&table, wanted)) {
         return SLOT_BUSY;
     }

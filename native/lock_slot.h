@@ -28,7 +28,7 @@
 
 enum { LOCK_ENTRIES = 8 };
 
-enum lock_type { LOCK_READ = 0, LOCK_WRITE = 1, LOCK_NONE = 2 };
+enum lock_type { SLOT_READ = 0, SLOT_WRITE = 1, SLOT_NONE = 2 };
 
 struct lock_entry {
     uint64_t handle;
@@ -59,7 +59,7 @@ struct lock_slot {
  * the way; it does not fit into the table, or the numbers are used up. */
 enum { SLOT_GONE = -1, SLOT_BUSY = -2, SLOT_FULL = -3 };
 
-/* The holder: locks, or with LOCK_NONE unlocks, a range. The number of the grant, 0 for unlocking, or
+/* The holder: locks, or with SLOT_NONE unlocks, a range. The number of the grant, 0 for unlocking, or
  * one of the above, and then nothing has changed. `wanted->number` is not read. */
 int64_t lock_slot_set(struct lock_slot *slot, const struct lock_entry *wanted);
 

@@ -12,7 +12,9 @@
 #include "local_ids.h"
 #include "lock.h"
 #include "native.h"
+#include "quick_files.h"
 #include "quick_lock.h"
+#include "quick_lockf.h"
 #include "shared.h"
 #include "system.h"
 #include "thread_number.h"
@@ -38,6 +40,7 @@ module_exec(PyObject *module)
     if (add_malformed(module) < 0 || codec_setup(module) < 0 || frames_setup(module) < 0 ||
         layout_setup(module) < 0 || calls_setup(module) < 0 || system_setup(module) < 0 ||
         delegation_setup(module) < 0 || quick_lock_setup(module) < 0 ||
+        quick_files_setup(module) < 0 || quick_lockf_setup(module) < 0 ||
         descriptor_setup(module) < 0 || thread_number_setup() < 0 || shared_setup(module) < 0 ||
         doorbell_setup(module) < 0 || lane_setup(module) < 0 || ticket_setup(module) < 0 ||
         lock_setup(module) < 0 || exchange_setup(module) < 0 ||

@@ -88,7 +88,7 @@ quick_lock_offer(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     if (delegation_slot(args[0]) == NULL || !PyBytes_Check(args[1]) || !PyIter_Check(args[2]) ||
-        type >= LOCK_NONE || start > end || end > INT64_MAX || self->number != 0) {
+        type >= SLOT_NONE || start > end || end > INT64_MAX || self->number != 0) {
         PyErr_SetString(PyExc_ValueError, "an offer of what cannot be locked quickly");
         return NULL;
     }
@@ -210,7 +210,7 @@ give(struct quick_lock *self)
         return false;
     }
     struct lock_entry nothing = self->wanted;
-    nothing.type = LOCK_NONE;
+    nothing.type = SLOT_NONE;
     if (lock_slot_set(slot, &nothing) != 0) {
         return false;
     }

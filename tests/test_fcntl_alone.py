@@ -72,6 +72,8 @@ def is_free(path: Path) -> bool:
 def test_no_message_goes_out(group: Group, path: Path, lock: Lock) -> None:
     with open(path, "r+") as file:
         get_it(group, file.fileno(), lock)
+        lock(file, LOCK_EX)  # from here on something may be kept, to lock without Python
+        lock(file, LOCK_UN)
         before, open_before = asked(group), descriptors()
         for _ in range(5):
             lock(file, LOCK_SH)

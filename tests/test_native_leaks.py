@@ -157,6 +157,95 @@ def case_descriptor_close() -> None:
     assert given.fileno() == -1
 
 
+class Files:
+    """A group, to QuickLockf."""
+
+    def __init__(self) -> None:
+        self.files = _native.QuickFiles()
+
+
+def quick_lockf(fd: int) -> tuple[Files, Any]:
+    group, given = Files(), slot()
+    given.begin(1, NUMBER)
+    found = os.fstat(fd)
+    assert group.files.offer(fd, found.st_dev, found.st_ino, given)
+    return group, _native.QuickLockf(lambda *_: NUMBER, [group], "files")
+
+
+def case_quickfiles() -> None:
+    _native.QuickFiles()
+
+
+def case_quickfiles_offer() -> None:
+    files, given = _native.QuickFiles(), slot()
+    for fd in range(20):
+        assert files.offer(fd, NUMBER, NUMBER, given) == (fd < 16)
+    refused(files.offer, -1, NUMBER, NUMBER, given)
+    refused(files.offer, 0, NUMBER, NUMBER, None)
+    given.close()
+    refused(files.offer, 0, NUMBER, NUMBER, given)
+    assert files.offer(99, NUMBER, NUMBER, slot())
+
+
+def case_quickfiles_forget() -> None:
+    files = _native.QuickFiles()
+    files.offer(0, NUMBER, 1, slot())
+    files.forget(NUMBER, 2)
+    files.forget(NUMBER, 1)
+    refused(files.forget, -1, 0)
+
+
+def case_quickfiles_clear() -> None:
+    files = _native.QuickFiles()
+    files.offer(0, NUMBER, 1, slot())
+    files.clear()
+    files.clear()
+
+
+def case_quicklockf() -> None:
+    with open(os.devnull, "r+b") as file:
+        group, lockf = quick_lockf(file.fileno())
+        assert lockf(file, 2) is None
+        assert lockf(file.fileno(), 8, 0, 0, 0) is None
+        for arguments in (
+            (file, 2, -1),
+            (file, 2, 2, 2**63 - 1),
+            (file, 99),
+            ("no", 2),
+            (file, 2, 0, 0, 1),
+        ):
+            assert lockf(*arguments) == NUMBER
+        group.files.clear()
+        assert lockf(file, 2) == NUMBER
+    refused(_native.QuickLockf, None, (), "files")
+
+
+def case_quicklockf_reduce() -> None:
+    assert lockf_of(slot).__reduce__() == "slot"
+
+
+def case_quicklockf_repr() -> None:
+    assert "slot" in repr(lockf_of(slot))
+
+
+def lockf_of(function: Any) -> Any:
+    return _native.QuickLockf(function, [], "files")
+
+
+def case_quicklockf_getattribute() -> None:
+    assert lockf_of(slot).__name__ == "slot"  # the function's, as all but the call
+    with contextlib.suppress(AttributeError):
+        _ = lockf_of(slot).no_such_thing
+
+
+def case_quicklockf_call() -> None:
+    assert lockf_of(lambda *given, **named: (given, named))(1, a=2) == ((1,), {"a": 2})
+
+
+def case_quicklockf_wrapped() -> None:
+    assert lockf_of(slot).__wrapped__ is slot
+
+
 class Lock(_native.QuickLock):
     def acquire(self) -> object:
         return PAYLOAD
@@ -1087,13 +1176,17 @@ CASES: dict[str, Callable[[], None]] = {
 CASES |= OF_LOCAL_IDS
 
 
+#: What types have for themselves.
+NO_ATTRIBUTES = ("__new__", "__doc__", "__module__", "__vectorcalloffset__")
+
+
 def names_of_module() -> Iterator[str]:
     """Every function and type, and of the types every method and attribute in Python's reach."""
     for name, value in vars(_native).items():
         if isinstance(value, type):
             yield name.lower()
             for member in vars(value):
-                if value is not Malformed and member not in ("__new__", "__doc__", "__module__"):
+                if value is not Malformed and member not in NO_ATTRIBUTES:
                     yield f"{name}_{member.strip('_')}".lower()
         elif callable(value) and not name.startswith("__"):
             yield name

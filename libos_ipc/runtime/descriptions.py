@@ -23,7 +23,7 @@ import threading
 import weakref
 from typing import NamedTuple, TypeAlias
 
-from libos_ipc._native import Descriptor, same_file
+from libos_ipc._native import Delegation, Descriptor, QuickFiles, same_file
 from libos_ipc.core.codes import Code
 from libos_ipc.core.descriptors import Spot
 from libos_ipc.core.lock_words import FileId, Kind
@@ -127,6 +127,8 @@ class Descriptions:
         self._of: dict[FileId, list[_Description]] = {}
         self._by_handle: dict[int, _Description] = {}
         self._posix: dict[FileId, _PosixFile] = {}
+        #: those of them that are ours to lock, which `lockf` does there without us
+        self.quick = QuickFiles()
         self._last = 0
         self._forking = False
         self._sweep_at = _SWEEP_FROM
@@ -169,6 +171,7 @@ class Descriptions:
             if known is not None:
                 known.fd = place.spot.fd
                 known.told.clear()
+                self.quick.forget(*place.file)
 
     def tell(self, place: Place) -> Word | None:
         """What the leader must hear before a request: by what it locks, if it does not know."""
@@ -180,11 +183,19 @@ class Descriptions:
             return _at(place)
 
     def end(
-        self, place: Place, call: Call, *, freed: bool, granted: bool, alone: bool
+        self,
+        place: Place,
+        call: Call,
+        *,
+        freed: bool,
+        granted: bool,
+        alone: bool,
+        slot: Delegation | None = None,
     ) -> Word | None:
         """The request is answered. With `freed` it has unlocked the whole file, with `granted` it
-        may have locked something; `alone` if the leader has not heard of it. What it must hear now:
-        by what we lock, if it may have forgotten, or that this is closed."""
+        may have locked something; `alone` if the leader has not heard of it, and then `slot` is
+        where it was done. What it must hear now: by what we lock, if it may have forgotten, or that
+        this is closed."""
         with self._lock:
             one = self._find(place)
             if one is None:
@@ -195,6 +206,8 @@ class Descriptions:
                 one.crossed = False
             lost = place.kind in one.lost
             one.lost.discard(place.kind)
+            if slot is not None and not lost and self._offer(place, slot):
+                return None  # known for as long as that may be locked without us
             if (freed or (lost and not granted)) and not crossed:
                 left = alone and place.kind in one.told and place.handle
                 self._drop(place.kind, place.handle, place.file)
@@ -204,6 +217,15 @@ class Descriptions:
             if isinstance(one, _Description):
                 self._remove_unused(one)
             return None
+
+    def _offer(self, place: Place, slot: Delegation) -> bool:
+        """Whether `lockf` may do the next by itself."""
+        if place.kind != Kind.POSIX:
+            return False
+        try:
+            return self.quick.offer(place.spot.fd, *place.file, slot)
+        except ValueError:
+            return False  # it was taken back just now
 
     def _find(self, place: Place) -> _Known | None:
         if place.kind == Kind.POSIX:
@@ -226,6 +248,7 @@ class Descriptions:
 
     def _drop(self, kind: int, handle: int, file: FileId) -> None:
         if kind == Kind.POSIX:
+            self.quick.forget(*file)
             posix = self._posix.pop(file, None)
             if posix is not None:
                 posix.close()
@@ -281,6 +304,7 @@ class Descriptions:
         self.telling = threading.RLock()
         self._lock = threading.Lock()
         self._forking = False
+        self.quick.clear()
         for posix in self._posix.values():
             posix.close()
         self._posix.clear()
@@ -291,6 +315,7 @@ class Descriptions:
     def close(self) -> None:
         """Give all descriptors back: the process has left the group."""
         with self._lock:
+            self.quick.clear()
             for description in self._by_handle.values():
                 description.close()
             for posix in self._posix.values():

@@ -13,6 +13,7 @@ import weakref
 from types import TracebackType
 from typing import Self
 
+from libos_ipc._native import Delegation
 from libos_ipc.core.codes import Code
 from libos_ipc.core.lock_desk import ANY_PID
 from libos_ipc.core.lock_words import EOF, UNLOCK, FileId, Kind
@@ -41,6 +42,7 @@ class DescriptorCall:
         self._freed = False  # the whole file was unlocked
         self._locks = False  # this asks for a lock
         self._alone = False  # the leader has not heard of it
+        self._slot: Delegation | None = None  # where that was done
         # What was closed is given up before other threads ask for anything by the same file.
         with descriptions.telling:
             self._place = descriptions.begin(fd, kind, session.member.vmid, weakref.ref(self))
@@ -70,7 +72,10 @@ class DescriptorCall:
         held = self._session.held_files
         if shared or not held.has(locker.place):
             return False
+        self._slot = held.slot(locker.place)
         self._alone = held.serve(locker, what, how, self._path) is not None
+        if not self._alone:
+            self._slot = None
         if self._alone and not self._locks:
             self._freed = what == _ALL_FREE or held.is_free_of(locker)
         return self._alone
@@ -127,8 +132,14 @@ class DescriptorCall:
         granted = self._locks and not isinstance(error, IpcError)
         end = self._descriptions.end
         with self._descriptions.telling:
-            how = {"freed": self._freed, "granted": granted, "alone": self._alone}
-            word = end(self._place, weakref.ref(self), **how)
+            word = end(
+                self._place,
+                weakref.ref(self),
+                freed=self._freed,
+                granted=granted,
+                alone=self._alone,
+                slot=self._slot,
+            )
             if word is None:
                 return
             try:

@@ -1,0 +1,39 @@
+/* QuickFiles: POSIX locks of files that this process has to itself, by descriptor, without Python.
+ *
+ * Where `lockf` has once locked or unlocked a file in a slot (lock_slot.h), the Python side *offers*
+ * the descriptor by which that was done, with the file and its slot. From then on a lock by the same
+ * number is looked for here. A number may be another descriptor by now, so each time the kernel is
+ * asked what it is (fstat), and to lock also how it was opened. Whatever is not as it was is for the
+ * Python side: another file, a slot that is closed, full or taken back, another owner in the way.
+ *
+ * Nothing is kept here of what is locked: that stands in the slot, and the Python side knows that
+ * something may be (`Descriptions` keeps the file for as long as it is offered here).
+ *
+ * All under the interpreter lock, which is released while the kernel is asked; a slot is changed in
+ * one step, without letting go of it in between.
+ */
+#ifndef LIBOS_IPC_QUICK_FILES_H
+#define LIBOS_IPC_QUICK_FILES_H
+
+#include "native.h"
+
+/* What is wanted of a range: `type` is one of lock_type (lock_slot.h). */
+struct quick_range {
+    uint32_t type;
+    uint64_t start;
+    uint64_t end; /* included */
+};
+
+/* Whether this descriptor has been offered to a QuickFiles; false for any other object. */
+bool quick_files_knows(PyObject *files, int fd);
+
+/* Whether it still is what was offered, and is open for such a lock: then the range may be set. Other
+ * threads run meanwhile. */
+bool quick_files_is_open(PyObject *files, int fd, const struct quick_range *range);
+
+/* Locks or unlocks: whether that was done. If not, nothing has changed. */
+bool quick_files_set(PyObject *files, int fd, const struct quick_range *range);
+
+int quick_files_setup(PyObject *module);
+
+#endif
