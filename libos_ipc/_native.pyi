@@ -6,11 +6,13 @@ raises `OverflowError`, anything but an int `TypeError`; what is wrong with byte
 outside raises `Malformed`.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Literal, Self, TypeVar, final
 
 from typing_extensions import Buffer
 
+from libos_ipc.core.sync_words import State, Value
 from libos_ipc.core.vocabulary import Body, Message, Outgoing
 
 _T = TypeVar("_T")
@@ -329,6 +331,54 @@ class QuickLockf:
     def __new__(cls, function: Callable[..., None], groups: list[Any], files: str) -> QuickLockf:
         """`function` in the whole; the last of `groups` has a QuickFiles by the name `files`."""
     def __call__(self, *args: Any, **kwargs: Any) -> None: ...
+
+class HandleCell:
+    """What a process has of a sync handle: the base of `LocalHandle`; see native/handle_cell.h.
+
+    Not thread-safe: whoever steps the machine holds a lock.
+    """
+
+    opened: int
+    state: int
+    user: int
+    using: int
+    recall: int
+    told_user: int
+    value: Value
+    #: committed here, after the last grant
+    own: bool
+    #: the next one to lock is to be told
+    owner_died: bool
+    waits: deque[Any] | None
+    watches: dict[object, int] | None
+    def __new__(cls, *args: object, **kwargs: object) -> Self: ...
+    def lock_now(self, agent: int, state: int, /) -> bool:
+        """Get the lock, if that takes neither waiting nor a word."""
+    def unlock_now(self, agent: int, /) -> bool:
+        """Give up the lock, the value as it is, if nobody is to be told."""
+
+class QuickHandle:
+    """What of a sync handle needs no Python: the base of `SyncHandle`; see native/quick_handle.h.
+
+    Calls `_lock`, `_unlock`, `_decode(value)` and `_give_up(agent)` of the subclass where it must
+    be so.
+    """
+
+    _current: Value
+    @property
+    def _known(self) -> Value | None: ...
+    @property
+    def _decoded(self) -> Any: ...
+    def __new__(cls, *args: object, **kwargs: object) -> Self: ...
+    def _bind(self, cell: HandleCell, exchange: Exchange, /) -> None:
+        """The handle is open: lock and unlock in this cell, if a look at the exchange says that no
+        step is under way."""
+    def _unbind(self) -> None:
+        """The handle is closed: everything is the subclass's."""
+    def _know(self, value: Value, decoded: object, /) -> None:
+        """This is what this value decodes to, each time."""
+    def lock(self, state: State, timeout: float | None = None) -> Any: ...
+    def unlock(self, value: object = ...) -> None: ...
 
 class QuickLock:
     """What of a file lock needs no Python: the base of `FileLock`; see native/quick_lock.h.

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
+from libos_ipc._native import QuickHandle
 from libos_ipc.core.codes import Code
 from libos_ipc.core.sync_client import SyncClient
 from libos_ipc.core.sync_words import NEVER_WRITTEN, Reference, State, Value
@@ -20,14 +21,8 @@ from libos_ipc.errors import (
 from libos_ipc.runtime.agents import current_agent
 from libos_ipc.runtime.handlers import from_payload
 from libos_ipc.runtime.slabs import read_large
-from libos_ipc.runtime.syncing import (
-    aacquire,
-    aawait_change,
-    acquire,
-    await_change,
-    open_handle,
-    release,
-)
+from libos_ipc.runtime.sync_steps import release
+from libos_ipc.runtime.syncing import acquire, await_change, open_handle
 from libos_ipc.sync_values import check_key, check_type, empty_value, encode_value, type_text
 
 if TYPE_CHECKING:
@@ -67,7 +62,7 @@ class Box(Generic[T]):
         self.value = value
 
 
-class SyncHandle(Generic[T]):
+class SyncHandle(QuickHandle, Generic[T]):
     """A value that every process of the group may open, lock and change.
 
     Many may have it SHARED at a time, or one EXCLUSIVE; who locks it sees what was committed last.
@@ -77,7 +72,11 @@ class SyncHandle(Generic[T]):
     handlers run.
     """
 
-    __slots__ = ("_closed", "_current", "_decoded", "_group", "_vmid", "id", "name", "type")
+    __slots__ = ("_closed", "_group", "_vmid", "id", "name", "type")
+    if TYPE_CHECKING:  # what the base class has, for values of this type
+
+        def lock(self, state: State, timeout: float | None = None) -> T: ...
+        def unlock(self, value: T | object = ...) -> None: ...
 
     def __init__(self, group: Group, id: int, name: str | None, type: Any) -> None:
         self._group = group
@@ -86,8 +85,12 @@ class SyncHandle(Generic[T]):
         self.name = name
         self.type = type
         self._closed = False
-        self._decoded: tuple[int, Any] = (-1, None)
-        self._current: Value = NEVER_WRITTEN  # as of the last lock here
+        self._current = NEVER_WRITTEN
+        session = group._session
+        with session.lock:
+            cell = session.member.sync.client.cell_of(id)
+            if cell is not None:
+                self._bind(cell, session.exchange)
 
     # ---- locking
 
@@ -110,34 +113,20 @@ class SyncHandle(Generic[T]):
         """
         return Section(self, State.EXCLUSIVE, timeout)
 
-    def lock(self, state: State, timeout: float | None = None) -> T:
-        """Lock in this state, and give the newest value; `unlock` follows, in the same thread.
-
-        Blocks; a signal handler that raises ends that. With a timeout of 0 it waits for nobody who
-        uses the handle, only for processes that keep it unused, a few milliseconds. WouldBlock
-        then, else Timeout. Deadlock if this thread uses it already or a cycle of waiters would
-        close. OwnerDied, once, if the one who changed it died and the handle was opened with
-        `on_owner_death="raise"`. NotJoined if the handle or the group is closed, or was opened
-        before a fork. LeaderLost. ProtocolError if what is there is not of our type. After an
-        error it is not locked.
-        """
+    def _lock(self, state: State, timeout: float | None = None) -> T:
         self._check(state)
         node, agent = self._group._node, current_agent()
-        return self._decode(agent, acquire(node, self.id, agent, state, timeout))
+        return self._locked(agent, acquire(node, self.id, agent, state, timeout))
 
     async def alock(self, state: State, timeout: float | None = None) -> T:
         """`lock` for asyncio. `unlock` does not wait, and follows in the same task."""
+        from libos_ipc.runtime.async_syncing import aacquire
+
         self._check(state)
         node, agent = self._group._node, current_agent()
-        return self._decode(agent, await aacquire(node, self.id, agent, state, timeout))
+        return self._locked(agent, await aacquire(node, self.id, agent, state, timeout))
 
-    def unlock(self, value: T | object = _UNCHANGED) -> None:
-        """Unlock, with a new value if one is given: it is committed when this returns.
-
-        Errors as at the end of an `exclusive` block, and InvalidArgument for a new value under
-        SHARED; then it is still locked, and nothing has changed. PermissionDenied if this thread
-        or task does not use the handle.
-        """
+    def _unlock(self, value: T | object = _UNCHANGED) -> None:
         data = None if value is _UNCHANGED else encode_value(self.type, value)
         self._release(current_agent(), data)
 
@@ -176,6 +165,8 @@ class SyncHandle(Generic[T]):
 
     async def await_value(self, predicate: Callable[[T], bool], timeout: float | None = None) -> T:
         """`wait` for asyncio."""
+        from libos_ipc.runtime.async_syncing import aawait_change
+
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             try:
@@ -223,6 +214,7 @@ class SyncHandle(Generic[T]):
                 return
             effects = session.member.sync.client.close(self.id)
             self._closed = True
+            self._unbind()
             session.perform(session.member.sync_do(effects, time.monotonic()))
 
     def __enter__(self) -> SyncHandle[T]:
@@ -249,21 +241,26 @@ class SyncHandle(Generic[T]):
             )
             raise NotJoined(f"sync handle {self.id} was {why}: open it with group.sync")
 
-    def _decode(self, agent: int, value: Value) -> T:
+    def _locked(self, agent: int, value: Value) -> T:
         """The value that has just been locked; not locked any more if it cannot be had."""
         try:
             self._current = value
-            if value.version == self._decoded[0]:
-                return self._decoded[1]  # type: ignore[no-any-return]
-            if not value.version:
-                return empty_value(self.type)  # type: ignore[no-any-return]
-            decoded = from_payload(self._bytes_of(value), self.type)
-            if self.type in _PLAIN:
-                self._decoded = (value.version, decoded)
-            return decoded  # type: ignore[no-any-return]
+            return self._decode(value)
         except BaseException:
-            release(self._group._node, self.id, agent, None)
+            self._give_up(agent)
             raise
+
+    def _decode(self, value: Value) -> T:
+        known = self._known
+        if known is not None and known.version == value.version:
+            decoded = self._decoded
+        elif not value.version:
+            decoded = empty_value(self.type)
+        else:
+            decoded = from_payload(self._bytes_of(value), self.type)
+        if self.type in _PLAIN:
+            self._know(value, decoded)
+        return decoded  # type: ignore[no-any-return]
 
     def _bytes_of(self, value: Value) -> bytes:
         if not isinstance(value.data, Reference):
@@ -282,7 +279,8 @@ class SyncHandle(Generic[T]):
                 return None
             data = encode_value(self.type, value)
             return None if empty is not None and data == encode_value(self.type, empty) else data
-        if value is self._decoded[1] and before.version == self._decoded[0]:
+        known = self._known
+        if known is not None and known.version == before.version and value is self._decoded:
             return None
         data = encode_value(self.type, value)
         if isinstance(before.data, Reference) and before.data.size != len(data):

@@ -88,6 +88,21 @@ exchange_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+/* The type is not subclassable, and known by what ends it. */
+bool
+exchange_check(PyObject *object)
+{
+    return Py_TYPE(object)->tp_dealloc == exchange_dealloc;
+}
+
+bool
+exchange_is_free(PyObject *self)
+{
+    const struct exchange *exchange = exchange_of(self);
+
+    return !exchange->closed && !lock_is_held(exchange->lock);
+}
+
 static bool
 is_tuple_type(PyObject *type)
 {

@@ -18,6 +18,12 @@
 
 #include "native.h"
 
+/* Whether an object is an Exchange. */
+bool exchange_check(PyObject *object);
+
+/* Whether a step may be taken from here: the exchange is open, and nobody holds the session's lock. */
+bool exchange_is_free(PyObject *exchange);
+
 int exchange_setup(PyObject *module);
 
 #endif

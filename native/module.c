@@ -6,6 +6,7 @@
 #include "doorbell.h"
 #include "exchange.h"
 #include "frames.h"
+#include "handle_cell.h"
 #include "lane.h"
 #include "layout.h"
 #include "ledger.h"
@@ -13,6 +14,7 @@
 #include "lock.h"
 #include "native.h"
 #include "quick_files.h"
+#include "quick_handle.h"
 #include "quick_lock.h"
 #include "quick_lockf.h"
 #include "shared.h"
@@ -43,8 +45,8 @@ module_exec(PyObject *module)
         quick_files_setup(module) < 0 || quick_lockf_setup(module) < 0 ||
         descriptor_setup(module) < 0 || thread_number_setup() < 0 || shared_setup(module) < 0 ||
         doorbell_setup(module) < 0 || lane_setup(module) < 0 || ticket_setup(module) < 0 ||
-        lock_setup(module) < 0 || exchange_setup(module) < 0 ||
-        clerk_setup(module) < 0) {
+        lock_setup(module) < 0 || exchange_setup(module) < 0 || clerk_setup(module) < 0 ||
+        handle_cell_setup(module) < 0 || quick_handle_setup(module) < 0) {
         return -1;
     }
     if (ledger_setup(module) < 0 || local_ids_setup(module) < 0) {

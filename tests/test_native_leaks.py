@@ -270,6 +270,127 @@ def case_quicklock() -> None:
     _native.QuickLock(NUMBER, name=PAYLOAD)
 
 
+def case_handlecell() -> None:
+    cell = _native.HandleCell(NUMBER, name=PAYLOAD)
+    cell.waits = [cell]  # type: ignore[assignment]
+
+
+def case_handlecell_lock_now() -> None:
+    cell = _native.HandleCell()
+    cell.state = 2
+    assert cell.lock_now(5, 2)
+    refused(cell.lock_now, NUMBER, 2)
+    refused(cell.lock_now, 1)
+
+
+def case_handlecell_unlock_now() -> None:
+    cell = _native.HandleCell()
+    cell.user = 5
+    assert cell.unlock_now(5)
+    refused(cell.unlock_now, PAYLOAD)
+
+
+def set_in_cell(name: str, value: object) -> None:
+    cell = _native.HandleCell()
+    for _ in range(2):
+        setattr(cell, name, value)
+        assert getattr(cell, name) == value
+    refused(setattr, cell, name, 1.5) if isinstance(value, int) else delattr(cell, name)
+
+
+case_handlecell_opened = partial(set_in_cell, "opened", 2**31)
+case_handlecell_state = partial(set_in_cell, "state", 2**31)
+case_handlecell_user = partial(set_in_cell, "user", 2**31)
+case_handlecell_using = partial(set_in_cell, "using", 2**31)
+case_handlecell_recall = partial(set_in_cell, "recall", 2**31)
+case_handlecell_told_user = partial(set_in_cell, "told_user", 2**31)
+case_handlecell_own = partial(set_in_cell, "own", True)
+case_handlecell_owner_died = partial(set_in_cell, "owner_died", True)
+case_handlecell_value = partial(set_in_cell, "value", THINGS)
+case_handlecell_waits = partial(set_in_cell, "waits", THINGS)
+case_handlecell_watches = partial(set_in_cell, "watches", THINGS)
+
+
+class Handle(_native.QuickHandle):
+    def _lock(self, *args: object, **names: object) -> object:
+        return args, names
+
+    _unlock = _decode = _lock
+
+    def _give_up(self, agent: int) -> None:
+        self._cell().unlock_now(agent)
+
+    def _cell(self) -> _native.HandleCell:
+        cell: _native.HandleCell = vars(self)["cell"]
+        return cell
+
+
+def quick_handle() -> Handle:
+    handle, cell = Handle(), _native.HandleCell()
+    vars(handle)["cell"] = cell
+    cell.state, cell.value = 2, ENVELOPE  # type: ignore[assignment]
+    handle._bind(cell, exchange()[0])
+    return handle
+
+
+def case_quickhandle() -> None:
+    Handle(NUMBER, name=PAYLOAD)
+    quick_handle()._know(quick_handle(), NUMBER)  # type: ignore[arg-type]
+
+
+def case_quickhandle_bind() -> None:
+    handle = quick_handle()
+    handle._bind(handle._cell(), exchange()[0])
+    refused(handle._bind, PAYLOAD, exchange()[0])
+    refused(handle._bind, handle._cell(), PAYLOAD)
+    refused(handle._bind, handle._cell())
+
+
+def case_quickhandle_unbind() -> None:
+    handle = quick_handle()
+    handle._unbind()
+    handle._unbind()
+
+
+def case_quickhandle_know() -> None:
+    handle = quick_handle()
+    handle._know(ENVELOPE, NUMBER)  # type: ignore[arg-type]
+    assert (handle._known, handle._decoded) == (ENVELOPE, NUMBER)
+    refused(handle._know, ENVELOPE)
+
+
+case_quickhandle_known = case_quickhandle_decoded = case_quickhandle_know
+
+
+def case_quickhandle_current() -> None:
+    handle = quick_handle()
+    handle._current = ENVELOPE  # type: ignore[assignment]
+    assert handle._current is ENVELOPE
+
+
+def case_quickhandle_lock() -> None:
+    handle = quick_handle()
+    assert handle.lock(2) == ((ENVELOPE,), {})  # type: ignore[arg-type]
+    assert handle.lock(2) == ((2,), {})  # type: ignore[arg-type]
+    handle.unlock()
+    handle._know(ENVELOPE, NUMBER)  # type: ignore[arg-type]
+    assert handle.lock(2) is NUMBER  # type: ignore[arg-type]
+    handle.lock(state=NUMBER, timeout=1)  # type: ignore[arg-type]
+    handle.unlock()
+    handle._decode = lambda value: 1 // 0  # type: ignore[method-assign]
+    handle._know(None, None)  # type: ignore[arg-type]
+    with contextlib.suppress(ZeroDivisionError):
+        handle.lock(2)  # type: ignore[arg-type]
+    assert handle._cell().user == 0
+
+
+def case_quickhandle_unlock() -> None:
+    handle = quick_handle()
+    assert handle.unlock(NUMBER) == ((NUMBER,), {})  # type: ignore[func-returns-value]
+    handle.lock(2)  # type: ignore[arg-type]
+    handle.unlock()
+
+
 def case_quicklock_offer() -> None:
     lock = quick_lock()
     refused(lock._offer, slot(), b"/", 5, 1, (1, 1), (1, 0, 0), 5)

@@ -1361,7 +1361,7 @@ def test_files_of_large_values_go_with_the_dead(group: Group, shared: bool) -> N
     large = b"x" * (65 * KIB)
 
     def body(line: Line, stage: str) -> None:
-        from libos_ipc.runtime import slabs, syncing
+        from libos_ipc.runtime import slabs, sync_steps
 
         mine = group.sync("h")
         put(mine, large)
@@ -1374,7 +1374,7 @@ def test_files_of_large_values_go_with_the_dead(group: Group, shared: bool) -> N
         if stage == "removing":
             slabs.remove_large = die
         else:
-            syncing.write_large = die
+            sync_steps.write_large = die
         put(mine, large + b"2")
 
     for stage, survivor in (("writing", large), ("written", large), ("removing", large + b"2")):

@@ -31,6 +31,7 @@ import errno
 from collections.abc import Callable
 from typing import Any
 
+from libos_ipc._native import HandleCell
 from libos_ipc.core.sync_handle import Effects, LocalHandle, ignored
 from libos_ipc.core.sync_words import (
     Closed,
@@ -106,6 +107,7 @@ class SyncClient:
         text = f"sync handle {id} was closed here"
         effects: Effects = [Failed(each, errno.ENOTCONN, text) for each in handle.waiting()]
         del self._handles[id]
+        handle.opened = 0
         word = self._closing[id] = handle.last_word()
         if word.state < State.EXCLUSIVE:
             word = word._replace(value=None)
@@ -137,6 +139,10 @@ class SyncClient:
         still held.
         """
         return self._find(id).unlock(thread, data, self.max_value)
+
+    def cell_of(self, id: int) -> HandleCell | None:
+        """What may be locked and unlocked between two steps, until it is closed; None if it is."""
+        return self._handles.get(id)
 
     def lock_now(self, id: int, thread: int, state: State) -> Value | None:
         """Get the lock, if that takes neither waiting nor a word: the value, or None."""

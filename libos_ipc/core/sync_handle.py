@@ -54,6 +54,7 @@ import errno
 from collections import deque
 from typing import NamedTuple
 
+from libos_ipc._native import HandleCell
 from libos_ipc.core.sync_words import (
     NEVER_WRITTEN,
     Changed,
@@ -86,6 +87,13 @@ Effects = list[ClientEffect]
 INVALID, SHARED, EXCLUSIVE = State.INVALID, State.SHARED, State.EXCLUSIVE
 
 
+#: What there is to a handle, but for those who wait.
+_FIELDS = (
+    *("id", "opened", "state", "user", "using", "recall", "owner_died", "value", "own"),
+    *("number", "asked", "told_waits", "told_user"),
+)
+
+
 class Wait(NamedTuple):
     """Somebody who waits for the lock. Thread 0 wants a copy, and has no lock."""
 
@@ -97,43 +105,26 @@ class Wait(NamedTuple):
     told: bool  #: the server knows that it waits behind another agent of this process
 
 
-class LocalHandle:
-    """A handle that is open here, and has been opened `opened` times."""
+class LocalHandle(HandleCell):
+    """A handle that is open here, and has been opened `opened` times.
+
+    What it takes to lock and unlock at once is the cell's: `lock_now`, `unlock_now` and the fields
+    that they look at. Between two steps C code may call them too.
+    """
 
     __slots__ = (
         "asked",
         "id",
         "number",
-        "opened",
-        "own",
-        "owner_died",
-        "recall",
-        "state",
-        "told_user",
         "told_waits",
-        "user",
-        "using",
-        "value",
-        "waits",
-        "watches",
     )
 
     def __init__(self, id: int) -> None:
         self.id = id
-        self.opened = 1
-        self.state: int = INVALID
         self.value = NEVER_WRITTEN
-        self.own = False  # `value` was committed here, after the last grant
-        self.owner_died = False  # the next one to lock is to be told
-        self.user = 0  # the thread that has the lock, and …
-        self.using: int = INVALID  # … as what
-        self.recall = 0  # the state to go down to, 0 for none
         self.number = 0  # of the last wait
         self.asked: Wait | None = None  # for whom the server was asked
-        self.waits: deque[Wait] | None = None
         self.told_waits = 0  # how many of `waits` the server knows of, but for `asked`
-        self.told_user = 0  # whom the server takes for the user
-        self.watches: dict[object, int] | None = None  # ticket -> version it knows
 
     # ---- what the program asks
 
@@ -167,20 +158,6 @@ class LocalHandle:
             self.user, self.using = 0, INVALID
             effects += self._settle()
         return effects
-
-    def lock_now(self, thread: int, state: int) -> bool:
-        """Get the lock, if that takes neither waiting nor a word."""
-        if self.user or self.waits or state > self.state or self.owner_died:
-            return False
-        self.user, self.using = thread, state
-        return True
-
-    def unlock_now(self, thread: int) -> bool:
-        """Give up the lock, the value as it is, if nobody is to be told."""
-        if self.user != thread or self.recall or self.waits or self.told_user:
-            return False
-        self.user, self.using = 0, INVALID
-        return True
 
     def withdraw(self, ticket: object) -> Effects:
         """`ticket` waits no longer, for the lock or for a change. Nothing if it is settled."""
@@ -365,8 +342,13 @@ class LocalHandle:
 
     def row(self) -> tuple[object, ...]:
         """All fields in a fixed order, for comparing."""
-        named = tuple(getattr(self, name) for name in LocalHandle.__slots__[:-2])
+        named = tuple(getattr(self, name) for name in _FIELDS)
         return *named, tuple(self.waits or ()), tuple((self.watches or {}).items())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """A copy, for whoever goes through all states that there are."""
+        fields = {name: getattr(self, name) for name in (*_FIELDS, "waits", "watches")}
+        return LocalHandle, (self.id,), (None, fields)
 
     def check(self) -> None:
         """Assert the invariants. O(n) in those who wait."""
@@ -378,6 +360,7 @@ class LocalHandle:
         if self.user:
             assert asked is None
         elif waits:
+            assert asked is not None
             assert asked == waits[0]
             assert asked.state > self.state
         else:

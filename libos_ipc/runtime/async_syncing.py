@@ -1,0 +1,78 @@
+"""Locking sync handles from tasks of asyncio: what `syncing` is for threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from libos_ipc.core.sync_words import State, Value
+from libos_ipc.errors import IpcError
+from libos_ipc.runtime.async_ticket import AsyncTicket
+from libos_ipc.runtime.sync_steps import (
+    GRACE_S,
+    Ask,
+    Step,
+    lock_now,
+    locking,
+    step,
+    take_use,
+    too_late,
+    undo,
+    watching,
+    withdraw,
+)
+
+if TYPE_CHECKING:
+    from libos_ipc.runtime.node import Node
+
+__all__ = ["aacquire", "aawait_change"]
+
+
+async def aacquire(node: Node, id: int, agent: int, state: State, timeout: float | None) -> Value:
+    """`acquire` for asyncio."""
+    value = lock_now(node, id, agent, state)
+    if value is not None:
+        return value
+    found = await _await(
+        node,
+        id,
+        locking(id, agent, state, timed=timeout is not None),
+        timeout,
+        lambda: undo(node, id, agent),
+    )
+    return take_use(node, id, state, found)
+
+
+async def aawait_change(node: Node, id: int, version: int, timeout: float | None) -> None:
+    """`await_change` for asyncio."""
+    await _await(node, id, watching(id, version), timeout, lambda: None)
+
+
+async def _await(
+    node: Node, id: int, begin: Step, timeout: float | None, give_up: Callable[[], None]
+) -> Any:
+    session, ask = node.session, Ask()
+    try:
+        step(node, begin, ask, AsyncTicket)
+        if ask.granted:
+            return ask.value
+        if timeout is not None and timeout <= 0 and not ask.settled:
+            fence = AsyncTicket()
+            session.request(*session.fencing(), fence)
+            await fence.future
+        left = None if timeout is None else max(timeout, GRACE_S)
+        try:
+            return await asyncio.wait_for(asyncio.shield(ask.ticket.future), left)
+        except TimeoutError as error:
+            if isinstance(error, IpcError):
+                raise
+            if withdraw(node, id, ask):
+                raise too_late(id, timeout) from None
+        return await ask.ticket.future
+    except BaseException:
+        if not withdraw(node, id, ask) and ask.granted:
+            give_up()
+        if ask.ticket is not None:
+            ask.ticket.future.cancel()  # or it complains that nobody asked for its error
+        raise

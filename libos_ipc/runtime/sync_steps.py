@@ -1,0 +1,185 @@
+"""Stepping the client's machine of sync handles for those who call: what no thread has to wait for.
+
+Every step is taken under the session's lock. Large values are written outside of it, by the one
+who has the handle to himself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from libos_ipc.core.sync_end import value_name
+from libos_ipc.core.sync_handle import Effects
+from libos_ipc.core.sync_words import Data, Granted, Reference, State, Value
+from libos_ipc.core.vocabulary import Body
+from libos_ipc.errors import IpcError, Timeout, WouldBlock
+from libos_ipc.runtime.slabs import LARGE, remove_large, write_large
+
+if TYPE_CHECKING:
+    from libos_ipc.runtime.node import Node
+
+__all__ = [
+    "GRACE_S",
+    "Ask",
+    "Step",
+    "lock_now",
+    "locking",
+    "release",
+    "step",
+    "take_use",
+    "too_late",
+    "undo",
+    "watching",
+    "withdraw",
+]
+
+#: What a message about a handle has beside a small value, in bytes; with room to spare.
+_MESSAGE_BYTES = 256
+#: A timeout of 0 waits for nobody who uses a handle. But another process may only keep it: that
+#: is asked, and has so many seconds to answer.
+GRACE_S = 0.005
+
+
+class Ask:
+    """What the machine knows of somebody who waits: it passes the outcome on, and remembers it."""
+
+    __slots__ = ("granted", "settled", "ticket", "value")
+
+    def __init__(self) -> None:
+        self.settled = False
+        self.granted = False
+        self.value: Any = None
+        self.ticket: Any = None
+
+    def is_settled(self) -> bool:
+        return self.settled
+
+    def resolve(self, payload: Body) -> None:
+        self.value = payload
+        self.granted = self.settled = True
+        self.ticket.resolve(payload)
+
+    def fail(self, error: IpcError) -> None:
+        self.settled = True
+        self.ticket.fail(error)
+
+
+Step = Callable[[Any, Ask], Effects]
+
+
+def locking(id: int, agent: int, state: State, *, timed: bool) -> Step:
+    return lambda client, ask: client.lock(id, agent, state, ask, timed)
+
+
+def watching(id: int, version: int) -> Step:
+    return lambda client, ask: client.watch(id, ask, version)
+
+
+def step(node: Node, begin: Step, ask: Ask, new_ticket: Callable[[], Any]) -> None:
+    session = node.session
+    with session.lock:
+        session.check_open()
+        effects = begin(session.member.sync.client, ask)
+        if len(effects) == 1 and type(effects[0]) is Granted and effects[0].ticket is ask:
+            ask.value = effects[0].value
+            ask.granted = ask.settled = True
+        else:
+            ask.ticket = new_ticket()
+            session.perform(session.member.sync_do(effects, time.monotonic()))
+
+
+def withdraw(node: Node, id: int, ask: Ask) -> bool:
+    """Wait no more. False if it is settled already."""
+    session = node.session
+    with session.lock:
+        if not ask.settled and not session.closed:
+            effects = session.member.sync.client.withdraw(id, ask)
+            session.perform(session.member.sync_do(effects, time.monotonic()))
+        return not ask.settled
+
+
+def lock_now(node: Node, id: int, agent: int, state: State) -> Value | None:
+    """The value, if this process has it in that state, and nobody here is before us."""
+    session, value = node.session, None
+    try:
+        with session.lock:
+            session.check_open()
+            value = session.member.sync.client.lock_now(id, agent, state)
+        if value is not None and state == State.EXCLUSIVE:
+            take_use(node, id, state, value)
+    except BaseException:
+        if value is not None:
+            undo(node, id, agent)
+        raise
+    return value
+
+
+def take_use(node: Node, id: int, state: State, found: Any) -> Value:
+    if state == State.EXCLUSIVE:
+        with node.session.lock:
+            try:
+                if not node.session.closed:
+                    node.slabs.reserve(id, b"")
+                    node.slabs.set_use(id, True)
+            except OSError:
+                pass  # memory is full: said when something is to be committed
+    return Value(*found)
+
+
+def release(node: Node, id: int, agent: int, data: bytes | None) -> None:
+    """Unlock, perhaps with a new value, which is committed when this returns.
+
+    What it needs is made sure of first: on an error (OSError: memory is full) the lock is still
+    held and nothing has changed.
+    """
+    session = node.session
+    if data is None:
+        with session.lock:
+            session.check_open()
+            if session.member.sync.client.unlock_now(id, agent):
+                node.slabs.set_use(id, False)
+                return
+    value = None if data is None else _placed(node, id, agent, data)
+    try:
+        with session.lock:
+            session.check_open()
+            if value is not None:
+                node.slabs.reserve(id, value)
+            effects = session.member.sync.client.unlock(id, agent, value)
+            if effects:
+                session.perform(session.member.sync_do(effects, time.monotonic()))
+            node.slabs.set_use(id, False)
+    except OSError:
+        if isinstance(value, Reference):
+            remove_large(node.directory.path, value.where)
+        raise
+
+
+def _placed(node: Node, id: int, agent: int, data: bytes) -> Data:
+    """A value as it is committed: a large one lies in a file of its own by then."""
+    session = node.session
+    most = node.file.config.max_message
+    if len(data) <= min(LARGE, most - _MESSAGE_BYTES):
+        return data
+    with session.lock:
+        session.check_open()
+        client = session.member.sync.client
+        if client.user_of(id) != agent or len(data) > most:
+            return Reference(b"", len(data))  # the machine says what is wrong
+        name = value_name(id, session.member.vmid, client.version_of(id) + 1)
+    return write_large(node.directory.path, name, data)
+
+
+def undo(node: Node, id: int, agent: int) -> None:
+    try:
+        release(node, id, agent, None)
+    except IpcError:
+        pass  # closed meanwhile
+
+
+def too_late(id: int, timeout: float | None) -> IpcError:
+    if timeout is None or timeout <= 0:
+        return WouldBlock(f"sync handle {id} is not free")
+    return Timeout(f"sync handle {id} was not free within {timeout} s")

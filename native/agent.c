@@ -1,0 +1,52 @@
+#include "agent.h"
+
+#include "thread_number.h"
+
+int
+agent_look_begin(struct agent_look *look)
+{
+    look->asyncio = PyUnicode_FromString("asyncio");
+    return look->asyncio == NULL ? -1 : 0;
+}
+
+void
+agent_look_end(struct agent_look *look)
+{
+    Py_CLEAR(look->asyncio);
+    Py_CLEAR(look->get_loop);
+}
+
+/* 1, 0 if the module is not imported, -1 with an exception. */
+static int
+find_function(struct agent_look *look)
+{
+    PyObject *module = PyDict_GetItemWithError(PyImport_GetModuleDict(), look->asyncio);
+
+    if (module == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    look->get_loop = PyObject_GetAttrString(module, "_get_running_loop");
+    if (look->get_loop == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear(); /* another thread is about to import it: no loop runs yet */
+        return 0;
+    }
+    return look->get_loop == NULL ? -1 : 1;
+}
+
+int64_t
+agent_here(struct agent_look *look)
+{
+    if (look->get_loop == NULL) {
+        const int found = find_function(look);
+        if (found <= 0) {
+            return found < 0 ? -1 : thread_number();
+        }
+    }
+    PyObject *loop = PyObject_CallNoArgs(look->get_loop);
+    if (loop == NULL) {
+        return -1;
+    }
+    const bool none = loop == Py_None;
+    Py_DECREF(loop);
+    return none ? thread_number() : 0;
+}

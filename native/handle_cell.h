@@ -1,0 +1,48 @@
+/* HandleCell: what this process has of one sync handle, and who uses it, where C can see it.
+ *
+ * The base of `LocalHandle`, the client's machine, which keeps the rest of a handle and decides; its
+ * fields are the machine's own, and there is no second copy of any. What is here answers two
+ * questions without Python: may this thread have the lock, and may it give it back, with nobody to
+ * be told and nobody to be waited for?
+ *
+ * Steps of the machine are taken under the session's lock. Who calls from C holds the interpreter
+ * lock and has seen that nobody holds that one (exchange_is_free), so that it meets no step half
+ * done. Nothing here blocks.
+ */
+#ifndef LIBOS_IPC_HANDLE_CELL_H
+#define LIBOS_IPC_HANDLE_CELL_H
+
+#include "native.h"
+
+enum handle_state { HANDLE_INVALID = 1, HANDLE_SHARED = 2, HANDLE_EXCLUSIVE = 3 };
+
+struct handle_cell {
+    PyObject_HEAD
+    PyObject *value;      /* (version, data): a kind of tuple; NULL until the machine sets it */
+    PyObject *waits;      /* who waits for the lock here; None or NULL for nobody */
+    PyObject *watches;    /* who waits for a change; None or NULL for nobody */
+    unsigned int opened;  /* how often; 0 when the handle is not open here any more */
+    unsigned int state;
+    unsigned int user;    /* the agent that has the lock, 0 for none, and … */
+    unsigned int using;   /* … as what */
+    unsigned int recall;  /* the state to go down to, 0 for none */
+    unsigned int told;    /* whom the server takes for the user */
+    char owner_died;      /* the next one to lock is to be told */
+    char own;             /* the value was committed here, after the last grant */
+};
+
+/* The cell of a HandleCell or what is derived from it; NULL if it is none. */
+struct handle_cell *handle_cell_of(PyObject *object);
+
+/* Takes the lock for this agent, if that takes neither waiting nor a word to the server. */
+bool handle_cell_lock(struct handle_cell *cell, uint32_t agent, uint32_t state);
+
+/* Whether this agent has the lock and may give it back, the value as it is, with nobody to be told. */
+bool handle_cell_may_unlock(const struct handle_cell *cell, uint32_t agent);
+
+/* Gives it back, when that may be. */
+void handle_cell_unlock(struct handle_cell *cell);
+
+int handle_cell_setup(PyObject *module);
+
+#endif

@@ -1,0 +1,315 @@
+#include "quick_handle.h"
+
+#include "agent.h"
+#include "arguments.h"
+#include "exchange.h"
+#include "handle_cell.h"
+
+#include <structmember.h>
+
+struct quick_handle {
+    PyObject_HEAD
+    PyObject *cell;     /* NULL if Python does everything, and so for the exchange */
+    PyObject *exchange; /* by which we see whether a step is under way */
+    struct agent_look look;
+    PyObject *current; /* the value as of the last lock here */
+    PyObject *known;   /* a value that was decoded, and … */
+    PyObject *decoded; /* … what came of it */
+};
+
+static struct quick_handle *
+quick_handle_of(PyObject *self)
+{
+    return (struct quick_handle *)self;
+}
+
+static PyObject *
+quick_handle_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    return type->tp_alloc(type, 0);
+}
+
+static int
+quick_handle_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    const struct quick_handle *handle = quick_handle_of(self);
+
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(handle->cell);
+    Py_VISIT(handle->exchange);
+    Py_VISIT(handle->look.get_loop);
+    Py_VISIT(handle->current);
+    Py_VISIT(handle->known);
+    Py_VISIT(handle->decoded);
+    return 0;
+}
+
+static void
+unbind(struct quick_handle *handle)
+{
+    Py_CLEAR(handle->cell);
+    Py_CLEAR(handle->exchange);
+    agent_look_end(&handle->look);
+}
+
+static int
+quick_handle_clear(PyObject *self)
+{
+    struct quick_handle *handle = quick_handle_of(self);
+
+    unbind(handle);
+    Py_CLEAR(handle->current);
+    Py_CLEAR(handle->known);
+    Py_CLEAR(handle->decoded);
+    return 0;
+}
+
+static void
+quick_handle_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+
+    PyObject_GC_UnTrack(self);
+    quick_handle_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* ---- what Python says */
+
+PyDoc_STRVAR(bind_doc, "_bind($self, cell, exchange, /)\n--\n\n"
+                       "The handle is open, and this is what this process has of it.");
+
+static PyObject *
+quick_handle_bind(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct quick_handle *handle = quick_handle_of(self);
+
+    if (require_count("_bind", nargs, 2) < 0) {
+        return NULL;
+    }
+    if (handle_cell_of(args[0]) == NULL || !exchange_check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "_bind() takes a HandleCell and an Exchange");
+        return NULL;
+    }
+    unbind(handle);
+    if (agent_look_begin(&handle->look) < 0) {
+        return NULL;
+    }
+    handle->cell = Py_NewRef(args[0]);
+    handle->exchange = Py_NewRef(args[1]);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(unbind_doc, "_unbind($self, /)\n--\n\nThe handle is closed.");
+
+static PyObject *
+quick_handle_unbind(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    unbind(quick_handle_of(self));
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(know_doc, "_know($self, value, decoded, /)\n--\n\n"
+                       "This is what this value decodes to, each time.");
+
+static PyObject *
+quick_handle_know(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct quick_handle *handle = quick_handle_of(self);
+
+    if (require_count("_know", nargs, 2) < 0) {
+        return NULL;
+    }
+    Py_XSETREF(handle->known, Py_NewRef(args[0]));
+    Py_XSETREF(handle->decoded, Py_NewRef(args[1]));
+    Py_RETURN_NONE;
+}
+
+/* ---- locking */
+
+/* The cell, and who asks, if the machine may be stepped from here; NULL if not, with or without an
+ * exception. Borrowed. */
+static struct handle_cell *
+find_cell(struct quick_handle *handle, uint32_t *agent)
+{
+    if (handle->cell == NULL) {
+        return NULL;
+    }
+    const int64_t here = agent_here(&handle->look);
+    if (here <= 0 || handle->cell == NULL || !exchange_is_free(handle->exchange)) {
+        return NULL;
+    }
+    struct handle_cell *cell = (struct handle_cell *)handle->cell;
+    *agent = (uint32_t)here;
+    return cell->opened > 0 && cell->value != NULL ? cell : NULL;
+}
+
+/* A method of Python's, bound. The name is interned, since the interpreter's cache of methods keeps
+ * every other one. */
+static PyObject *
+method_of(PyObject *self, const char *name)
+{
+    PyObject *interned = PyUnicode_InternFromString(name);
+    PyObject *method = interned == NULL ? NULL : PyObject_GetAttr(self, interned);
+
+    Py_XDECREF(interned);
+    return method;
+}
+
+/* Gives the lock back of which the value could not be had. The exception stays what it is. */
+static void
+give_up(PyObject *self, uint32_t agent)
+{
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyObject *method = method_of(self, "_give_up");
+    PyObject *result =
+        method == NULL ? NULL : PyObject_CallFunction(method, "I", (unsigned int)agent);
+    Py_XDECREF(method);
+    if (result == NULL) {
+        PyErr_WriteUnraisable(self);
+    }
+    Py_XDECREF(result);
+    PyErr_Restore(type, value, trace);
+}
+
+/* The value that has just been locked, decoded. NULL with an exception; then it is not locked. */
+static PyObject *
+decode(PyObject *self, PyObject *value, uint32_t agent)
+{
+    struct quick_handle *handle = quick_handle_of(self);
+
+    if (handle->current != value) {
+        Py_XSETREF(handle->current, Py_NewRef(value));
+    }
+    if (handle->known == value) {
+        return Py_NewRef(handle->decoded);
+    }
+    PyObject *locked = Py_NewRef(value);
+    PyObject *method = method_of(self, "_decode");
+    PyObject *decoded = method == NULL ? NULL : PyObject_CallOneArg(method, locked);
+    Py_XDECREF(method);
+    Py_DECREF(locked);
+    if (decoded == NULL) {
+        give_up(self, agent);
+    }
+    return decoded;
+}
+
+static PyObject *
+call_python(PyObject *self, const char *method, PyObject *const *args, Py_ssize_t nargs,
+            PyObject *kwnames)
+{
+    PyObject *function = method_of(self, method);
+    if (function == NULL) {
+        return NULL;
+    }
+    PyObject *result = PyObject_Vectorcall(function, args, (size_t)nargs, kwnames);
+    Py_DECREF(function);
+    return result;
+}
+
+PyDoc_STRVAR(
+    lock_doc,
+    "lock($self, /, state, timeout=None)\n--\n\n"
+    "Lock in this state, and give the newest value; `unlock` follows, in the same thread.\n\n"
+    "Blocks; a signal handler that raises ends that. With a timeout of 0 it waits for nobody who\n"
+    "uses the handle, only for processes that keep it unused, a few milliseconds. WouldBlock\n"
+    "then, else Timeout. Deadlock if this thread uses it already or a cycle of waiters would\n"
+    "close. OwnerDied, once, if the one who changed it died and the handle was opened with\n"
+    "`on_owner_death=\"raise\"`. NotJoined if the handle or the group is closed, or was opened\n"
+    "before a fork. LeaderLost. ProtocolError if what is there is not of our type. After an\n"
+    "error it is not locked.");
+
+static PyObject *
+quick_handle_lock(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    uint32_t agent;
+
+    if (nargs >= 1 && nargs <= 2 && kwnames == NULL && PyLong_Check(args[0])) {
+        struct handle_cell *cell = find_cell(quick_handle_of(self), &agent);
+        if (cell == NULL && PyErr_Occurred()) {
+            return NULL;
+        }
+        int overflow;
+        if (cell != NULL && PyLong_AsLongAndOverflow(args[0], &overflow) == HANDLE_SHARED &&
+            handle_cell_lock(cell, agent, HANDLE_SHARED)) {
+            return decode(self, cell->value, agent);
+        }
+    }
+    return call_python(self, "_lock", args, nargs, kwnames);
+}
+
+PyDoc_STRVAR(
+    unlock_doc,
+    "unlock($self, /, value=<unchanged>)\n--\n\n"
+    "Unlock, with a new value if one is given: it is committed when this returns.\n\n"
+    "Errors as at the end of an `exclusive` block, and InvalidArgument for a new value under\n"
+    "SHARED; then it is still locked, and nothing has changed. PermissionDenied if this thread\n"
+    "or task does not use the handle.");
+
+static PyObject *
+quick_handle_unlock(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    uint32_t agent;
+
+    if (nargs == 0 && kwnames == NULL) {
+        struct handle_cell *cell = find_cell(quick_handle_of(self), &agent);
+        if (cell == NULL && PyErr_Occurred()) {
+            return NULL;
+        }
+        if (cell != NULL && cell->using == HANDLE_SHARED && handle_cell_may_unlock(cell, agent)) {
+            handle_cell_unlock(cell);
+            Py_RETURN_NONE;
+        }
+    }
+    return call_python(self, "_unlock", args, nargs, kwnames);
+}
+
+static PyMethodDef quick_handle_methods[] = {
+    {"_bind", NATIVE_METHOD(quick_handle_bind), METH_FASTCALL, bind_doc},
+    {"_unbind", quick_handle_unbind, METH_NOARGS, unbind_doc},
+    {"_know", NATIVE_METHOD(quick_handle_know), METH_FASTCALL, know_doc},
+    {"lock", NATIVE_METHOD(quick_handle_lock), METH_FASTCALL | METH_KEYWORDS, lock_doc},
+    {"unlock", NATIVE_METHOD(quick_handle_unlock), METH_FASTCALL | METH_KEYWORDS, unlock_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef quick_handle_members[] = {
+    {"_current", T_OBJECT, offsetof(struct quick_handle, current), 0,
+     "The value as of the last lock here."},
+    {"_known", T_OBJECT, offsetof(struct quick_handle, known), READONLY,
+     "A value that was decoded, None for none."},
+    {"_decoded", T_OBJECT, offsetof(struct quick_handle, decoded), READONLY,
+     "What it decodes to, each time."},
+    {NULL, 0, 0, 0, NULL},
+};
+
+PyDoc_STRVAR(quick_handle_doc, "QuickHandle()\n--\n\n"
+                               "What of a sync handle needs no Python; see native/quick_handle.h.");
+
+static PyType_Slot quick_handle_slots[] = {
+    {Py_tp_doc, (void *)quick_handle_doc},
+    {Py_tp_new, quick_handle_new},
+    {Py_tp_dealloc, quick_handle_dealloc},
+    {Py_tp_traverse, quick_handle_traverse},
+    {Py_tp_clear, quick_handle_clear},
+    {Py_tp_methods, quick_handle_methods},
+    {Py_tp_members, quick_handle_members},
+    {0, NULL},
+};
+
+static PyType_Spec quick_handle_spec = {
+    .name = "libos_ipc._native.QuickHandle",
+    .basicsize = sizeof(struct quick_handle),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = quick_handle_slots,
+};
+
+int
+quick_handle_setup(PyObject *module)
+{
+    return native_add_type(module, &quick_handle_spec);
+}
