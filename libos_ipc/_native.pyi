@@ -469,13 +469,13 @@ class Ticket:
 
 @final
 class Exchange:
-    """The way of a message by a lane, without Python. Not in a forked child.
+    """The way of a message by a lane, or a connection, without Python. Not in a forked child.
 
     `call` blocks and handles signals: True when the ticket is settled, False when it is too late,
     None if nothing was sent. `ask` and `post` are for the program's messages, as they are: None
     and False if they have to be looked at and sent by other means. `serve` blocks, handles signals
     and calls handlers, until the caller is to look at the queue. `read` and `left` in a round: what
-    is for Python, None when nothing was rung.
+    is for Python, None when nothing was rung. `take_in` is the same for connections.
     """
 
     def __init__(
@@ -522,6 +522,23 @@ class Exchange:
         /,
     ) -> None: ...
     def withdraw(self, src: int, seq: int, /) -> bool: ...
+    def reach(self, peer: int, port: Port, route: bytes, ledger: Ledger, /) -> None: ...
+    def unreach(self, peer: int, /) -> None: ...
+    def take_in(
+        self, port: Port, known: dict[bytes, _T], /
+    ) -> tuple[
+        list[Message],
+        list[int],
+        tuple[_T, list[bytes]] | tuple[bytes, bytes, int, list[bytes]] | Literal[True] | None,
+    ]: ...
+    def handle(
+        self,
+        host: object,
+        replies: object,
+        handlers: Mapping[int, tuple[object, object, object]],
+        message: Message,
+        /,
+    ) -> None: ...
     def call(
         self,
         peer: int,

@@ -32,7 +32,7 @@ exchange_traverse(PyObject *self, visitproc visit, void *arg)
             Py_VISIT(station->ledger);
         }
     }
-    return 0;
+    return exchange_visit_routes(exchange, visit, arg);
 }
 
 static void
@@ -62,6 +62,7 @@ exchange_clear(PyObject *self)
 
     exchange->closed = true;
     drop_stations(exchange);
+    exchange_drop_routes(exchange);
     Py_CLEAR(exchange->doorbell);
     Py_CLEAR(exchange->requests);
     Py_CLEAR(exchange->lock);
@@ -84,6 +85,7 @@ exchange_dealloc(PyObject *self)
     PyObject_GC_UnTrack(self);
     exchange_clear(self);
     stations_free(&exchange_of(self)->stations);
+    index_free(&exchange_of(self)->routes);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -260,6 +262,7 @@ exchange_close(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     exchange_of(self)->closed = true;
     drop_stations(exchange_of(self));
+    exchange_drop_routes(exchange_of(self));
     Py_RETURN_NONE;
 }
 
@@ -317,6 +320,25 @@ PyDoc_STRVAR(serve_doc,
 PyDoc_STRVAR(withdraw_doc, "withdraw($self, src, seq, /)\n--\n\n"
                            "Do not handle this request, if `serve` has it and has not begun.");
 
+PyDoc_STRVAR(reach_doc,
+             "reach($self, peer, port, route, ledger, /)\n--\n\n"
+             "There is a connection to this peer, by this port, until `unreach`. What is sent goes "
+             "by it if there is no lane. Nothing when closed.");
+
+PyDoc_STRVAR(unreach_doc, "unreach($self, peer, /)\n--\n\n"
+                          "There is none any more, if there was one.");
+
+PyDoc_STRVAR(take_in_doc,
+             "take_in($self, port, known, /)\n--\n\n"
+             "What has arrived at this port, up to the first message that is for Python: (messages "
+             "of the program, peers that have everything or are to be told what we have, that "
+             "message as `Port.receive` gives it). Instead of the last None if there is "
+             "nothing more, True if there may be. `known` is of objects whose `heard` is the peer, or 0. In a "
+             "round.");
+
+PyDoc_STRVAR(handle_doc, "handle($self, host, replies, handlers, message, /)\n--\n\n"
+                         "Take a message up and call its handler, as `serve` does.");
+
 static PyMethodDef exchange_methods[] = {
     {"connect", NATIVE_METHOD(exchange_connect), METH_FASTCALL, connect_doc},
     {"write", exchange_write, METH_O, write_doc},
@@ -332,6 +354,10 @@ static PyMethodDef exchange_methods[] = {
     {"post", NATIVE_METHOD(exchange_post_method), METH_FASTCALL, post_doc},
     {"serve", NATIVE_METHOD(exchange_serve), METH_FASTCALL, serve_doc},
     {"withdraw", NATIVE_METHOD(exchange_withdraw), METH_FASTCALL, withdraw_doc},
+    {"reach", NATIVE_METHOD(exchange_reach), METH_FASTCALL, reach_doc},
+    {"unreach", exchange_unreach, METH_O, unreach_doc},
+    {"take_in", NATIVE_METHOD(exchange_take_in), METH_FASTCALL, take_in_doc},
+    {"handle", NATIVE_METHOD(exchange_handle), METH_FASTCALL, handle_doc},
     {NULL, NULL, 0, NULL},
 };
 

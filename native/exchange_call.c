@@ -64,7 +64,8 @@ static int
 post_and_wait(struct exchange *exchange, uint64_t peer, struct sending *sending, PyObject *ticket,
               int64_t deadline)
 {
-    const bool seated = exchange_sit(exchange);
+    const bool by_lane = stations_find(&exchange->stations, peer) != NULL;
+    const bool seated = by_lane && exchange_sit(exchange);
     const int posted = exchange_post(exchange, peer, sending);
     if (posted > 0) {
         ticket_set_number(ticket, sending->header.seq);
@@ -75,7 +76,9 @@ post_and_wait(struct exchange *exchange, uint64_t peer, struct sending *sending,
     if (posted <= 0) {
         return posted < 0 ? -1 : 2;
     }
-    exchange->wanted = !seated;
+    if (by_lane) {
+        exchange->wanted = !seated;
+    }
     if (seated && wait_seated(exchange, ticket, deadline) < 0) {
         return -1;
     }
@@ -121,7 +124,7 @@ exchange_call(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         as_deadline(args[4], &deadline) < 0 || require_ticket(args[3]) < 0) {
         return NULL;
     }
-    if (stations_find(&exchange->stations, peer) == NULL) {
+    if (exchange_ledger(exchange, peer) == NULL) {
         Py_RETURN_NONE;
     }
     if (sending_begin(exchange, &sending, args[1], Py_None, args[2]) < 0) {

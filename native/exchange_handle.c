@@ -53,13 +53,12 @@ consume(const struct server *server, const struct taken *taken)
 {
     struct exchange *exchange = server->exchange;
     const uint64_t size = HEADER_SIZE + (uint64_t)PyBytes_GET_SIZE(taken->payload);
-    const struct station *station =
-        stations_find(&exchange->stations, PyLong_AsUnsignedLongLong(taken->src));
+    PyObject *ledger = exchange_ledger(exchange, PyLong_AsUnsignedLongLong(taken->src));
 
-    if (station == NULL) { /* it came by a connection */
+    if (ledger == NULL) { /* we do not speak to it from here */
         return server_call_host(server, "consumed", server->replies, taken->src, taken->payload, NULL);
     }
-    return ledger_consume(station->ledger, size, exchange->send_buffer / 4)
+    return ledger_consume(ledger, size, exchange->send_buffer / 4)
                ? server_call_host(server, "announce", server->replies, taken->src, NULL, NULL)
                : 0;
 }

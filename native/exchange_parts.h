@@ -3,6 +3,7 @@
  *   exchange.c        the object: who is connected; what Python sees
  *   exchange_send.c   a message into a lane
  *   exchange_read.c   messages out of lanes
+ *   exchange_port.c   messages by connections
  *   exchange_seat.c   the seat of the bell, and reading from it
  *   exchange_call.c   waiting for an answer, on the seat
  *   exchange_ping.c   a question that needs no interpreter
@@ -14,6 +15,7 @@
 
 #include "codec.h"
 #include "lock.h"
+#include "routes.h"
 #include "stations.h"
 
 enum { RESP = 0, PING = 57, FIRST_USER_CODE = 64, MOST_AT_ONCE = 256 };
@@ -48,6 +50,7 @@ struct exchange {
     bool some_left;
     uint64_t left[BELL_WORDS]; /* lines at which a waiting thread has found what is for Python */
     struct stations stations;
+    struct index routes; /* peers without a lane, to which there is a connection */
 };
 
 static inline struct exchange *
@@ -83,6 +86,22 @@ int sending_begin_plain(struct exchange *exchange, struct sending *sending, PyOb
  * session's lock and the message's being sent no Python code runs. */
 int exchange_post(struct exchange *exchange, uint64_t peer, struct sending *sending);
 
+/* The same by a connection, after that look; `size` is what counts at the receiver. */
+int exchange_post_by_port(struct exchange *exchange, uint64_t peer, struct sending *sending,
+                          uint64_t size);
+
+/* Numbers the message, keeps it and enters it if it is a request. 0, -1 with an exception and nothing
+ * has changed. */
+int exchange_stamp(struct exchange *exchange, uint64_t peer, PyObject *ledger,
+                   struct sending *sending, uint64_t size, struct envelope *envelope);
+
+/* Whether anything goes to this peer from here, and what counts it; borrowed. */
+PyObject *exchange_ledger(const struct exchange *exchange, uint64_t peer);
+
+/* For the garbage collector, and for the end. */
+int exchange_visit_routes(const struct exchange *exchange, visitproc visit, void *arg);
+void exchange_drop_routes(struct exchange *exchange);
+
 /* ---- reading; in a round */
 
 /* What was read and is for Python. */
@@ -90,6 +109,20 @@ struct found {
     PyObject *messages; /* of the program; NULL if answers alone are to be read */
     PyObject *lines;    /* where more is to be done; NULL to leave that to the porter */
 };
+
+/* Whether a message of this peer can be dealt with here: the next one, and an answer to a request of ours
+ * or, if they are read, the program's. */
+bool exchange_is_ours(const struct exchange *exchange, uint64_t peer, PyObject *ledger,
+                      const struct envelope *envelope, const struct header *header, bool messages);
+
+/* Deals with it: settles the ticket, or adds it to `messages` (NULL if they are not read), and counts it.
+ * Takes the payload over. 1, -1 with an exception. */
+int exchange_enter(struct exchange *exchange, uint64_t peer, PyObject *ledger,
+                   const struct envelope *envelope, const struct header *header, PyObject *payload,
+                   PyObject *messages);
+
+/* Swaps a list for an empty one. What it was becomes the caller's; NULL with MemoryError. */
+PyObject *exchange_take_list(PyObject **list);
 
 /* Reads once what was rung. 1, 0 if nothing was, -1 with an exception. */
 int exchange_read_rung(struct exchange *exchange, const struct found *found);
@@ -144,5 +177,9 @@ PyObject *exchange_ping(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 PyObject *exchange_post_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *exchange_serve(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *exchange_withdraw(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *exchange_reach(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *exchange_unreach(PyObject *self, PyObject *argument);
+PyObject *exchange_take_in(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *exchange_handle(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 
 #endif

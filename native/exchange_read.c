@@ -10,11 +10,11 @@
 /* The ticket that an answer of this peer settles, if it can be settled here; borrowed. Only who has
  * sent a request by the exchange can do with a payload that nobody has decoded. */
 static PyObject *
-ticket_for(const struct exchange *exchange, const struct station *station, uint64_t seq)
+ticket_for(const struct exchange *exchange, uint64_t peer, uint64_t seq)
 {
     const struct request *request = requests_find(outstanding_table(exchange->requests), seq);
 
-    if (request == NULL || request->peer->node.key != station->node.key ||
+    if (request == NULL || request->peer->node.key != peer ||
         !PyTuple_CheckExact(request->ticket) || PyTuple_GET_SIZE(request->ticket) != 2) {
         return NULL;
     }
@@ -32,15 +32,13 @@ note_line(PyObject *list, uint64_t number)
     return added;
 }
 
-/* Whether a message can be dealt with here. */
-static bool
-is_ours(const struct exchange *exchange, const struct station *station,
-        const struct envelope *envelope, const struct header *header, const struct found *found)
+bool
+exchange_is_ours(const struct exchange *exchange, uint64_t peer, PyObject *ledger,
+                 const struct envelope *envelope, const struct header *header, bool messages)
 {
-    const bool known = header->code == RESP ? ticket_for(exchange, station, header->seq) != NULL
-                                            : header->code >= FIRST_USER_CODE &&
-                                                  found->messages != NULL;
-    return known && ledger_is_next(station->ledger, envelope->number, envelope->acked);
+    const bool known = header->code == RESP ? ticket_for(exchange, peer, header->seq) != NULL
+                                            : header->code >= FIRST_USER_CODE && messages;
+    return known && ledger_is_next(ledger, envelope->number, envelope->acked);
 }
 
 /* Hands a message of the program out. Takes the payload over. */
@@ -86,6 +84,26 @@ count(struct exchange *exchange, uint64_t peer, PyObject *ledger, const struct e
     return found < 0 ? -1 : news ? note_line(exchange->news, peer) : 0;
 }
 
+int
+exchange_enter(struct exchange *exchange, uint64_t peer, PyObject *ledger,
+               const struct envelope *envelope, const struct header *header, PyObject *payload,
+               PyObject *messages)
+{
+    int result = 0;
+
+    Py_INCREF(ledger); /* Python code may run, and the peer be forgotten */
+    if (header->code == RESP) {
+        settle(exchange, header->seq, payload, messages != NULL);
+    } else {
+        result = hand_out(exchange, peer, header, payload, messages);
+    }
+    if (count(exchange, peer, ledger, envelope, header->code == RESP ? 0 : header->size) < 0) {
+        result = -1;
+    }
+    Py_DECREF(ledger);
+    return result < 0 ? -1 : 1;
+}
+
 /* Reads the next message of a station. 1, 0 if there is none, 2 if it is for Python, -1. */
 static int
 read_one(struct exchange *exchange, const struct station *station, const struct found *found)
@@ -99,7 +117,8 @@ read_one(struct exchange *exchange, const struct station *station, const struct 
     if (there != LANE_WHOLE) {
         return there == LANE_EMPTY ? 0 : 2;
     }
-    if (!is_ours(exchange, station, &envelope, &header, found)) {
+    if (!exchange_is_ours(exchange, peer, station->ledger, &envelope, &header,
+                          found->messages != NULL)) {
         return 2;
     }
     PyObject *payload = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(header.size - HEADER_SIZE));
@@ -107,19 +126,8 @@ read_one(struct exchange *exchange, const struct station *station, const struct 
         return -1;
     }
     lane_take(lane, &header, PyBytes_AS_STRING(payload));
-    /* From here on Python code may run, and the station be gone. */
-    PyObject *ledger = Py_NewRef(station->ledger);
-    int result = 0;
-    if (header.code == RESP) {
-        settle(exchange, header.seq, payload, found->messages != NULL);
-    } else {
-        result = hand_out(exchange, peer, &header, payload, found->messages);
-    }
-    if (count(exchange, peer, ledger, &envelope, header.code == RESP ? 0 : header.size) < 0) {
-        result = -1;
-    }
-    Py_DECREF(ledger);
-    return result < 0 ? -1 : 1;
+    return exchange_enter(exchange, peer, station->ledger, &envelope, &header, payload,
+                          found->messages);
 }
 
 static uint64_t *
@@ -217,9 +225,8 @@ take_left(struct exchange *exchange, PyObject *lines)
     return 0;
 }
 
-/* Swaps a list for an empty one. What it was becomes the caller's; NULL with MemoryError. */
-static PyObject *
-take_list(PyObject **list)
+PyObject *
+exchange_take_list(PyObject **list)
 {
     PyObject *taken = *list;
     PyObject *fresh = PyList_New(0);
@@ -239,8 +246,8 @@ exchange_left(PyObject *self, PyObject *Py_UNUSED(ignored))
     if (exchange->some_left && take_left(exchange, exchange->lines) < 0) {
         return NULL;
     }
-    PyObject *lines = take_list(&exchange->lines);
-    PyObject *news = lines == NULL ? NULL : take_list(&exchange->news);
+    PyObject *lines = exchange_take_list(&exchange->lines);
+    PyObject *news = lines == NULL ? NULL : exchange_take_list(&exchange->news);
     PyObject *left = news == NULL ? NULL : PyTuple_Pack(2, lines, news);
 
     Py_XDECREF(news);

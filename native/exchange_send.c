@@ -81,25 +81,23 @@ flush_lane(struct exchange *exchange, uint64_t peer)
     }
 }
 
-/* Numbers the message, keeps it and enters it if it is a request. 0, -1 with an exception and nothing
- * has changed. */
-static int
-stamp(struct exchange *exchange, const struct station *station, struct sending *sending,
-      uint64_t size, struct envelope *envelope)
+int
+exchange_stamp(struct exchange *exchange, uint64_t peer, PyObject *ledger,
+               struct sending *sending, uint64_t size, struct envelope *envelope)
 {
     struct requests *table = outstanding_table(exchange->requests);
     const double now = (double)recent_ns() / NS_PER_S;
 
-    if (sending->entry != NULL && number_request(table, station->node.key, sending) < 0) {
+    if (sending->entry != NULL && number_request(table, peer, sending) < 0) {
         return -1;
     }
-    if (ledger_stamp(station->ledger, sending->outgoing, size, now, &envelope->number) < 0) {
+    if (ledger_stamp(ledger, sending->outgoing, size, now, &envelope->number) < 0) {
         if (sending->entry != NULL) {
             Py_DECREF(requests_remove(table, requests_find(table, sending->header.seq)));
         }
         return -1;
     }
-    envelope->acked = ledger_acknowledge(station->ledger);
+    envelope->acked = ledger_acknowledge(ledger);
     return 0;
 }
 
@@ -107,9 +105,18 @@ stamp(struct exchange *exchange, const struct station *station, struct sending *
 static bool
 may_go(const struct exchange *exchange, const struct station *station, uint64_t size)
 {
-    return station != NULL && station->writes && lane_is_open(lane_of(station->lane)) &&
+    return station->writes && lane_is_open(lane_of(station->lane)) &&
            (size == 0 || ledger_has_room(station->ledger, size, exchange->send_buffer)) &&
            outstanding_table(exchange->requests)->last != UINT64_MAX;
+}
+
+PyObject *
+exchange_ledger(const struct exchange *exchange, uint64_t peer)
+{
+    const struct station *station = stations_find(&exchange->stations, peer);
+    const struct route *route = routes_find(&exchange->routes, peer);
+
+    return station != NULL ? station->ledger : route != NULL ? route->ledger : NULL;
 }
 
 int
@@ -126,6 +133,9 @@ exchange_post(struct exchange *exchange, uint64_t peer, struct sending *sending)
         return 0;
     }
     const struct station *station = stations_find(&exchange->stations, peer);
+    if (station == NULL) {
+        return exchange_post_by_port(exchange, peer, sending, size);
+    }
     if (!may_go(exchange, station, size)) {
         return 0;
     }
@@ -139,7 +149,7 @@ exchange_post(struct exchange *exchange, uint64_t peer, struct sending *sending)
             return -1;
         }
     }
-    if (stamp(exchange, station, sending, size, &envelope) < 0) {
+    if (exchange_stamp(exchange, peer, station->ledger, sending, size, &envelope) < 0) {
         if (place != NULL) {
             lane_drop_place(place);
         }
@@ -173,7 +183,7 @@ sending_begin_plain(struct exchange *exchange, struct sending *sending, PyObject
         return 0;
     }
     if (!is_plain(exchange, args[2], sending->header.code) ||
-        stations_find(&exchange->stations, *peer) == NULL) {
+        exchange_ledger(exchange, *peer) == NULL) {
         return 0;
     }
     return sending_begin(exchange, sending, args[1], seq, args[2]) < 0 ? -1 : 1;
@@ -211,7 +221,7 @@ exchange_send(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         header_from_arguments(args[1], args[2], &sending.header) < 0) {
         return NULL;
     }
-    if (stations_find(&exchange->stations, peer) == NULL) {
+    if (exchange_ledger(exchange, peer) == NULL) {
         Py_RETURN_FALSE;
     }
     if (sending_begin(exchange, &sending, args[1], args[2], args[3]) < 0) {

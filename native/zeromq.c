@@ -1,48 +1,10 @@
-#include "zeromq.h"
+#include "zeromq_parts.h"
 
 #include "arguments.h"
+#include "codec.h"
 
 #include <dlfcn.h>
 #include <errno.h>
-
-/* Of ZeroMQ's stable interface, version 4. */
-enum { ZMQ_DONTWAIT = 1, ZMQ_SNDMORE = 2, ZMQ_SRCFD = 2, ZMQ_MAJOR = 4 };
-
-struct message {
-    _Alignas(void *) unsigned char opaque[64];
-};
-
-struct library {
-    void (*version)(int *major, int *minor, int *patch);
-    int (*error)(void);
-    int (*init)(struct message *message);
-    int (*receive)(struct message *message, void *socket, int flags);
-    void *(*data)(struct message *message);
-    size_t (*size)(const struct message *message);
-    int (*more)(const struct message *message);
-    int (*get)(const struct message *message, int property);
-    const char *(*gets)(const struct message *message, const char *property);
-    int (*close)(struct message *message);
-    int (*send)(void *socket, const void *data, size_t size, int flags);
-};
-
-/* Frames given out of one message, its route not counted: one more than any of ours has. */
-enum { MOST_FRAMES = 4 };
-/* Bytes from which on copying is worth letting other threads run. */
-enum { MUCH = 65536 };
-
-struct port {
-    PyObject_HEAD
-    struct library zmq;
-    void *handle; /* of the module that the functions were found through */
-    void *socket; /* NULL once closed */
-};
-
-static struct port *
-port_of(PyObject *self)
-{
-    return (struct port *)self;
-}
 
 /* Finds every function. -1 with OSError. */
 static int
@@ -123,8 +85,8 @@ port_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-static int
-require_open(const struct port *port)
+int
+port_require_open(const struct port *port)
 {
     if (port->socket != NULL) {
         return 0;
@@ -133,129 +95,11 @@ require_open(const struct port *port)
     return -1;
 }
 
-static PyObject *
-zmq_failed(int number)
+PyObject *
+port_failed(int number)
 {
     errno = number;
     return PyErr_SetFromErrno(PyExc_OSError);
-}
-
-/* The next frame into `message`, which is initialized. 0, or ZeroMQ's error number. */
-static int
-next_frame(const struct port *port, struct message *message)
-{
-    while (port->zmq.receive(message, port->socket, ZMQ_DONTWAIT) < 0) {
-        const int number = port->zmq.error();
-        if (number != EINTR) {
-            return number;
-        }
-    }
-    return 0;
-}
-
-static PyObject *
-bytes_of(const struct port *port, struct message *message)
-{
-    const size_t size = port->zmq.size(message);
-    const void *data = port->zmq.data(message);
-
-    if (size < MUCH) {
-        return PyBytes_FromStringAndSize(data, (Py_ssize_t)size);
-    }
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
-    if (bytes != NULL) {
-        char *to = PyBytes_AS_STRING(bytes);
-        Py_BEGIN_ALLOW_THREADS
-        memcpy(to, data, size);
-        Py_END_ALLOW_THREADS
-    }
-    return bytes;
-}
-
-/* The frames behind the one in `message`, as a list. NULL with an exception. The whole message
- * is taken from the socket in any case, so that the next one begins at its beginning. */
-static PyObject *
-rest_of(const struct port *port, struct message *message)
-{
-    PyObject *frames = PyList_New(0);
-
-    while (port->zmq.more(message)) {
-        const int number = next_frame(port, message);
-        if (number != 0) {
-            Py_XDECREF(frames);
-            return zmq_failed(number);
-        }
-        if (frames == NULL || PyList_GET_SIZE(frames) == MOST_FRAMES) {
-            continue;
-        }
-        PyObject *frame = bytes_of(port, message);
-        if (frame == NULL || PyList_Append(frames, frame) < 0) {
-            Py_CLEAR(frames);
-        }
-        Py_XDECREF(frame);
-    }
-    return frames;
-}
-
-PyDoc_STRVAR(receive_doc, "receive($self, known, /)\n--\n\n"
-                          "The next message, or None: (known[route], frames), or, from a route "
-                          "that is not known, (route, user, descriptor, frames).");
-
-/* A message whose first frame, its route, is in `message`. NULL with an exception. */
-static PyObject *
-whole_message(const struct port *port, struct message *message, PyObject *known)
-{
-    PyObject *frames = NULL;
-    PyObject *result = NULL;
-    PyObject *route = bytes_of(port, message);
-    PyObject *connection = route == NULL ? NULL : PyDict_GetItemWithError(known, route);
-
-    if (connection != NULL) {
-        Py_INCREF(connection);
-        frames = rest_of(port, message);
-        result = frames == NULL ? NULL : PyTuple_Pack(2, connection, frames);
-        Py_DECREF(connection);
-    }
-    else {
-        /* Copied now: it belongs to the frame, which the next one replaces. */
-        const char *user = port->zmq.gets(message, "User-Id");
-        PyObject *user_id = PyBytes_FromString(user == NULL ? "" : user);
-        const int descriptor = port->zmq.get(message, ZMQ_SRCFD);
-        frames = rest_of(port, message);
-        if (frames != NULL && !PyErr_Occurred()) {
-            result = Py_BuildValue("OOiO", route, user_id, descriptor, frames);
-        }
-        Py_XDECREF(user_id);
-    }
-    Py_XDECREF(frames);
-    Py_XDECREF(route);
-    return result;
-}
-
-static PyObject *
-port_receive(PyObject *self, PyObject *known)
-{
-    const struct port *port = port_of(self);
-    struct message message;
-    PyObject *result;
-
-    if (!PyDict_Check(known)) {
-        PyErr_SetString(PyExc_TypeError, "receive() takes a dict");
-        return NULL;
-    }
-    if (require_open(port) < 0) {
-        return NULL;
-    }
-    port->zmq.init(&message);
-    const int number = next_frame(port, &message);
-    if (number == 0) {
-        result = whole_message(port, &message, known);
-    }
-    else {
-        result = number == EAGAIN ? Py_NewRef(Py_None) : zmq_failed(number);
-    }
-    port->zmq.close(&message);
-    return result;
 }
 
 /* One frame out. 0, or ZeroMQ's error number. */
@@ -280,6 +124,45 @@ send_frame(const struct port *port, const Py_buffer *frame, int flags)
     return number;
 }
 
+/* Like `send_frame`, of a frame so small that nobody is kept waiting. */
+static bool
+send_small(const struct port *port, const void *data, size_t size, int flags)
+{
+    int sent;
+
+    do {
+        sent = port->zmq.send(port->socket, data, size, ZMQ_DONTWAIT | flags);
+    } while (sent < 0 && port->zmq.error() == EINTR);
+    return sent >= 0;
+}
+
+bool
+port_post(PyObject *self, PyObject *route, const struct envelope *envelope,
+          const struct header *header, const Py_buffer *payload)
+{
+    const struct port *port = port_of(self);
+    unsigned char first[ENVELOPE_SIZE];
+    unsigned char second[HEADER_SIZE + PORT_SMALL];
+
+    store_envelope(first, envelope);
+    store_header(second, header);
+    memcpy(second + HEADER_SIZE, payload->buf, (size_t)payload->len);
+    return send_small(port, PyBytes_AS_STRING(route), (size_t)PyBytes_GET_SIZE(route),
+                      ZMQ_SNDMORE) &&
+           send_small(port, first, ENVELOPE_SIZE, ZMQ_SNDMORE) &&
+           send_small(port, second, HEADER_SIZE + (size_t)payload->len, 0);
+}
+
+bool
+port_is_open(PyObject *object)
+{
+    return Py_TYPE(object)->tp_dealloc == port_dealloc && port_of(object)->socket != NULL;
+}
+
+PyDoc_STRVAR(receive_doc, "receive($self, known, /)\n--\n\n"
+                          "The next message, or None: (known[route], frames), or, from a route "
+                          "that is not known, (route, user, descriptor, frames).");
+
 PyDoc_STRVAR(send_doc, "send($self, route, frames, /)\n--\n\n"
                        "Queue a message of these frames to this route. False if it cannot go.");
 
@@ -301,7 +184,7 @@ port_send(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         PyErr_Format(PyExc_ValueError, "1 to %d frames can be sent", MOST_FRAMES);
         return NULL;
     }
-    if (require_open(port) < 0) {
+    if (port_require_open(port) < 0) {
         return NULL;
     }
     /* All are at hand before the first goes: a message is never sent in part. */

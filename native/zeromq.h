@@ -15,7 +15,49 @@
 #ifndef LIBOS_IPC_ZEROMQ_H
 #define LIBOS_IPC_ZEROMQ_H
 
-#include "native.h"
+#include "codec.h"
+
+/* One of ZeroMQ's own, as large as that promises to stay. */
+struct message {
+    _Alignas(void *) unsigned char opaque[64];
+};
+
+enum { ARRIVAL_FRAMES = 3 };
+
+/* The beginning of a message: its route, and up to two frames behind that. */
+struct arrival {
+    struct message frames[ARRIVAL_FRAMES];
+    int count;
+    PyObject *route;
+    PyObject *connection; /* what the caller knows by this route; NULL if nothing */
+};
+
+/* Whether an object is a Port that has not been closed. */
+bool port_is_open(PyObject *object);
+
+/* Takes the next message in, as far as an arrival goes. 1, 0 when there is none, -1 with an exception;
+ * after 1 `port_end` has to follow. `known` is a dict. */
+int port_take(PyObject *self, PyObject *known, struct arrival *arrival);
+
+/* The payload of a message that has come from a connection that is known, in the most usual form:
+ * envelope, and header and payload in one. False if it is not of that form, or not well formed. It
+ * stands there until `port_end`. */
+bool port_is_plain(PyObject *self, struct arrival *arrival, struct envelope *envelope,
+                   struct header *header, const unsigned char **payload);
+
+/* What `receive` returns of a message; its other frames are read for that. NULL with an exception. */
+PyObject *port_give(PyObject *self, struct arrival *arrival);
+
+/* Drops an arrival, and what is left of its message. */
+void port_end(PyObject *self, struct arrival *arrival);
+
+/* Queues a message whose payload is small, at an open port. False if it cannot go. Runs no Python
+ * code, and does not release the interpreter lock. */
+bool port_post(PyObject *self, PyObject *route, const struct envelope *envelope,
+               const struct header *header, const Py_buffer *payload);
+
+/* Bytes of a payload from which on it is not small. */
+enum { PORT_SMALL = 16384 };
 
 /* Adds the type to the module. */
 int zeromq_setup(PyObject *module);

@@ -1274,6 +1274,65 @@ def case_exchange_serve() -> None:
     other.serve(host, host, handlers, host.queued, True)
 
 
+class Known:
+    heard = 4
+
+
+def case_exchange_reach() -> None:
+    made, _ = exchange()
+    with sockets() as (out, _):
+        for _ in range(2):
+            made.reach(4, out, b"route", Ledger())
+        assert made.send(4, 70, NUMBER, BYTES[:100])
+        assert made.ask(4, 70, BYTES[:100], 0) is False
+        refused(made.reach, 4, out, b"route", TICKET)
+        refused(made.reach, NUMBER, out, b"route", Ledger())
+
+
+def case_exchange_unreach() -> None:
+    made, _ = exchange()
+    with sockets() as (out, _):
+        made.reach(4, out, b"route", Ledger())
+        made.unreach(4)
+        made.unreach(4)
+    refused(made.unreach, TICKET)
+
+
+def case_exchange_take_in() -> None:
+    made, _ = exchange()
+    known: dict[bytes, Known] = {}
+    with sockets() as (out, into):
+        made.reach(4, out, b"route", Ledger())
+        # What a DEALER calls a route is one frame more.
+        assert out.send(b"first", (PAYLOAD,))
+        arrived = made.take_in(into, known)[2]
+        assert isinstance(arrived, tuple)
+        known[arrived[0]] = Known()  # type: ignore[index]
+        for number in (1, 2):
+            assert out.send(
+                _native.pack_envelope(number, 0), (_native.pack_message(70, 0, BYTES[:99]),)
+            )
+        assert out.send(b"other", (bytes(70_000), PAYLOAD, b""))
+        messages, news, left = made.take_in(into, known)
+        assert (len(messages), news) == (2, [4, 4])
+        assert isinstance(left, tuple)
+        known = dict.fromkeys(known, TICKET)  # type: ignore[arg-type]
+        assert out.send(_native.pack_envelope(3, 0), (_native.pack_message(70, 0, BYTES[:99]),))
+        with contextlib.suppress(AttributeError):
+            made.take_in(into, known)
+        refused(made.take_in, into, [])
+        refused(made.take_in, PAYLOAD, known)
+
+
+def case_exchange_handle() -> None:
+    made, _ = exchange()
+    host = Host()
+    handlers = {70: (lambda message: message.payload, None, bytes)}
+    made.handle(host, host, handlers, Message(3, 70, NUMBER, BYTES[:10]))
+    made.handle(host, host, handlers, Message(9, 71, NUMBER, BYTES[:10]))
+    refused(made.handle, host, host, handlers, (3, 70, NUMBER, BYTES[:10]))
+
+
 def case_exchange_left() -> None:
     assert exchange()[0].left() == ([], [])
 

@@ -51,6 +51,8 @@ PATIENCE_S = 0.05
 class Replies(Protocol):
     """Where answers go: the session that the message came in by."""
 
+    exchange: Exchange
+
     def answer(self, dst: int, seq: int, payload: bytes | memoryview) -> None: ...
     def refuse(self, dst: int, seq: int, number: int, text: str) -> None: ...
     def consumed(self, src: int, size: int) -> None: ...
@@ -259,10 +261,9 @@ class Dispatcher:
         """Handle a message of the queue."""
         replies = self._replies
         assert replies is not None
-        wanted = self._is_wanted(message)
-        self.consumed(replies, message.src, message.payload)
-        if wanted:
-            self.run(message)
+        if not self._is_wanted(message):
+            message = message._replace(code=0, seq=0)
+        replies.exchange.handle(self, replies, self.handlers.quick, message)
 
     def _is_wanted(self, message: Message) -> bool:
         """A message of the queue is taken up: whether nobody has withdrawn it."""

@@ -52,7 +52,7 @@ class LaneTraffic:
             session.host.deliver,
             self._on_message,
             self._on_malformed,
-            self._on_news,
+            self.on_news,
             session.clock.on_read,
         )
         self.exchange = self.porter.exchange
@@ -181,7 +181,7 @@ class LaneTraffic:
         with self._session.lock:
             self._note("lane refused", self.lanes.peer_at(line), reason)
 
-    def _on_news(self, peers: list[int]) -> None:
+    def on_news(self, peers: list[int]) -> None:
         """Everything has arrived there, or they are to be told what has arrived here."""
         session = self._session
         with session.lock:

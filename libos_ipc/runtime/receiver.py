@@ -154,17 +154,22 @@ class Receiver:
     # ---- messages
 
     def _on_inbound(self) -> None:
-        transport = self._transport
+        session, transport = self._session, self._transport
         if transport is None:
             return
         for _ in range(ROUND):
-            arrival = transport.receive()
-            if arrival is None:
+            messages, news, arrival = transport.take_in(session.exchange)
+            for message in messages:
+                session.host.deliver(message)
+            if news:
+                session.traffic.on_news(news)
+            if arrival is False:
                 self._more = False
                 if self._ended:
                     self._forget_ended()
                 return
-            self._on_arrival(*arrival)
+            if arrival is not True:
+                self._on_arrival(*arrival)
         self._more = True
 
     def _drain(self) -> None:
@@ -208,7 +213,7 @@ class Receiver:
 
     def _mute(self, connection: Connection, reason: str) -> None:
         """Nothing more is read from this connection."""
-        connection.muted = True
+        connection.mute()
         fields: dict[str, object] = {
             "peer": connection.peer,
             "os_pid": connection.os_pid,
@@ -242,7 +247,7 @@ class Receiver:
         with session.lock:
             if not self._admit(vmid, connection):
                 raise ProtocolError(f"is not VMID {vmid}, as the kernel sees it")
-            connection.peer = vmid
+            connection.bind(vmid)
             self._bound.setdefault(vmid, set()).add(connection)
             session.perform(session.member.on_hello(vmid, time.monotonic()))
             session.host.identified(vmid, connection.os_pid)
@@ -318,4 +323,5 @@ class Receiver:
             return
         for peer in self._transport.lost():
             with session.lock:
+                session.exchange.unreach(peer)
                 session.perform(session.member.on_disconnected(peer, time.monotonic()))

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from libos_ipc._native import Lock
+from libos_ipc._native import Port as NativePort
 from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Leader
 from libos_ipc.core.member import Member
@@ -217,6 +218,8 @@ class Session(Calling):
         with self.lock:
             transport, self._transport = self._transport, None
             if transport is not None:
+                for peer in self.member.links:
+                    self.exchange.unreach(peer)
                 self.receiver.detach(transport)
                 transport.close()
 
@@ -302,16 +305,23 @@ class Session(Calling):
             else:
                 self.perform(self.member.on_gone(peer, time.monotonic()))
         elif self._transport is not None:
-            self._transport.disconnect(peer)
-            self._transport.connect(peer, self.directory.message_socket(peer))
+            self._disconnect(peer)
+            port, route = self._transport.connect(peer, self.directory.message_socket(peer))
+            # Where lanes are used, the machine is to see what is sent, and count until one is due.
+            if not self.member.lane_after and isinstance(port, NativePort):
+                self.exchange.reach(peer, port, route, self.member.links[peer])
 
     def _reopen(self, effect: Reopen) -> None:
         self._open(Open(effect.peer))
 
     def _close_peer(self, effect: Close) -> None:
         self.traffic.drop(effect.peer)
+        self._disconnect(effect.peer)
+
+    def _disconnect(self, peer: int) -> None:
+        self.exchange.unreach(peer)
         if self._transport is not None:
-            self._transport.disconnect(effect.peer)
+            self._transport.disconnect(peer)
 
     def _resolve(self, effect: Resolve) -> None:
         ticket: Settled = effect.ticket  # type: ignore[assignment]

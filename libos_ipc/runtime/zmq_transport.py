@@ -27,8 +27,11 @@ from collections.abc import Callable, Sequence
 
 import zmq
 
+from libos_ipc._native import Exchange
+from libos_ipc._native import Port as NativePort
+from libos_ipc.core.vocabulary import Message
 from libos_ipc.runtime.liveness import process_behind
-from libos_ipc.runtime.ports import open_port
+from libos_ipc.runtime.ports import Port, open_port
 
 __all__ = ["Connection", "Transport", "ask_once"]
 
@@ -47,7 +50,7 @@ class Connection:
     of the socket tells this connection from all others.
     """
 
-    __slots__ = ("_inode", "fd", "muted", "os_pid", "peer", "routing_id", "uid")
+    __slots__ = ("_inode", "fd", "heard", "muted", "os_pid", "peer", "routing_id", "uid")
 
     def __init__(self, routing_id: bytes, uid: int, os_pid: int, fd: int) -> None:
         self.routing_id = routing_id
@@ -55,14 +58,29 @@ class Connection:
         self.os_pid = os_pid
         self.fd = fd
         self.peer = 0
+        #: the same, as long as what it says is read
+        self.heard = 0
         #: it broke the rules: nothing more is read from it
         self.muted = False
         self._inode = _inode(fd) if _process_at(fd) == os_pid else -1
+
+    def bind(self, peer: int) -> None:
+        """It has said who it is."""
+        self.peer = self.heard = peer
+
+    def mute(self) -> None:
+        """It broke the rules."""
+        self.muted = True
+        self.heard = 0
 
     @property
     def open(self) -> bool:
         """False once its socket is closed. What came over it has been queued before that."""
         return _inode(self.fd) == self._inode
+
+
+#: A message, and where it came from.
+Arrival = tuple[Connection, list[bytes]]
 
 
 class Transport:
@@ -140,8 +158,9 @@ class Transport:
 
     # ---- outbound: under the session's lock
 
-    def connect(self, peer: int, path: str) -> None:
-        """Make a connection to `peer`; messages wait in it until it stands."""
+    def connect(self, peer: int, path: str) -> tuple[Port, bytes]:
+        """Make a connection to `peer`; messages wait in it until it stands. The port that they go
+        by, and what that knows the connection by."""
         self._route_number += 1
         # ZeroMQ aborts the process when a routing ID is used twice: each connection has its own.
         route = self._route_number.to_bytes(8, "big") + peer.to_bytes(4, "big")
@@ -153,6 +172,7 @@ class Transport:
             raise OSError(error.errno, f"connecting to {path}: {error}") from None
         self._routes[peer] = (route, endpoint)
         self._peers[endpoint] = peer
+        return self._out, route
 
     def disconnect(self, peer: int) -> None:
         """Drop the connection to `peer`, if there is one, with all that is in it."""
@@ -184,13 +204,23 @@ class Transport:
 
     # ---- inbound: the worker only
 
-    def receive(self) -> tuple[Connection, list[bytes]] | None:
-        """The next message and where it came from, None when there is none now."""
-        arrived = self._into.receive(self._connections)
-        if arrived is None or len(arrived) == 2:
-            return arrived
+    def take_in(self, exchange: Exchange) -> tuple[list[Message], list[int], Arrival | bool]:
+        """What has come, as far as `exchange` deals with it (see there), and the next message, with
+        where it came from; False when there is nothing more, True if there may be."""
+        messages: list[Message] = []
+        news: list[int] = []
+        if isinstance(self._into, NativePort):
+            messages, news, arrived = exchange.take_in(self._into, self._connections)
+            if arrived is True:
+                return messages, news, True
+        else:
+            arrived = self._into.receive(self._connections)
+        if arrived is None:
+            return messages, news, False
+        if len(arrived) == 2:
+            return messages, news, arrived
         route, user, fd, frames = arrived
-        return self._meet(route, user, fd), frames
+        return messages, news, (self._meet(route, user, fd), frames)
 
     def _meet(self, routing_id: bytes, user: bytes, fd: int) -> Connection:
         """The first message of a connection carries the kernel's word on its process."""
