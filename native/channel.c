@@ -6,21 +6,21 @@
 static uint64_t
 before_wrap(const struct channel_end *end, uint64_t count)
 {
-    const uint64_t left = end->capacity - (end->at & (end->capacity - 1));
+    const uint64_t left = end->window - (end->at & (end->window - 1));
     return count < left ? count : left;
 }
 
 static unsigned char *
 place_of(const struct channel_end *end)
 {
-    return end->data + (end->at & (end->capacity - 1));
+    return end->data + (end->at & (end->window - 1));
 }
 
 uint64_t
 channel_room(const struct channel_end *end)
 {
     const uint64_t used = end->at - atomic_load(&end->shared->read);
-    return used > end->capacity ? 0 : end->capacity - used;
+    return used > end->window ? 0 : end->window - used;
 }
 
 void
@@ -40,12 +40,12 @@ channel_publish(struct channel_end *end)
 }
 
 bool
-channel_want(struct channel_end *end)
+channel_want(struct channel_end *end, uint64_t needed)
 {
     /* Either the reader sees this after it has made room, or we see the room: both are in the one
      * order of all sequentially consistent operations. */
     atomic_store(&end->shared->wanting, 1);
-    if (channel_room(end) == 0) {
+    if (channel_room(end) < needed) {
         return false;
     }
     atomic_store(&end->shared->wanting, 0);
@@ -53,10 +53,33 @@ channel_want(struct channel_end *end)
 }
 
 bool
-channel_filled(const struct channel_end *end, uint64_t *count)
+channel_fit(struct channel_end *end, uint64_t size)
+{
+    uint32_t doublings = 0;
+
+    if (channel_room(end) != end->window) {
+        return false;
+    }
+    while (end->least << doublings < size && end->least << doublings < end->capacity) {
+        doublings++;
+    }
+    end->window = end->least << doublings;
+    /* Seen at the latest by who sees what is published next. */
+    atomic_store_explicit(&end->shared->doublings, doublings, memory_order_relaxed);
+    return true;
+}
+
+bool
+channel_filled(struct channel_end *end, uint64_t *count)
 {
     *count = atomic_load_explicit(&end->shared->written, memory_order_acquire) - end->at;
-    return *count <= end->capacity;
+    const uint32_t doublings =
+        atomic_load_explicit(&end->shared->doublings, memory_order_relaxed);
+    if (doublings >= 32 || end->least << doublings > end->capacity) {
+        return false;
+    }
+    end->window = end->least << doublings;
+    return *count <= end->window;
 }
 
 void
@@ -91,5 +114,5 @@ channel_release(struct channel_end *end)
     /* Who waits for room is called for much of it at a time; when all is taken at the latest. */
     const uint64_t left =
         atomic_load_explicit(&end->shared->written, memory_order_relaxed) - end->at;
-    return left <= end->capacity / 2 && atomic_exchange(&end->shared->wanting, 0) != 0;
+    return left <= end->window / 2 && atomic_exchange(&end->shared->wanting, 0) != 0;
 }

@@ -67,9 +67,6 @@ post_and_wait(struct exchange *exchange, uint64_t peer, struct sending *sending,
     const bool by_lane = stations_find(&exchange->stations, peer) != NULL;
     const bool seated = by_lane && exchange_sit(exchange);
     const int posted = exchange_post(exchange, peer, sending);
-    if (posted > 0) {
-        ticket_set_number(ticket, sending->header.seq);
-    }
     if (seated && posted <= 0) {
         exchange_stand(exchange);
     }

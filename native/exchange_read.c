@@ -104,30 +104,48 @@ exchange_enter(struct exchange *exchange, uint64_t peer, PyObject *ledger,
     return result < 0 ? -1 : 1;
 }
 
-/* Reads the next message of a station. 1, 0 if there is none, 2 if it is for Python, -1. */
+/* Deals with a message that was found whole at a station. Its lane and ledger are kept. */
 static int
-read_one(struct exchange *exchange, const struct station *station, const struct found *found)
+read_whole(struct exchange *exchange, const struct station *station, PyObject *lane,
+           PyObject *ledger, const struct envelope *envelope, const struct header *header,
+           const struct found *found)
 {
     const uint64_t peer = station->node.key;
-    struct lane *lane = lane_of(station->lane);
-    struct envelope envelope;
-    struct header header;
 
-    const enum lane_found there = lane_peek(lane, exchange->max_message, &envelope, &header);
-    if (there != LANE_WHOLE) {
-        return there == LANE_EMPTY ? 0 : 2;
-    }
-    if (!exchange_is_ours(exchange, peer, station->ledger, &envelope, &header,
-                          found->messages != NULL)) {
+    if (!exchange_is_ours(exchange, peer, ledger, envelope, header, found->messages != NULL)) {
         return 2;
     }
-    PyObject *payload = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(header.size - HEADER_SIZE));
+    PyObject *payload = lane_take(lane_of(lane), header);
     if (payload == NULL) {
         return -1;
     }
-    lane_take(lane, &header, PyBytes_AS_STRING(payload));
-    return exchange_enter(exchange, peer, station->ledger, &envelope, &header, payload,
-                          found->messages);
+    /* From here on Python code may run, and the station be gone. */
+    return exchange_enter(exchange, peer, ledger, envelope, header, payload, found->messages);
+}
+
+/* Reads the next message at a line where there is a station. 1, 0 if there is none, 2 if it is for
+ * Python, -1. */
+static int
+read_one(struct exchange *exchange, unsigned line, const struct found *found)
+{
+    const struct station *station = exchange->stations.by_line[line];
+    PyObject *lane = Py_NewRef(station->lane);
+    PyObject *ledger = Py_NewRef(station->ledger);
+    struct envelope envelope;
+    struct header header;
+
+    const enum lane_found there =
+        lane_peek(lane_of(lane), exchange->max_message, &envelope, &header);
+    int result = there == LANE_EMPTY ? 0 : 2;
+    if (there == LANE_WHOLE) {
+        station = exchange->stations.by_line[line]; /* others may have run meanwhile */
+        result = station == NULL || station->lane != lane
+                     ? 0
+                     : read_whole(exchange, station, lane, ledger, &envelope, &header, found);
+    }
+    Py_DECREF(ledger);
+    Py_DECREF(lane);
+    return result;
 }
 
 static uint64_t *
@@ -165,7 +183,9 @@ read_line(struct exchange *exchange, unsigned line, const struct found *found)
 
     if (station != NULL) {
         PyObject *lane = Py_NewRef(station->lane); /* dropping what was sent may run Python code */
-        lane_flush(lane_of(lane));
+        if (lane_flush(lane_of(lane), LANE_TURN)) {
+            bell_again(doorbell_bell(exchange->doorbell), line);
+        }
         Py_DECREF(lane);
     }
     for (unsigned i = 0; i < MOST_AT_ONCE; i++) {
@@ -174,7 +194,7 @@ read_line(struct exchange *exchange, unsigned line, const struct found *found)
         if (station != NULL) {
             const bool reads =
                 station->reads && (found->lines != NULL || !is_left(exchange, line));
-            result = reads ? read_one(exchange, station, found) : 0;
+            result = reads ? read_one(exchange, line, found) : 0;
         }
         if (result == 2) {
             return leave_line(exchange, line, found);

@@ -5,6 +5,7 @@
 #include "clock.h"
 #include "lane.h"
 #include "ledger.h"
+#include "ticket.h"
 
 PyObject *
 exchange_tuple(PyObject *type, PyObject *const fields[FIELDS])
@@ -76,7 +77,7 @@ flush_lane(struct exchange *exchange, uint64_t peer)
 
     if (station != NULL && lane_waits(lane_of(station->lane))) {
         PyObject *lane = Py_NewRef(station->lane); /* dropping what was sent may run Python code */
-        lane_flush(lane_of(lane));
+        lane_flush(lane_of(lane), UINT64_MAX);
         Py_DECREF(lane);
     }
 }
@@ -96,6 +97,10 @@ exchange_stamp(struct exchange *exchange, uint64_t peer, PyObject *ledger,
             Py_DECREF(requests_remove(table, requests_find(table, sending->header.seq)));
         }
         return -1;
+    }
+    if (sending->entry != NULL) {
+        /* Now: the answer may be there before a large request has gone. */
+        ticket_set_number(PyTuple_GET_ITEM(sending->entry, 1), sending->header.seq);
     }
     envelope->acked = ledger_acknowledge(ledger);
     return 0;

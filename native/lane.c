@@ -26,6 +26,16 @@ close_lane(struct lane *lane)
     Py_CLEAR(lane->memory);
 }
 
+static struct channel_end
+end_at(struct channel *shared, unsigned char *data, uint64_t capacity)
+{
+    return (struct channel_end){.shared = shared,
+                                .data = data,
+                                .capacity = capacity,
+                                .least = SMALLEST,
+                                .window = SMALLEST};
+}
+
 static PyObject *
 lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -54,12 +64,10 @@ lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     struct lane *lane = lane_of(self);
     lane->memory = Py_NewRef(memory);
     lane->last = &lane->first;
-    lane->out = (struct channel_end){.shared = &channels[first ? 0 : 1],
-                                     .data = bytes + HEADS + (first ? 0 : capacity),
-                                     .capacity = capacity};
-    lane->in = (struct channel_end){.shared = &channels[first ? 1 : 0],
-                                    .data = bytes + HEADS + (first ? capacity : 0),
-                                    .capacity = capacity};
+    unsigned char *data = bytes + HEADS;
+    lane->out = end_at(&channels[first ? 0 : 1], data + (first ? 0 : capacity), capacity);
+    lane->in = end_at(&channels[first ? 1 : 0], data + (first ? capacity : 0), capacity);
+    lane->most = capacity;
     struct desk *desks = (struct desk *)(void *)(bytes + DESKS_AT);
     lane->asked = &desks[first ? 0 : 1];
     lane->served = &desks[first ? 1 : 0];
@@ -132,10 +140,12 @@ lane_reach(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 
 PyDoc_STRVAR(send_doc, "send($self, number, acked, code, seq, payload, /)\n--\n\n"
                        "Send a message. What there is no room for waits, and goes with `flush`: its "
-                       "payload must not change until then.");
+                       "payload must not change until then. As `flush`.");
 
 PyDoc_STRVAR(flush_doc, "flush($self, /)\n--\n\n"
-                        "Send what waits, as far as there is room now.");
+                        "Send what waits, as far as there is room now. True if there is more of both: "
+                        "much at a time is for several turns. Large copies are made without the "
+                        "interpreter lock.");
 
 static PyObject *
 flush_method(PyObject *self, PyObject *Py_UNUSED(ignored))
@@ -143,9 +153,13 @@ flush_method(PyObject *self, PyObject *Py_UNUSED(ignored))
     if (lane_require_open(lane_of(self)) < 0) {
         return NULL;
     }
-    lane_flush(lane_of(self));
-    Py_RETURN_NONE;
+    return PyBool_FromLong(lane_flush(lane_of(self), LANE_TURN));
 }
+
+PyDoc_STRVAR(settle_doc, "settle($self, idle, /)\n--\n\n"
+                         "Give back the memory of a window that is larger than at first, if nothing "
+                         "is under way, and, unless everything is `idle`, if it was not needed since "
+                         "the last time.");
 
 PyDoc_STRVAR(receive_doc, "receive($self, max_message, /)\n--\n\n"
                           "(number, acked, code, seq, payload) of the next message, None if it is "
@@ -171,6 +185,7 @@ static PyMethodDef lane_methods[] = {
     {"reach", NATIVE_METHOD(lane_reach), METH_FASTCALL, reach_doc},
     {"send", NATIVE_METHOD(lane_send), METH_FASTCALL, send_doc},
     {"flush", flush_method, METH_NOARGS, flush_doc},
+    {"settle", lane_settle, METH_O, settle_doc},
     {"receive", lane_receive, METH_O, receive_doc},
     {"close", lane_close, METH_NOARGS, close_doc},
     {NULL, NULL, 0, NULL},
@@ -178,6 +193,9 @@ static PyMethodDef lane_methods[] = {
 
 static PyGetSetDef lane_attributes[] = {
     {"waits", lane_get_waits, NULL, "Whether anything sent waits for room.", NULL},
+    {"window", lane_get_window, NULL, "Bytes of the window on the way out.", NULL},
+    {"most", lane_get_most, lane_set_most,
+     "Bytes that this window may come to have: a power of two, within what the memory allows.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

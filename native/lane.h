@@ -5,7 +5,11 @@
  *
  * A message is what it is over any transport: envelope, header, payload. One that is larger than
  * the room there is goes in pieces, as the reader makes room; what has not gone yet waits in our
- * own memory, in order.
+ * own memory, in order. For a large message, or many, the window of the channel is made larger; its
+ * memory is given back when it has not been needed for a while.
+ *
+ * All of it happens under the interpreter lock, but for the copies of what is large. Meanwhile one
+ * thread may be at either end, and others may send, which queues up, and close.
  */
 #ifndef LIBOS_IPC_LANE_H
 #define LIBOS_IPC_LANE_H
@@ -22,8 +26,9 @@ struct lane *lane_of(PyObject *object);
 bool lane_post(struct lane *lane, const struct envelope *envelope, struct header *header,
                const Py_buffer *payload);
 
-/* Whether a message with a payload of so many bytes can be posted now. */
-bool lane_fits(const struct lane *lane, Py_ssize_t size);
+/* Whether a message with a payload of so many bytes can be posted now. Not a large one: it is copied
+ * without the interpreter lock, from a place. */
+bool lane_fits(struct lane *lane, Py_ssize_t size);
 
 /* A place for a message behind those that wait for room. It is made first, so that to send cannot
  * fail. NULL with MemoryError. */
@@ -31,8 +36,8 @@ struct waiting;
 struct waiting *lane_place(PyObject *bytes);
 void lane_drop_place(struct waiting *place);
 
-/* Sends the message of this place, which is taken over, as soon as there is room. What was sent
- * before is dropped at the end, which may run Python code. The lane is open. */
+/* Sends the message of this place, which is taken over, as soon as there is room. May let go of the
+ * interpreter lock, and run Python code where what was sent is dropped. The lane is open. */
 void lane_post_behind(struct lane *lane, struct waiting *place, const struct envelope *envelope,
                       struct header *header);
 bool lane_is_open(const struct lane *lane);
@@ -40,17 +45,20 @@ bool lane_is_open(const struct lane *lane);
 /* Whether anything sent waits for room. */
 bool lane_waits(const struct lane *lane);
 
-/* What there is to read: nothing; a whole message, whose beginning this is, and which stays
- * there; or something that only `receive` can deal with. */
+/* What there is to read: nothing; a whole message, with this beginning, which stays where it is; or
+ * something that only `receive` can deal with. Of a large message what is there is taken out, without
+ * the interpreter lock: the lane may be closed meanwhile, but nobody else reads it. */
 enum lane_found { LANE_EMPTY, LANE_WHOLE, LANE_OTHER };
 enum lane_found lane_peek(struct lane *lane, uint64_t max_message, struct envelope *envelope,
                           struct header *header);
 
-/* Takes the message that was found whole: its payload is copied to `payload`, which has room. */
-void lane_take(struct lane *lane, const struct header *header, void *payload);
+/* Takes the message that was found whole: its payload. NULL with MemoryError, and it is still there. */
+PyObject *lane_take(struct lane *lane, const struct header *header);
 
-/* Sends what waits for room, as far as there is some. */
-void lane_flush(struct lane *lane);
+/* Sends what waits for room, as far as there is some, but no more than about so many bytes at a time.
+ * True if that was what ended it: then nobody will tell of room. As `lane_post_behind`. */
+enum { LANE_TURN = 1 << 18 };
+bool lane_flush(struct lane *lane, uint64_t most);
 
 /* The desk at which the other end asks, and the memory that it lies in, borrowed. NULL with ValueError
  * if the lane is closed. */

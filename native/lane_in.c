@@ -21,35 +21,135 @@ make_room(struct lane *lane)
     }
 }
 
+/* Whether this can be the size of a message. */
+static bool
+is_size(uint64_t size, uint64_t max_message)
+{
+    return size >= HEADER_SIZE && size <= max_message;
+}
+
+static PyObject *
+new_payload(const struct header *header)
+{
+    return PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(header->size - HEADER_SIZE));
+}
+
+/* Begins to take the message out whose beginning was seen. */
+static int
+begin(struct lane *lane, const struct envelope *envelope, const struct header *header)
+{
+    lane->payload = new_payload(header);
+    if (lane->payload == NULL) {
+        return -1;
+    }
+    channel_skip(&lane->in, MESSAGE_HEAD);
+    lane->envelope = *envelope;
+    lane->header = *header;
+    lane->arrived = 0;
+    return 0;
+}
+
+static void
+take_piece(struct lane *lane, unsigned char *to, uint64_t count)
+{
+    if (count < LARGE) {
+        channel_take(&lane->in, to, count);
+    } else {
+        Py_BEGIN_ALLOW_THREADS
+        channel_take(&lane->in, to, count);
+        Py_END_ALLOW_THREADS
+    }
+}
+
+/* Takes out what is there of the message that has begun. Whether all of it has arrived; not if the
+ * lane was closed meanwhile, or what is there cannot be believed. */
+static bool
+advance(struct lane *lane)
+{
+    const uint64_t size = (uint64_t)PyBytes_GET_SIZE(lane->payload);
+    PyObject *payload = Py_NewRef(lane->payload);
+    PyObject *memory = Py_NewRef(lane->memory);
+    uint64_t filled;
+
+    while (lane->memory != NULL && lane->arrived < size && channel_filled(&lane->in, &filled) &&
+           filled > 0) {
+        const uint64_t missing = size - lane->arrived;
+        uint64_t count = filled < missing ? filled : missing;
+        count = count < PIECE ? count : PIECE;
+        take_piece(lane, (unsigned char *)PyBytes_AS_STRING(payload) + lane->arrived, count);
+        lane->arrived += count;
+        if (lane->memory != NULL) {
+            make_room(lane);
+        }
+    }
+    const bool whole = lane->memory != NULL && lane->arrived == size;
+    Py_DECREF(memory);
+    Py_DECREF(payload);
+    return whole;
+}
+
+/* The beginning of the next message, if it is there and can be one. */
+static bool
+see_head(struct lane *lane, uint64_t max_message, struct envelope *envelope, struct header *header)
+{
+    unsigned char head[MESSAGE_HEAD];
+
+    channel_peek(&lane->in, head, MESSAGE_HEAD);
+    load_head(head, envelope, header);
+    return is_size(header->size, max_message);
+}
+
 enum lane_found
 lane_peek(struct lane *lane, uint64_t max_message, struct envelope *envelope,
           struct header *header)
 {
-    unsigned char head[MESSAGE_HEAD];
     uint64_t filled;
 
     if (lane->memory == NULL || lane->broken) {
         return LANE_EMPTY;
     }
-    if (!channel_filled(&lane->in, &filled) || lane->payload != NULL) {
+    if (!channel_filled(&lane->in, &filled)) {
         return LANE_OTHER;
     }
-    if (filled < MESSAGE_HEAD) {
-        return filled == 0 ? LANE_EMPTY : LANE_OTHER;
+    if (lane->payload == NULL) {
+        if (filled < MESSAGE_HEAD) {
+            return LANE_EMPTY;
+        }
+        if (!see_head(lane, max_message, envelope, header)) {
+            return LANE_OTHER;
+        }
+        if (header->size < LARGE && header->size <= filled - ENVELOPE_SIZE) {
+            return LANE_WHOLE;
+        }
+        if (begin(lane, envelope, header) < 0) {
+            PyErr_Clear(); /* `receive` will say so */
+            return LANE_OTHER;
+        }
     }
-    channel_peek(&lane->in, head, MESSAGE_HEAD);
-    load_head(head, envelope, header);
-    const bool whole = header->size >= HEADER_SIZE && header->size <= max_message &&
-                       header->size <= filled - ENVELOPE_SIZE;
-    return whole ? LANE_WHOLE : LANE_OTHER;
+    *envelope = lane->envelope;
+    *header = lane->header;
+    if (advance(lane)) {
+        return LANE_WHOLE;
+    }
+    return lane->memory != NULL && !channel_filled(&lane->in, &filled) ? LANE_OTHER : LANE_EMPTY;
 }
 
-void
-lane_take(struct lane *lane, const struct header *header, void *payload)
+PyObject *
+lane_take(struct lane *lane, const struct header *header)
 {
-    channel_skip(&lane->in, MESSAGE_HEAD);
-    channel_take(&lane->in, payload, header->size - HEADER_SIZE);
-    make_room(lane);
+    PyObject *payload = lane->payload;
+
+    if (payload != NULL) {
+        lane->payload = NULL;
+        return payload;
+    }
+    payload = new_payload(header);
+    if (payload != NULL) {
+        channel_skip(&lane->in, MESSAGE_HEAD);
+        channel_take(&lane->in, PyBytes_AS_STRING(payload), header->size - HEADER_SIZE);
+        make_room(lane);
+    }
+    return payload;
 }
 
 static PyObject *
@@ -61,26 +161,22 @@ malformed(PyObject *self, const char *what, uint64_t found)
     return NULL;
 }
 
-/* The head of the next message, if all of it is there. 1, 0 if not, -1 with an exception. */
+/* The beginning of the next message, if all of it is there. 1, 0 if not, -1 with an exception. */
 static int
 begin_message(PyObject *self, uint64_t filled, uint64_t max_message)
 {
     struct lane *lane = lane_of(self);
-    unsigned char head[MESSAGE_HEAD];
+    struct envelope envelope;
+    struct header header;
 
     if (filled < MESSAGE_HEAD) {
         return 0;
     }
-    channel_take(&lane->in, head, MESSAGE_HEAD);
-    load_head(head, &lane->envelope, &lane->header);
-    if (lane->header.size < HEADER_SIZE || lane->header.size > max_message) {
-        malformed(self, "a message of %llu bytes", lane->header.size);
+    if (!see_head(lane, max_message, &envelope, &header)) {
+        malformed(self, "a message of %llu bytes", header.size);
         return -1;
     }
-    lane->payload =
-        PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(lane->header.size - HEADER_SIZE));
-    lane->arrived = 0;
-    return lane->payload == NULL ? -1 : 1;
+    return begin(lane, &envelope, &header) < 0 ? -1 : 1;
 }
 
 PyObject *
@@ -104,18 +200,12 @@ lane_receive(PyObject *self, PyObject *argument)
         if (begun <= 0) {
             return begun < 0 ? NULL : Py_NewRef(Py_None);
         }
-        filled -= MESSAGE_HEAD;
     }
-    const uint64_t missing = (uint64_t)PyBytes_GET_SIZE(lane->payload) - lane->arrived;
-    const uint64_t count = filled < missing ? filled : missing;
-    channel_take(&lane->in, PyBytes_AS_STRING(lane->payload) + lane->arrived, count);
-    lane->arrived += count;
-    make_room(lane);
-    if (count < missing) {
+    if (!advance(lane)) {
         Py_RETURN_NONE;
     }
-    PyObject *payload = lane->payload;
-    lane->payload = NULL;
+    make_room(lane); /* of a payload of no bytes too */
+    PyObject *payload = lane_take(lane, &lane->header);
     return Py_BuildValue("KKiKN", (unsigned long long)lane->envelope.number,
                          (unsigned long long)lane->envelope.acked, (int)lane->header.code,
                          (unsigned long long)lane->header.seq, payload);

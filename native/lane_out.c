@@ -18,54 +18,100 @@ lane_drop_first(struct lane *lane)
     if (lane->first == NULL) {
         lane->last = &lane->first;
     }
-    lane_drop_place(gone);
+    if (gone != lane->going) {
+        lane_drop_place(gone);
+    }
 }
 
-/* Puts as much of one message as there is room for, from byte `done` of it on. */
 static uint64_t
-put_part(struct channel_end *out, const unsigned char *head, const Py_buffer *payload,
-         uint64_t done)
+lesser(uint64_t one, uint64_t other)
 {
-    uint64_t room = channel_room(out);
-
-    if (done < MESSAGE_HEAD) {
-        const uint64_t left = MESSAGE_HEAD - done;
-        const uint64_t count = left < room ? left : room;
-        channel_put(out, head + done, count);
-        done += count;
-        room -= count;
-    }
-    if (done >= MESSAGE_HEAD) {
-        const uint64_t left = MESSAGE_HEAD + (uint64_t)payload->len - done;
-        const uint64_t count = left < room ? left : room;
-        channel_put(out, (const unsigned char *)payload->buf + (done - MESSAGE_HEAD), count);
-        done += count;
-    }
-    return done;
+    return one < other ? one : other;
 }
 
-/* Puts what waits, as far as there is room, and asks to be told of more. */
+/* Copies the next bytes of a payload. Much of it without the interpreter lock: then anything may have
+ * been done to the lane meanwhile, but to what goes out. */
 static void
-flush(struct lane *lane)
+put_payload(struct lane *lane, const struct waiting *message, uint64_t count)
 {
-    while (lane->first != NULL) {
-        struct waiting *next = lane->first;
-        const uint64_t before = next->done;
+    const unsigned char *from =
+        (const unsigned char *)message->payload.buf + (message->done - MESSAGE_HEAD);
 
-        next->done = put_part(&lane->out, next->head, &next->payload, before);
-        if (next->done != before) {
-            channel_publish(&lane->out);
+    if (count < LARGE) {
+        channel_put(&lane->out, from, count);
+    } else {
+        Py_BEGIN_ALLOW_THREADS
+        channel_put(&lane->out, from, count);
+        Py_END_ALLOW_THREADS
+    }
+}
+
+/* Puts the next piece of a message, if there is room: how many bytes. */
+static uint64_t
+put_piece(struct lane *lane, struct waiting *message)
+{
+    const uint64_t room = lane->wish != 0 ? 0 : channel_room(&lane->out);
+    uint64_t put = 0;
+
+    if (message->done == 0) {
+        if (room < MESSAGE_HEAD) {
+            return 0; /* a reader takes heads whole, or not at all */
         }
-        if (next->done == MESSAGE_HEAD + (uint64_t)next->payload.len) {
-            lane_drop_first(lane);
-        } else if (channel_room(&lane->out) == 0) {
+        channel_put(&lane->out, message->head, MESSAGE_HEAD);
+        message->done = put = MESSAGE_HEAD;
+    }
+    const uint64_t piece = lesser(lesser(message_size(message) - message->done, room - put), PIECE);
+    if (piece > 0) {
+        put_payload(lane, message, piece);
+        message->done += piece;
+    }
+    return put + piece;
+}
+
+/* Puts what waits, as far as there is room, but no more than about so many bytes. True if that was
+ * what ended it. */
+static bool
+put_waiting(struct lane *lane, uint64_t most)
+{
+    uint64_t all = 0;
+
+    while (lane->memory != NULL && lane->first != NULL && all < most) {
+        struct waiting *message = lane->first;
+        lane_begin_window(lane, message);
+        lane->going = message;
+        const uint64_t put = put_piece(lane, message);
+        lane->going = NULL;
+        if (lane->memory == NULL) {
+            lane_drop_place(message); /* closed meanwhile, and left to us */
+            return false;
+        }
+        all += put;
+        if (put > 0) {
+            channel_publish(&lane->out);
             lane_ring(lane);
-            if (!channel_want(&lane->out)) {
-                return;
-            }
+        }
+        if (message->done == message_size(message)) {
+            lane_drop_first(lane);
+        } else if (put == 0 && !lane_make_room(lane, message)) {
+            return false;
         }
     }
-    lane_ring(lane);
+    return lane->memory != NULL && lane->first != NULL;
+}
+
+/* The same. One thread at a time puts; it goes on with what others add. */
+static bool
+flush(struct lane *lane, uint64_t most)
+{
+    if (lane->putting || lane->first == NULL) {
+        return false;
+    }
+    PyObject *memory = Py_NewRef(lane->memory); /* also if the lane is closed meanwhile */
+    lane->putting = true;
+    const bool more = put_waiting(lane, most);
+    lane->putting = false;
+    Py_DECREF(memory);
+    return more;
 }
 
 /* Takes the payload over, also if it fails. */
@@ -91,16 +137,23 @@ lane_place(PyObject *bytes)
     return PyObject_GetBuffer(bytes, &payload, PyBUF_SIMPLE) < 0 ? NULL : place_for(&payload);
 }
 
-void
-lane_post_behind(struct lane *lane, struct waiting *place, const struct envelope *envelope,
-                 struct header *header)
+static void
+enqueue(struct lane *lane, struct waiting *place, const struct envelope *envelope,
+        struct header *header)
 {
     header->size = HEADER_SIZE + (uint64_t)place->payload.len;
     store_envelope(place->head, envelope);
     store_header(place->head + ENVELOPE_SIZE, header);
     *lane->last = place;
     lane->last = &place->next;
-    flush(lane);
+}
+
+void
+lane_post_behind(struct lane *lane, struct waiting *place, const struct envelope *envelope,
+                 struct header *header)
+{
+    enqueue(lane, place, envelope, header);
+    flush(lane, UINT64_MAX);
 }
 
 bool
@@ -116,10 +169,14 @@ lane_is_open(const struct lane *lane)
 }
 
 bool
-lane_fits(const struct lane *lane, Py_ssize_t size)
+lane_fits(struct lane *lane, Py_ssize_t size)
 {
-    return lane->memory != NULL && lane->first == NULL &&
-           channel_room(&lane->out) >= MESSAGE_HEAD + (uint64_t)size;
+    const uint64_t whole = MESSAGE_HEAD + (uint64_t)size;
+
+    if (lane->memory == NULL || lane->first != NULL || size >= LARGE) {
+        return false;
+    }
+    return lane_stretch(lane, whole) && channel_room(&lane->out) >= whole;
 }
 
 bool
@@ -141,12 +198,10 @@ lane_post(struct lane *lane, const struct envelope *envelope, struct header *hea
     return true;
 }
 
-void
-lane_flush(struct lane *lane)
+bool
+lane_flush(struct lane *lane, uint64_t most)
 {
-    if (lane->memory != NULL && lane->first != NULL) {
-        flush(lane);
-    }
+    return lane->memory != NULL && flush(lane, most);
 }
 
 PyObject *
@@ -166,12 +221,12 @@ lane_send(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     }
     if (lane_post(lane, &envelope, &header, &payload)) {
         PyBuffer_Release(&payload);
-        Py_RETURN_NONE;
+        Py_RETURN_FALSE;
     }
     struct waiting *place = place_for(&payload);
     if (place == NULL) {
         return NULL;
     }
-    lane_post_behind(lane, place, &envelope, &header);
-    Py_RETURN_NONE;
+    enqueue(lane, place, &envelope, &header);
+    return PyBool_FromLong(flush(lane, LANE_TURN));
 }

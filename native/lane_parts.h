@@ -2,6 +2,7 @@
  *
  *   lane.c        the object: memory, whose bell, what Python sees
  *   lane_out.c    messages into the lane, and those that wait for room
+ *   lane_window.c how large the window for them is
  *   lane_in.c     messages out of it, also in pieces
  *   lane_desk.c   questions that need no interpreter, beside the channels
  */
@@ -14,7 +15,14 @@
 #include "channel.h"
 #include "desk.h"
 
-enum { MESSAGE_HEAD = ENVELOPE_SIZE + HEADER_SIZE };
+/* LARGE: bytes that are not copied with the interpreter lock held; PIECE: the most that is published at
+ * a time; STREAM: the most that many small messages make of a window. */
+enum {
+    MESSAGE_HEAD = ENVELOPE_SIZE + HEADER_SIZE,
+    LARGE = 1 << 15,
+    PIECE = 1 << 18,
+    STREAM = 1 << 16
+};
 
 /* A message that has not gone, or not all of it. */
 struct waiting {
@@ -37,8 +45,13 @@ struct lane {
     struct desk *served; /* by our clerk */
     uint32_t turn;       /* of our last question */
     bool asking;         /* a thread waits for its answer */
+    uint64_t most; /* of the window on the way out */
+    uint64_t wish; /* a larger window, once the channel is empty; 0 for none */
+    bool stretched; /* the window was found too small lately, or would be if it were the least */
     struct waiting *first;
     struct waiting **last;
+    const struct waiting *going; /* the first, while it is copied without the interpreter lock */
+    bool putting;                /* a thread puts what waits */
     /* the message that is arriving: its payload is NULL until its head is there */
     struct envelope envelope;
     struct header header;
@@ -53,10 +66,31 @@ int lane_require_open(const struct lane *lane);
 /* Has the other end look: something was written, or there is room. */
 void lane_ring(const struct lane *lane);
 
-/* Drops the first of those that wait. There is one. */
+/* Drops the first of those that wait; if it is just going, who puts it will. There is one. */
 void lane_drop_first(struct lane *lane);
 
+static inline uint64_t
+message_size(const struct waiting *message)
+{
+    return MESSAGE_HEAD + (uint64_t)message->payload.len;
+}
+
+/* Before a message begins to go: a window that is too small for it is not begun with. */
+void lane_begin_window(struct lane *lane, const struct waiting *message);
+
+/* The message does not go on: a larger window, if one is wished for, or else room is waited for.
+ * False if there is nothing to do but to wait; the reader will ring. */
+bool lane_make_room(struct lane *lane, const struct waiting *message);
+
+/* Whether the window has place for so many bytes, made larger if that can be at once. */
+bool lane_stretch(struct lane *lane, uint64_t size);
+
 /* ---- methods */
+
+PyObject *lane_settle(PyObject *self, PyObject *idle);
+PyObject *lane_get_window(PyObject *self, void *closure);
+PyObject *lane_get_most(PyObject *self, void *closure);
+int lane_set_most(PyObject *self, PyObject *value, void *closure);
 
 PyObject *lane_send(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *lane_receive(PyObject *self, PyObject *argument);

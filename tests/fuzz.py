@@ -42,6 +42,8 @@ from libos_ipc.errors import ProtocolError
 CORPUS = Path(__file__).parent / "corpus"
 MOST = 1 << 16
 LANE = 3 * 4096
+#: A lane with windows of three sizes.
+WIDE = 4096 + (1 << 15)
 #: Numbers at which something changes.
 EDGES = [0, 1, 16, 17, 33, 4095, 4096, 8191, 2**16, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1]
 
@@ -72,12 +74,12 @@ def payloads(data: bytes) -> None:
                 continue
 
 
-def lane(data: bytes) -> None:
+def lane(data: bytes, size: int = LANE) -> None:
     """A lane whose memory another process has filled, and goes on to change."""
-    shared = memory(LANE)
+    shared = memory(size)
     view = memoryview(shared)
     half = len(data) // 2
-    view[: min(half, LANE)] = data[: min(half, LANE)]
+    view[: min(half, size)] = data[: min(half, size)]
     ours = Lane(shared, True)
     for again in (data[half:], b""):
         try:
@@ -89,8 +91,14 @@ def lane(data: bytes) -> None:
                 assert len(found[4]) <= MOST
         except Malformed:
             assert ours.receive(MOST) is None
-        view[: min(len(again), LANE)] = again[:LANE]
+        view[: min(len(again), size)] = again[:size]
         ours.flush()
+        ours.settle(bool(again))
+
+
+def window(data: bytes) -> None:
+    """The same, where windows change."""
+    lane(data, WIDE)
 
 
 def exchange(data: bytes) -> None:
@@ -138,7 +146,7 @@ class Nobody:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (frames, payloads, lane, exchange)
+    target.__name__: target for target in (frames, payloads, lane, window, exchange)
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import fcntl
 import os
 import signal
@@ -96,6 +98,129 @@ def test_who_waits_for_room_is_rung(pair: Pair) -> None:
     one.send(2, 0, 64, 0, b"")
     assert other.receive(MOST) == (2, 0, 64, 0, b"")
     assert pair.doorbells[0].take() in ([], [900])
+
+
+def _resident(memory: Shared) -> int:
+    """Bytes of it that the system has given a page to."""
+    with open("/proc/self/smaps") as lines:
+        mine = f"{ctypes.addressof(ctypes.c_char.from_buffer(memory)):x}-"
+        for line in lines:
+            if line.startswith(mine):
+                return next(int(more.split()[1]) for more in lines if more.startswith("Rss")) * 1024
+    raise AssertionError("not mapped")
+
+
+def test_the_window_grows_for_what_does_not_fit_and_its_memory_is_given_back() -> None:
+    pair = Pair(1 << 18)
+    one, other = pair.ends
+    assert one.window == SMALLEST
+    for turn, size in enumerate((3 * SMALLEST, 200_000, 10), 1):
+        one.send(turn, 0, 64, 0, bytes([turn]) * size)
+        assert other.receive(MOST) == (turn, 0, 64, 0, bytes([turn]) * size)
+        assert not one.waits, "no room was waited for"
+    assert one.window == 1 << 18
+    assert _resident(pair.memory) > 200_000
+    one.settle(False)
+    assert one.window == 1 << 18, "it was needed lately"
+    one.settle(False)
+    assert one.window == SMALLEST
+    assert _resident(pair.memory) <= 3 * 4096
+    one.send(4, 0, 64, 0, bytes(200_000))
+    one.settle(True)
+    assert one.window == 1 << 18, "something is under way"
+    assert other.receive(MOST) == (4, 0, 64, 0, bytes(200_000))
+    one.settle(True)
+    one.settle(True)
+    assert one.window == SMALLEST
+    one.send(5, 0, 64, 0, b"five")
+    assert other.receive(MOST) == (5, 0, 64, 0, b"five")
+
+
+def test_the_window_is_as_large_as_it_may_be(pair: Pair) -> None:
+    large = Pair(1 << 18)
+    one, other = large.ends
+    assert (pair.ends[0].most, one.most) == (SMALLEST, 1 << 18)
+    one.most = 1 << 14
+    one.send(1, 0, 64, 0, bytes(100_000))
+    while (found := other.receive(MOST)) is None:
+        one.flush()
+    assert len(found[4]) == 100_000
+    assert one.window == 1 << 14
+    for wrong in (0, 2048, 10_000, 1 << 19, 2**63):
+        with pytest.raises(ValueError, match="no window"):
+            one.most = wrong
+    with pytest.raises(TypeError):
+        one.most = "all"  # type: ignore[assignment]
+    with pytest.raises(AttributeError):
+        del one.most
+
+
+def test_many_small_messages_grow_the_window_when_all_was_read() -> None:
+    pair = Pair(1 << 18)
+    one, other = pair.ends
+    for number in range(1, 2000):
+        one.send(number, 0, 64, 0, b"small")
+    assert one.window == SMALLEST, "something is under way"
+    seen = 0
+    while seen < 1999:
+        found = other.receive(MOST)
+        if found is None:
+            one.flush()
+        else:
+            seen += 1
+            assert found == (seen, 0, 64, 0, b"small")
+    assert one.window == 1 << 16, "no larger for small ones"
+
+
+@pytest.mark.parametrize("doublings", [7, 31, 32, 2**31, 2**32 - 1])
+def test_windows_that_no_channel_has(doublings: int) -> None:
+    pair = Pair(1 << 18)
+    pair.ends[0].send(1, 0, 64, 0, b"")
+    memoryview(pair.memory).cast("I")[2] = doublings
+    with pytest.raises(Malformed, match="room for less"):
+        pair.ends[1].receive(MOST)
+
+
+@pytest.mark.parametrize("read", [1, 2**63, 2**64 - 1])
+def test_a_reader_that_lies_has_no_larger_window(read: int) -> None:
+    pair = Pair(1 << 18)
+    pair.counts(0)[8] = read
+    pair.ends[0].send(1, 0, 64, 0, bytes(100_000))
+    pair.ends[0].flush()
+    pair.ends[0].settle(True)
+    assert pair.ends[0].waits
+    assert pair.ends[0].window == SMALLEST
+
+
+def test_others_run_while_a_large_message_is_copied_and_may_close() -> None:
+    for _ in range(40):
+        pair = Pair(1 << 18)
+        one, other = pair.ends
+        turns: list[int] = []
+        begun = threading.Event()
+
+        def interfere(one: Lane = one, begun: threading.Event = begun) -> None:
+            begun.wait()
+            with contextlib.suppress(ValueError):
+                one.send(2, 0, 64, 0, b"behind")
+            one.close()
+
+        def read(other: Lane = other, turns: list[int] = turns) -> None:
+            with contextlib.suppress(ValueError):
+                while other.receive(MOST) is None:
+                    turns.append(1)
+
+        threads = [threading.Thread(target=interfere), threading.Thread(target=read)]
+        for thread in threads:
+            thread.start()
+        begun.set()
+        with contextlib.suppress(ValueError):
+            one.send(1, 0, 64, 0, bytes(8 << 20))
+            while one.flush():
+                pass
+        threads[0].join()
+        other.close()
+        threads[1].join()
 
 
 def test_the_bell_tells_which_lines_were_rung(pair: Pair) -> None:
@@ -328,7 +453,7 @@ def test_wrong_arguments(pair: Pair) -> None:
 
 
 def _payload(number: int) -> bytes:
-    return number.to_bytes(8, "little") * (number % 700)
+    return number.to_bytes(8, "little") * (number % 700 * (1 if number % 16 else 13))
 
 
 def _write_for_ever(line: Line, pair: Pair) -> None:
@@ -344,9 +469,10 @@ def _write_for_ever(line: Line, pair: Pair) -> None:
             lane.flush()
 
 
-def test_a_writer_killed_at_any_moment_leaves_whole_messages_in_order() -> None:
+@pytest.mark.parametrize("capacity", [SMALLEST, 1 << 16])
+def test_a_writer_killed_at_any_moment_leaves_whole_messages_in_order(capacity: int) -> None:
     for round in range(60):
-        pair = Pair()
+        pair = Pair(capacity)
         with Forked(_write_for_ever, pair) as writer:
             writer.recv()
             expected = 1

@@ -797,6 +797,31 @@ def case_port_close() -> None:
         refused(into.receive, {})
 
 
+def case_lane_settle() -> None:
+    shared = memory(4096 + (1 << 18))
+    one, other = Lane(shared, True), Lane(shared, False)
+    one.send(1, 0, 70, 0, bytes(100_000))
+    assert one.window == 1 << 17
+    assert other.receive(1 << 20) is not None
+    one.settle(True)
+    one.send(1, 0, 70, 0, bytes(1 << 18))
+    one.close()
+    other.close()
+
+
+def case_lane_window() -> None:
+    one, _ = lane()
+    assert one.window == 4096
+
+
+def case_lane_most() -> None:
+    one = Lane(memory(4096 + (1 << 16)), True)
+    one.most = 8192
+    assert one.most == 8192
+    refused(setattr, one, "most", 5)
+    refused(setattr, one, "most", PAYLOAD)
+
+
 def lane() -> tuple[Lane, Lane]:
     shared = memory(4096 * 3)
     return Lane(shared, True), Lane(shared, False)

@@ -85,6 +85,7 @@ class LaneTraffic:
 
     def _on_idle(self, idle: bool) -> None:
         self.exchange.unclocked = idle
+        self.lanes.settle(idle)
 
     def drop(self, peer: int) -> None:
         """The lane to `peer` is not needed any more, if there is one. Under the session's lock."""

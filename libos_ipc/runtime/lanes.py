@@ -17,9 +17,16 @@ from libos_ipc._native import BELL_LINES, PORTER, Clerk, Doorbell, Lane, Malform
 
 __all__ = ["LANE_BYTES", "Arrival", "Lanes", "make_memory"]
 
-#: Bytes of a bell's memory, and of a lane's: a page for both channels' counts, and their data.
+#: Bytes of a bell's memory, and of a lane's: a page for both channels' counts, and their data, of
+#: which little is used, and costs anything, until messages are large or many.
 BELL_BYTES = 4096
-LANE_BYTES = 4096 + 2 * (1 << 16)
+LANE_BYTES = 4096 + 2 * (1 << 20)
+
+#: Bytes that the windows to all peers together may have, unless there are very many peers; and what
+#: each may have at least, and at most.
+POOL_BYTES = 1 << 26
+_LEAST_WINDOW = 1 << 16
+_MOST_WINDOW = 1 << 20
 
 _NAME = "libos_ipc"
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
@@ -60,6 +67,7 @@ class Lanes:
         self.clerk = Clerk(memory, spin)
         self._ends: dict[int, _End] = {}
         self._at: dict[int, _End] = {}
+        self._most = _MOST_WINDOW
 
     @property
     def bell_fd(self) -> int:
@@ -111,6 +119,13 @@ class Lanes:
             del self._at[end.line]
             self.clerk.leave(end.line)
             end.close()
+            self._share_pool()
+
+    def settle(self, idle: bool) -> None:
+        """Give back what the last large messages needed, if it is not needed any more. Any thread;
+        now and then, and when everything is `idle`."""
+        for end in list(self._ends.values()):
+            end.lane.settle(idle)
 
     def close(self) -> None:
         """Give everything back. In a forked child too."""
@@ -123,6 +138,17 @@ class Lanes:
     def _enter(self, end: _End) -> None:
         self._ends[end.peer] = self._at[end.line] = end
         self.clerk.serve(end.line, end.lane)
+        end.lane.most = self._most
+        self._share_pool()
+
+    def _share_pool(self) -> None:
+        """Let the windows be as large as they may be together."""
+        share = POOL_BYTES // max(1, len(self._ends))
+        most = min(_MOST_WINDOW, max(_LEAST_WINDOW, 1 << (share.bit_length() - 1)))
+        if most != self._most:
+            self._most = most
+            for end in self._ends.values():
+                end.lane.most = most
 
     def _free_line(self) -> int:
         for line in range(BELL_LINES):
@@ -138,7 +164,13 @@ class Lanes:
         """Send a message; what there is no room for goes when there is."""
         end = self._ends.get(peer)
         if end is not None:  # otherwise the peer's end was told just now
-            end.lane.send(number, acked, code, seq, payload)
+            self._go_on(end, end.lane.send(number, acked, code, seq, payload))
+
+    def _go_on(self, end: _End, more: bool) -> None:
+        """The rest of what waits there is for whoever reads next, if it can go at all."""
+        if more:
+            self.bell.again(end.line)
+            self.bell.nudge(PORTER)
 
     # ---- reading
 
@@ -165,7 +197,7 @@ class Lanes:
             return None
         try:
             if end.lane.waits:
-                end.lane.flush()
+                self._go_on(end, end.lane.flush())
             found = end.lane.receive(max_message) if end.reading else None
         except Malformed:
             raise

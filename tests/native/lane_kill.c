@@ -1,6 +1,7 @@
 /* One end of a channel dies after any single instruction of its work.
  *
- * A child writes records (or reads them) in single steps. What it would leave if it were killed is
+ * A child makes the window of a channel that has been read larger and writes records (or reads them),
+ * in single steps. What it would leave if it were killed is
  * looked at after each of them, in a copy of the memory; and after some of them it is killed. The other
  * end finds whole records, in order, and nothing else, and the channel as usable as before. Ends with 0
  * if all is well.
@@ -20,7 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { CAPACITY = 256, RECORDS = 6, WRITTEN = 4, LINE = 70, BETWEEN_KILLS = 41 };
+enum { LEAST = 128, CAPACITY = 256, FIRST = 1, RECORDS = 6, WRITTEN = 4, LINE = 70, BETWEEN_KILLS = 41 };
 
 struct shared {
     struct channel channel;
@@ -40,8 +41,18 @@ size_of(unsigned number)
 static struct channel_end
 end_of(uint64_t at)
 {
-    return (struct channel_end){
-        .shared = &shared->channel, .data = shared->data, .capacity = CAPACITY, .at = at};
+    return (struct channel_end){.shared = &shared->channel,
+                                .data = shared->data,
+                                .capacity = CAPACITY,
+                                .least = LEAST,
+                                .window = (uint64_t)LEAST << atomic_load(&shared->channel.doublings),
+                                .at = at};
+}
+
+static struct channel_end
+reading_end(void)
+{
+    return end_of(atomic_load(&shared->channel.read));
 }
 
 static void
@@ -85,11 +96,12 @@ read_records(struct channel_end *in, unsigned number)
 static void
 write_all(void)
 {
-    struct channel_end out = end_of(0);
+    struct channel_end out = reading_end(); /* nothing is left there */
 
-    for (unsigned number = 0; number < RECORDS; number++) {
+    assert(channel_fit(&out, CAPACITY));
+    for (unsigned number = FIRST; number < RECORDS; number++) {
         while (channel_room(&out) < 2u + size_of(number)) {
-            (void)channel_want(&out);
+            (void)channel_want(&out, 1);
             _exit(0); /* nobody reads meanwhile */
         }
         write_record(&out, number);
@@ -99,7 +111,7 @@ write_all(void)
 static void
 read_all(void)
 {
-    struct channel_end in = end_of(0);
+    struct channel_end in = reading_end();
     uint64_t lines[BELL_WORDS];
 
     while (bell_take(&shared->bell, lines)) {
@@ -111,12 +123,13 @@ read_all(void)
 static unsigned
 check_reader(unsigned least)
 {
-    struct channel_end in = end_of(0);
-    const unsigned found = read_records(&in, 0);
-    const struct channel_end out = end_of(in.at);
+    struct channel_end in = reading_end();
+    const unsigned found = read_records(&in, FIRST);
+    struct channel_end out = end_of(in.at);
 
     assert(found >= least && found <= RECORDS);
-    assert(channel_room(&out) == CAPACITY);
+    assert(channel_room(&out) == in.window);
+    assert(channel_fit(&out, 0) && channel_room(&out) == LEAST);
     return found;
 }
 
@@ -211,12 +224,17 @@ kill_after(long steps, void (*work)(void), unsigned (*check)(unsigned))
 static void
 prepare(bool filled)
 {
-    struct channel_end out = end_of(0);
-
     memset(shared, 0, sizeof *shared);
-    for (unsigned number = 0; filled && number < WRITTEN; number++) {
+    struct channel_end out = end_of(0);
+    struct channel_end in = out;
+
+    if (filled) {
+        assert(channel_fit(&out, CAPACITY));
+    }
+    for (unsigned number = 0; number < (filled ? WRITTEN : FIRST); number++) {
         write_record(&out, number);
     }
+    assert(filled || read_records(&in, 0) == FIRST);
 }
 
 static void

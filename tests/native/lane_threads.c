@@ -1,8 +1,9 @@
 /* Channels and bells between threads, without Python: for the thread sanitizer.
  *
  * A writer sends records of all sizes through a channel that is much smaller than they are
- * together; a reader checks each byte. Each sleeps on its bell whenever it can do nothing. Beside
- * the reader sits a porter, so that rings go to one or the other. Ends with 0 if all is well.
+ * together, and now and then makes its window larger, or smaller again; a reader checks each byte.
+ * Each sleeps on its bell whenever it can do nothing. Beside the reader sits a porter, so that rings
+ * go to one or the other. Ends with 0 if all is well.
  */
 #include "bell.h"
 #include "channel.h"
@@ -12,14 +13,26 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { CAPACITY = 4096, RECORDS = 200000, LARGEST = 700, READERS_LINE = 3, WRITERS_LINE = 900 };
+enum {
+    LEAST = 1024,
+    CAPACITY = 4096,
+    RECORDS = 200000,
+    LARGEST = 700,
+    READERS_LINE = 3,
+    WRITERS_LINE = 900,
+    BETWEEN_WINDOWS = 100
+};
 
 static struct channel channel;
 static unsigned char data[CAPACITY];
 static struct bell reader_bell;
 static struct bell writer_bell;
 static pthread_mutex_t rounds = PTHREAD_MUTEX_INITIALIZER;
-static struct channel_end in = {.shared = &channel, .data = data, .capacity = CAPACITY};
+static struct channel_end in = {.shared = &channel,
+                                .data = data,
+                                .capacity = CAPACITY,
+                                .least = LEAST,
+                                .window = LEAST};
 static uint32_t next_record;
 static _Atomic uint32_t done;
 
@@ -30,17 +43,11 @@ size_of(uint32_t number)
 }
 
 static void
-wait_for_room(const struct channel_end *out_end, uint64_t size, uint32_t *seen)
+wait_for_room(struct channel_end *out, uint64_t size, uint32_t *seen)
 {
-    struct channel_end *out = (struct channel_end *)out_end;
     uint64_t lines[BELL_WORDS];
 
-    while (channel_room(out) < size) {
-        /* Full or not, it is too small for this record: wait until all has been read. */
-        atomic_store(&out->shared->wanting, 1);
-        if (channel_room(out) >= size) {
-            return;
-        }
+    while (!channel_want(out, size)) {
         bell_sleep(&writer_bell, BELL_SEAT, INT64_MAX, 0, seen);
         while (bell_take(&writer_bell, lines)) {
         }
@@ -50,7 +57,11 @@ wait_for_room(const struct channel_end *out_end, uint64_t size, uint32_t *seen)
 static void *
 write_all(void *nothing)
 {
-    struct channel_end out = {.shared = &channel, .data = data, .capacity = CAPACITY};
+    struct channel_end out = {.shared = &channel,
+                              .data = data,
+                              .capacity = CAPACITY,
+                              .least = LEAST,
+                              .window = LEAST};
     unsigned char payload[LARGEST];
     uint32_t seen = 0;
 
@@ -58,6 +69,10 @@ write_all(void *nothing)
     for (uint32_t number = 0; number < RECORDS; number++) {
         const uint32_t size = size_of(number);
         memset(payload, (int)(number & 0xff), size);
+        if (number % BETWEEN_WINDOWS == 0) {
+            wait_for_room(&out, out.window, &seen); /* all of it */
+            assert(channel_fit(&out, number / BETWEEN_WINDOWS % 3 * LEAST));
+        }
         wait_for_room(&out, sizeof number + size, &seen);
         channel_put(&out, &number, sizeof number);
         channel_put(&out, payload, size);
