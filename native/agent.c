@@ -39,7 +39,7 @@ agent_here(struct agent_look *look)
     if (look->get_loop == NULL) {
         const int found = find_function(look);
         if (found <= 0) {
-            return found < 0 ? -1 : thread_number();
+            return found < 0 ? -1 : (int64_t)thread_number();
         }
     }
     PyObject *loop = PyObject_CallNoArgs(look->get_loop);
