@@ -28,12 +28,16 @@ bell_ring(struct bell *bell, unsigned line)
 {
     atomic_store_explicit(&bell->ringer, processor_here(), memory_order_relaxed);
     set_bit(bell, line);
-    const uint32_t state = atomic_load(&bell->state);
+    uint32_t state = atomic_load(&bell->state);
     if ((state & (BELL_DRAINING | BELL_AWAKE)) != 0) {
         return;
     }
     if ((state & BELL_SEAT) != 0) {
         wake(bell, BELL_SEAT);
+        /* It is awake, if it is the same sleep still: what else is rung until it runs need not wake it
+         * again. Only now: we may be killed at any point. */
+        atomic_compare_exchange_strong(&bell->state, &state,
+                                       (state & ~(uint32_t)BELL_SEAT) | BELL_AWAKE);
     } else if ((state & BELL_PORTER) != 0) {
         wake(bell, BELL_PORTER);
     }
@@ -95,6 +99,18 @@ change_state(struct bell *bell, uint32_t off, uint32_t on)
     return state;
 }
 
+/* Is about to sleep as `who`, and awake no more. Each sleep has a number, lest a ringer that was slow
+ * takes the next one for that which it has ended. */
+static void
+fall_asleep(struct bell *bell, uint32_t who, uint32_t awake)
+{
+    uint32_t state = atomic_load_explicit(&bell->state, memory_order_relaxed);
+
+    while (!atomic_compare_exchange_weak(&bell->state, &state,
+                                         ((state & ~awake) | who) + BELL_ONE_SLEEP)) {
+    }
+}
+
 /* Sleeps until the count is not `seen` any more; never is no time to set an alarm for. */
 static int
 sleep_on(struct bell *bell, uint32_t who, int64_t deadline, uint32_t seen)
@@ -120,12 +136,12 @@ bell_sleep(struct bell *bell, uint32_t who, int64_t deadline, int64_t spin, uint
         *seen = atomic_load(&bell->count);
         return 0;
     }
-    change_state(bell, awake, who);
+    fall_asleep(bell, who, awake);
     /* What an awake seat will look at is not the porter's. */
     if (!(who == BELL_SEAT ? bell_is_rung(bell) : bell_is_left(bell))) {
         found = sleep_on(bell, who, deadline, *seen);
     }
-    change_state(bell, who, before & awake);
+    change_state(bell, who | awake, before & awake);
     *seen = atomic_load(&bell->count);
     return found;
 }

@@ -9,7 +9,9 @@
  *     sleeper: count -> asleep -> any bit? -> sleep unless the count has moved
  *
  * So either the ringer sees the sleeper, or the sleeper sees the bit. Sleepers are of two kinds:
- * the SEAT is woken rather than the PORTER, who is there when nobody sits.
+ * the SEAT is woken rather than the PORTER, who is there when nobody sits. Who has woken the SEAT
+ * enters that it is awake, since it may be long before it runs, if the ringer has its processor: a
+ * stream of messages would call the kernel for each until then.
  *
  * A process that has the bell mapped can spoil it for others of its group: it can take their rings
  * away, or ring without end. Therefore the porter, who looks everywhere then, never sleeps for longer
@@ -28,6 +30,9 @@ enum { BELL_LINES = 1024, BELL_WORDS = BELL_LINES / 64 };
 
 /* Who sleeps, as bits of `state`; and who is awake and will look before it sleeps. */
 enum { BELL_SEAT = 1, BELL_PORTER = 2, BELL_DRAINING = 4, BELL_AWAKE = 8 };
+
+/* Above these bits `state` counts the sleeps, round and round. */
+enum { BELL_ONE_SLEEP = 256 };
 
 /* In shared memory, zeroed to begin with. */
 struct bell {

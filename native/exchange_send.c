@@ -7,6 +7,13 @@
 #include "ledger.h"
 #include "ticket.h"
 
+/* Whether nothing can be reached from here, so that the collector need not look. */
+static bool
+is_plain_value(PyObject *value)
+{
+    return PyLong_CheckExact(value) || PyBytes_CheckExact(value) || value == Py_None;
+}
+
 PyObject *
 exchange_tuple(PyObject *type, PyObject *const fields[FIELDS])
 {
@@ -16,12 +23,17 @@ exchange_tuple(PyObject *type, PyObject *const fields[FIELDS])
     }
     PyObject *made =
         whole ? ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, FIELDS) : NULL;
+    bool plain = true;
     for (Py_ssize_t i = 0; i < FIELDS; i++) {
         if (made != NULL) {
             PyTuple_SET_ITEM(made, i, fields[i]);
+            plain = plain && is_plain_value(fields[i]);
         } else {
             Py_XDECREF(fields[i]);
         }
+    }
+    if (made != NULL && plain) {
+        PyObject_GC_UnTrack(made); /* of a stream there are thousands at a time */
     }
     return made;
 }

@@ -24,6 +24,7 @@ from benchmarks.rows import (
     starting,
     streams,
     sync,
+    threads,
 )
 
 
@@ -43,6 +44,7 @@ FAMILIES = tuple(
         native_answers,
         requests,
         streams,
+        threads,
         payloads,
         over_zeromq,
         locks,
