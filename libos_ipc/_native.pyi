@@ -373,6 +373,11 @@ class QuickHandle:
     def _bind(self, cell: HandleCell, exchange: Exchange, /) -> None:
         """The handle is open: lock and unlock in this cell, if a look at the exchange says that no
         step is under way."""
+    @property
+    def _user(self) -> int:
+        """Who uses the handle here; 0 for nobody, or nobody known."""
+    def _release_now(self, agent: int, /) -> bool:
+        """Unlock what this agent has locked SHARED, if that can be done without the subclass."""
     def _unbind(self) -> None:
         """The handle is closed: everything is the subclass's."""
     def _know(self, value: Value, decoded: object, /) -> None:

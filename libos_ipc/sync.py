@@ -297,8 +297,6 @@ class Section(Generic[T, B]):
         self._handle = handle
         self._state = state
         self._timeout = timeout
-        self._agent = 0
-        self._before = NEVER_WRITTEN
         self._box: Box[T] | None = None
 
     def __enter__(self) -> B:
@@ -308,15 +306,19 @@ class Section(Generic[T, B]):
         return self._entered(await self._handle.alock(self._state, self._timeout))
 
     def _entered(self, value: T) -> B:
-        self._agent = current_agent()
-        self._before = self._handle._current
-        if self._state == State.EXCLUSIVE:
-            self._box = Box(value)
-        return value if self._box is None else self._box  # type: ignore[return-value]
+        handle = self._handle
+        self._agent = handle._user or current_agent()
+        if self._state != State.EXCLUSIVE:
+            return value  # type: ignore[return-value]
+        self._before = handle._current
+        self._box = Box(value)
+        return self._box  # type: ignore[return-value]
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         handle, data = self._handle, None
         try:
+            if handle._release_now(self._agent):
+                return
             if self._box is not None and error is None:
                 data = handle._changed(self._before, self._box.value)
             handle._release(self._agent, data)

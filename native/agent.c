@@ -25,7 +25,10 @@ find_function(struct agent_look *look)
     if (module == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
-    look->get_loop = PyObject_GetAttrString(module, "_get_running_loop");
+    /* Interned, since the interpreter's cache of attributes keeps every other name. */
+    PyObject *name = PyUnicode_InternFromString("_get_running_loop");
+    look->get_loop = name == NULL ? NULL : PyObject_GetAttr(module, name);
+    Py_XDECREF(name);
     if (look->get_loop == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         PyErr_Clear(); /* another thread is about to import it: no loop runs yet */
         return 0;

@@ -128,6 +128,17 @@ quick_handle_know(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 
 /* ---- locking */
 
+/* The cell, if the machine may be stepped from here; NULL if not. Borrowed. */
+static struct handle_cell *
+free_cell(const struct quick_handle *handle)
+{
+    if (handle->cell == NULL || !exchange_is_free(handle->exchange)) {
+        return NULL;
+    }
+    struct handle_cell *cell = (struct handle_cell *)handle->cell;
+    return cell->opened > 0 && cell->value != NULL ? cell : NULL;
+}
+
 /* The cell, and who asks, if the machine may be stepped from here; NULL if not, with or without an
  * exception. Borrowed. */
 static struct handle_cell *
@@ -137,12 +148,11 @@ find_cell(struct quick_handle *handle, uint32_t *agent)
         return NULL;
     }
     const int64_t here = agent_here(&handle->look);
-    if (here <= 0 || handle->cell == NULL || !exchange_is_free(handle->exchange)) {
+    if (here <= 0) {
         return NULL;
     }
-    struct handle_cell *cell = (struct handle_cell *)handle->cell;
     *agent = (uint32_t)here;
-    return cell->opened > 0 && cell->value != NULL ? cell : NULL;
+    return free_cell(handle);
 }
 
 /* A method of Python's, bound. The name is interned, since the interpreter's cache of methods keeps
@@ -267,7 +277,41 @@ quick_handle_unlock(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyO
     return call_python(self, "_unlock", args, nargs, kwnames);
 }
 
+PyDoc_STRVAR(release_doc, "_release_now($self, agent, /)\n--\n\n"
+                          "Unlock what this agent has locked SHARED, if that can be done here.");
+
+static PyObject *
+quick_handle_release_now(PyObject *self, PyObject *argument)
+{
+    uint64_t agent;
+
+    if (as_unsigned(argument, "agent", UINT32_MAX, &agent) < 0) {
+        return NULL;
+    }
+    struct handle_cell *cell = free_cell(quick_handle_of(self));
+    if (cell == NULL || cell->using != HANDLE_SHARED ||
+        !handle_cell_may_unlock(cell, (uint32_t)agent)) {
+        Py_RETURN_FALSE;
+    }
+    handle_cell_unlock(cell);
+    Py_RETURN_TRUE;
+}
+
+static PyObject *
+quick_handle_user(PyObject *self, void *Py_UNUSED(ignored))
+{
+    const struct handle_cell *cell = (struct handle_cell *)quick_handle_of(self)->cell;
+
+    return PyLong_FromUnsignedLong(cell == NULL ? 0 : cell->user);
+}
+
+static PyGetSetDef quick_handle_getset[] = {
+    {"_user", quick_handle_user, NULL, "Who uses the handle here; 0 for nobody, or nobody known.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyMethodDef quick_handle_methods[] = {
+    {"_release_now", quick_handle_release_now, METH_O, release_doc},
     {"_bind", NATIVE_METHOD(quick_handle_bind), METH_FASTCALL, bind_doc},
     {"_unbind", quick_handle_unbind, METH_NOARGS, unbind_doc},
     {"_know", NATIVE_METHOD(quick_handle_know), METH_FASTCALL, know_doc},
@@ -297,6 +341,7 @@ static PyType_Slot quick_handle_slots[] = {
     {Py_tp_clear, quick_handle_clear},
     {Py_tp_methods, quick_handle_methods},
     {Py_tp_members, quick_handle_members},
+    {Py_tp_getset, quick_handle_getset},
     {0, NULL},
 };
 

@@ -384,6 +384,18 @@ def case_quickhandle_lock() -> None:
     assert handle._cell().user == 0
 
 
+def case_quickhandle_release_now() -> None:
+    handle = quick_handle()
+    handle.lock(2)  # type: ignore[arg-type]
+    assert not handle._release_now(1)
+    assert handle._release_now(handle._user)
+    assert handle._user == 0
+    refused(handle._release_now, PAYLOAD)
+
+
+case_quickhandle_user = case_quickhandle_release_now
+
+
 def case_quickhandle_unlock() -> None:
     handle = quick_handle()
     assert handle.unlock(NUMBER) == ((NUMBER,), {})  # type: ignore[func-returns-value]

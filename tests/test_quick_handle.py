@@ -177,6 +177,27 @@ def test_a_value_that_can_be_changed_in_place_is_not_kept(group: Group) -> None:
                 box.value = [1]
 
 
+def test_a_block_is_left_without_python(
+    handle: SyncHandle[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SyncHandle, "_release", lambda *args: pytest.fail("by Python"))
+    for _ in range(2):
+        with handle.shared() as value:
+            assert value == 7
+            assert handle._user == threading.get_native_id()
+        assert handle._user == 0
+    assert not handle._release_now(threading.get_native_id())
+
+
+def test_a_block_under_exclusive_is_not(handle: SyncHandle[int]) -> None:
+    with handle.exclusive() as box:
+        assert not handle._release_now(handle._user)
+        box.value += 1
+    with pytest.raises(ZeroDivisionError), handle.shared() as value:
+        value // 0
+    assert handle._user == 0
+
+
 # ---- what is not
 
 
