@@ -15,7 +15,8 @@
  *
  * A process that has the bell mapped can spoil it for others of its group: it can take their rings
  * away, or ring without end. Therefore the porter, who looks everywhere then, never sleeps for longer
- * than BELL_LONGEST_SLEEP_NS; and bits are a hint: what is read at a line is checked where it lies.
+ * than BELL_LONGEST_SLEEP_NS; who has written what is not read rings again (`Lane.remind`); and bits
+ * are a hint: what is read at a line is checked where it lies.
  */
 #ifndef LIBOS_IPC_BELL_H
 #define LIBOS_IPC_BELL_H

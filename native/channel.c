@@ -17,9 +17,15 @@ place_of(const struct channel_end *end)
 }
 
 uint64_t
+channel_unread(const struct channel_end *end)
+{
+    return end->at - atomic_load(&end->shared->read);
+}
+
+uint64_t
 channel_room(const struct channel_end *end)
 {
-    const uint64_t used = end->at - atomic_load(&end->shared->read);
+    const uint64_t used = channel_unread(end);
     return used > end->window ? 0 : end->window - used;
 }
 

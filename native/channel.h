@@ -43,6 +43,9 @@ struct channel_end {
 /* The writer: bytes that can be put now. 0 also if the reader claims what cannot be. */
 uint64_t channel_room(const struct channel_end *end);
 
+/* The writer: bytes put that were not read yet, as the reader claims. */
+uint64_t channel_unread(const struct channel_end *end);
+
 /* The writer: put bytes behind those before; there is room. Nobody sees them yet. */
 void channel_put(struct channel_end *end, const void *bytes, uint64_t count);
 

@@ -68,6 +68,7 @@ lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     lane->out = end_at(&channels[first ? 0 : 1], data + (first ? 0 : capacity), capacity);
     lane->in = end_at(&channels[first ? 1 : 0], data + (first ? capacity : 0), capacity);
     lane->most = capacity;
+    lane->unread_since = UINT64_MAX;
     struct desk *desks = (struct desk *)(void *)(bytes + DESKS_AT);
     lane->asked = &desks[first ? 0 : 1];
     lane->served = &desks[first ? 1 : 0];
@@ -161,6 +162,43 @@ PyDoc_STRVAR(settle_doc, "settle($self, idle, /)\n--\n\n"
                          "is under way, and, unless everything is `idle`, if it was not needed since "
                          "the last time.");
 
+PyDoc_STRVAR(remind_doc,
+             "remind($self, /)\n--\n\n"
+             "Ring once more if nothing was read of what lay there the last time: who has the bell "
+             "mapped can take rings away. True if something lies here, or waits for room.");
+
+/* Rings if the other end has read nothing since it was looked at last. */
+static void
+ring_again(struct lane *lane)
+{
+    const uint64_t unread = channel_unread(&lane->out);
+    const uint64_t since = unread == 0 ? UINT64_MAX : lane->out.at - unread;
+
+    if (unread != 0 && lane->unread_since == since) {
+        lane_ring(lane);
+    }
+    lane->unread_since = since;
+}
+
+static PyObject *
+lane_remind(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    struct lane *lane = lane_of(self);
+    uint64_t filled = 0;
+
+    if (lane->memory == NULL) {
+        Py_RETURN_FALSE;
+    }
+    if (!lane->putting) {
+        ring_again(lane);
+    }
+    if (lane->first != NULL && !lane->putting) {
+        Py_RETURN_TRUE; /* there may be room, and nobody has told */
+    }
+    return PyBool_FromLong(!lane->broken && !lane->taking &&
+                           (!channel_filled(&lane->in, &filled) || filled > 0));
+}
+
 PyDoc_STRVAR(receive_doc, "receive($self, max_message, /)\n--\n\n"
                           "(number, acked, code, seq, payload) of the next message, None if it is "
                           "not there yet. Malformed, once, if nothing that comes can be believed any more.");
@@ -185,6 +223,7 @@ static PyMethodDef lane_methods[] = {
     {"reach", NATIVE_METHOD(lane_reach), METH_FASTCALL, reach_doc},
     {"send", NATIVE_METHOD(lane_send), METH_FASTCALL, send_doc},
     {"flush", flush_method, METH_NOARGS, flush_doc},
+    {"remind", lane_remind, METH_NOARGS, remind_doc},
     {"settle", lane_settle, METH_O, settle_doc},
     {"receive", lane_receive, METH_O, receive_doc},
     {"close", lane_close, METH_NOARGS, close_doc},

@@ -71,6 +71,7 @@ advance(struct lane *lane)
     PyObject *memory = Py_NewRef(lane->memory);
     uint64_t filled;
 
+    lane->taking = true;
     while (lane->memory != NULL && lane->arrived < size && channel_filled(&lane->in, &filled) &&
            filled > 0) {
         const uint64_t missing = size - lane->arrived;
@@ -82,6 +83,7 @@ advance(struct lane *lane)
             make_room(lane);
         }
     }
+    lane->taking = false;
     const bool whole = lane->memory != NULL && lane->arrived == size;
     Py_DECREF(memory);
     Py_DECREF(payload);

@@ -41,6 +41,7 @@ struct lane {
     unsigned line;
     struct channel_end out;
     struct channel_end in;
+    uint64_t unread_since; /* up to where the other end had read, the last time; UINT64_MAX for all */
     struct desk *asked;  /* by us */
     struct desk *served; /* by our clerk */
     uint32_t turn;       /* of our last question */
@@ -57,6 +58,7 @@ struct lane {
     struct header header;
     PyObject *payload;
     uint64_t arrived;
+    bool taking; /* a thread takes out what there is of it */
     bool broken; /* nothing that comes can be believed any more */
 };
 

@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from zlib import crc32
 
 import processes
 import pytest
@@ -99,7 +100,7 @@ def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def transport(request: pytest.FixtureRequest) -> str:
-    """What carries the messages of the group; modules in `TRANSPORTED` run with each."""
+    """What carries the messages of the group: see `transports_for`."""
     return str(getattr(request, "param", "auto"))
 
 
@@ -154,7 +155,10 @@ def every_way(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("group", ["process", "delegating"], indirect=True)
 
 
-#: What is about messages between processes, whatever carries them.
+TRANSPORTS = ("zmq", "native", "auto")
+
+#: What is about messages between processes, whatever carries them: each test by connections alone
+#: and by lanes as soon as these stand.
 TRANSPORTED = {
     "test_children",
     "test_exec",
@@ -163,16 +167,46 @@ TRANSPORTED = {
     "test_hostile",
     "test_ids",
     "test_messages",
-    "test_ping",
     "test_signals",
     "test_sync",
 }
+#: Of these, what is also about a pair that changes over in the middle.
+CHANGING = {"test_group", "test_hostile", "test_ids", "test_messages"}
+#: What only makes use of messages: each test by one of the three, always the same, in turn.
+IN_TURN = {
+    "test_delegation",
+    "test_fcntl",
+    "test_file_lock",
+    "test_inspector",
+    "test_metadata",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--every-transport",
+        action="store_true",
+        help="run each test that uses a group over zmq, native and auto: three times as long",
+    )
+
+
+def transports_for(metafunc: pytest.Metafunc) -> tuple[str, ...]:
+    """What a test is to be run over; nothing if it takes what there is by default."""
+    module = metafunc.module.__name__
+    if module not in TRANSPORTED | IN_TURN:
+        return ()
+    if metafunc.config.getoption("every_transport") or module in CHANGING:
+        return TRANSPORTS
+    if module in IN_TURN:
+        return (TRANSPORTS[crc32(metafunc.function.__name__.encode()) % len(TRANSPORTS)],)
+    return ("zmq", "native")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each test of a group, by connections alone and by lanes as soon as these stand."""
-    if metafunc.module.__name__ in TRANSPORTED and "config" in metafunc.fixturenames:
-        metafunc.parametrize("transport", ["zmq", "native"], indirect=True)
+    """Each test of a group, over the transports that say something about it."""
+    transports = transports_for(metafunc)
+    if transports and "config" in metafunc.fixturenames:
+        metafunc.parametrize("transport", transports, indirect=True)
 
 
 both_leaders = pytest.mark.parametrize("group", ["process", "embedded"], indirect=True)

@@ -236,6 +236,29 @@ def test_the_bell_tells_which_lines_were_rung(pair: Pair) -> None:
     assert here.take() == []
 
 
+def test_what_lies_unread_is_rung_again(pair: Pair) -> None:
+    one, other = pair.ends
+    assert not one.remind()
+    one.send(1, 0, 64, 0, b"")
+    one.send(2, 0, 64, 0, b"")
+    memoryview(pair.bells[1])[64:] = bytes(BELL_BYTES - 64)  # somebody takes the rings away
+    assert not one.remind()
+    assert pair.doorbells[1].take() == [], "it may have been rung just now"
+    assert other.remind(), "there is something, rung or not"
+    assert not one.remind()
+    assert pair.doorbells[1].take() == [3]
+    assert other.receive(MOST) is not None
+    one.remind()
+    assert pair.doorbells[1].take() == [], "something was read"
+    assert other.receive(MOST) is not None
+    for _ in range(3):
+        assert not one.remind()
+        assert not other.remind()
+    assert pair.doorbells[1].take() == []
+    one.close()
+    assert not one.remind()
+
+
 @pytest.mark.parametrize("who", [SEAT, PORTER])
 def test_a_sleeper_is_woken_by_a_ring_and_not_before(pair: Pair, who: int) -> None:
     here = pair.doorbells[0]

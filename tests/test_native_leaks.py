@@ -821,6 +821,13 @@ def case_lane_settle() -> None:
     other.close()
 
 
+def case_lane_remind() -> None:
+    one, other = lane()
+    one.send(1, 0, 70, 0, PAYLOAD)
+    assert not one.remind()
+    assert other.remind()
+
+
 def case_lane_window() -> None:
     one, _ = lane()
     assert one.window == 4096

@@ -17,6 +17,7 @@ from benchmarks.rows import (
     ids,
     lock_scale,
     locks,
+    members,
     native_answers,
     over_zeromq,
     payloads,
@@ -53,6 +54,7 @@ FAMILIES = tuple(
         lock_scale,
         ids,
         broadcasts,
+        members,
         forks,
         starting,
     )

@@ -122,10 +122,14 @@ class Lanes:
             self._share_pool()
 
     def settle(self, idle: bool) -> None:
-        """Give back what the last large messages needed, if it is not needed any more. Any thread;
+        """Give back what the last large messages needed, if it is not needed any more; and see to
+        what lies unread, there or here: another process may have taken the ring away. Any thread;
         now and then, and when everything is `idle`."""
         for end in list(self._ends.values()):
             end.lane.settle(idle)
+            if end.lane.remind():
+                self.bell.again(end.line)
+                self.bell.nudge(PORTER)
 
     def close(self) -> None:
         """Give everything back. In a forked child too."""

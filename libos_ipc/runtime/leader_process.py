@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -82,9 +83,20 @@ def found_embedded(directory: GroupDir, config: GroupConfig) -> Node:
     return node
 
 
+def _allow_descriptors() -> None:
+    """Some descriptors are needed for each member: as many as the system lets us have. This process
+    is ours alone, and starts no others."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (OSError, ValueError):
+        pass  # with those it has then
+
+
 def main(given: dict[str, Any]) -> None:
     """The leader's process, from its first line to its last."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _allow_descriptors()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what the founder has blocked is its own affair
     try:
         founder = os.pidfd_open(given["founder"])
