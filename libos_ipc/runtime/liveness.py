@@ -15,6 +15,7 @@ credentials are its own.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -32,14 +33,16 @@ _UCRED = struct.Struct("3i")
 
 def listen_at(path: str) -> socket.socket:
     """A listening Unix socket at `path`, for its owner only. Replaces what lies there."""
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        listener.bind(path)
-        os.chmod(path, 0o600)
+        os.fchmod(listener.fileno(), 0o600)  # the file that `bind` makes has the socket's mode
+        try:
+            listener.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            os.unlink(path)
+            listener.bind(path)
         listener.listen(BACKLOG)
     except BaseException:
         listener.close()

@@ -29,6 +29,7 @@ from libos_ipc.runtime.group_file import GroupFile
 from libos_ipc.runtime.held_files import Fork
 from libos_ipc.runtime.journal_file import JournalFile
 from libos_ipc.runtime.lane_traffic import LANE_AFTER
+from libos_ipc.runtime.reserve import Reserve
 from libos_ipc.runtime.rundir import GroupDir
 from libos_ipc.runtime.session import Session
 from libos_ipc.runtime.slabs import Slabs
@@ -72,6 +73,7 @@ class Node(Belongings):
         self.identity = identity
         self.dispatcher = Dispatcher(HEADER_WEIGHT)
         self.deliver = self.dispatcher.deliver
+        self.reserve = Reserve()  # a forked child goes on with its copy
         super().__init__()
         self.leading = leader is not None
         #: what each thread's latest fork had prepared; two may fork at once
@@ -213,7 +215,7 @@ class Node(Belongings):
                 pair = self._take_pair()
         if pair is not None:
             try:
-                plan = ForkPlan(*pair, Sockets.make(self.directory, pair[0]), mmap.mmap(-1, 8))
+                plan = self._plan(*pair)
             except OSError as error:
                 log.warning("a forked child will not have joined: %s", error)
                 with self.session.lock:
@@ -224,7 +226,19 @@ class Node(Belongings):
                 self.descriptions.begin_fork()
                 self.session.halt()
                 self.dispatcher.pause()
-                self.session.pause()
+                self.session.unplug()
+        return plan
+
+    def _plan(self, vmid: int, pid: int) -> ForkPlan:
+        sockets = Sockets.make(self.directory, vmid)
+        try:
+            plan = ForkPlan(vmid, pid, sockets, mmap.mmap(-1, 8))
+            with self.session.lock:
+                # Connected while our own copy is open: the end of it tells of a failed fork too.
+                self.session.watches.live(vmid, self.directory.live_socket(vmid))
+        except BaseException:
+            sockets.close()
+            raise
         return plan
 
     def _take_pair(self) -> tuple[int, int] | None:
@@ -250,8 +264,6 @@ class Node(Belongings):
         if plan is not None:
             with session.lock:
                 self.children.add(plan.pid, plan.vmid).page = plan.page
-                # Connected while our own copy is open: the end of it tells of a failed fork too.
-                session.watches.live(plan.vmid, self.directory.live_socket(plan.vmid))
             plan.sockets.close()
         with session.lock:
             now = time.monotonic()
@@ -293,7 +305,7 @@ class Node(Belongings):
         self.dispatcher.reborn()
         self.belongings_reborn()
         if plan is None:
-            self.session.closed = True
+            self.reserve.release()
             return False
         self.identity = Identity(plan.vmid, plan.pid, before.pid, before.pgid, before.vmid)
         plan.sockets.take_over()

@@ -69,8 +69,8 @@ class Porter(Seat):
         """Read in a thread of our own from now on."""
         self._begin_sitting()
         self.exchange.halted = False
-        self._thread = QuickThread(self._run)
         self._lanes.clerk.start()
+        self._thread = QuickThread(self._run)
 
     def stop(self) -> None:
         """End the thread, and return when it is gone and nobody sits. Not from a round."""

@@ -32,8 +32,10 @@ class Reserve:
     def refill(self) -> None:
         """Take the full number, or, in a shortage, none."""
         try:
-            while len(self._held) < SIZE:
+            if not self._held:
                 self._held.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+            while len(self._held) < SIZE:
+                self._held.append(os.dup(self._held[0]))
         except OSError:
             # The bad time is now. ZeroMQ aborts a process that has no descriptor for a
             # connection that comes in, so the last ones are better free than held.

@@ -5,7 +5,7 @@ Both step the same machine under one lock and perform its effects before they le
 messages leave in the order in which they were numbered. Nothing done under the lock blocks:
 ZeroMQ only queues, tickets and the dispatcher are only told.
 
-A session outlives its transport, which is ended and made again around a fork (`pause`,
+A session outlives its transport, which is ended and made again around a fork (`unplug`,
 `resume`). In the meantime everything works but the sending, which the links make good.
 """
 
@@ -81,6 +81,8 @@ class Host(Protocol):
 
     @property
     def deliver(self) -> Callable[[Message], None]: ...
+    @property
+    def reserve(self) -> Reserve: ...
     def withdraw(self, src: int, seq: int) -> None: ...
     def child_exit(self, told: ChildExit) -> None: ...
     def child_joined(self, vmid: int, pid: int) -> None: ...
@@ -121,7 +123,6 @@ class Session(Calling):
         self.leaving = False
         self._group_id = file.id.encode()
         self.held_files = HeldFiles(directory.slots(member.vmid), member.vmid)
-        self._reserve = Reserve()
         self._transport: Transport | None = None
         self.loop = Loop(f"libos_ipc {file.name}", self._on_round)
         self.clock = Clock(self.loop.wake, self._tick)
@@ -164,15 +165,12 @@ class Session(Calling):
     # ---- life
 
     def resume(self) -> None:
-        """Make the transport, for the first time or after `pause`. OSError if it cannot be."""
+        """Make the transport, for the first time or after `unplug`. OSError if it cannot be."""
+        self.host.reserve.release()
+        listener, config = self.sockets.messages.fileno(), self.config
+        path = self.directory.message_socket(self.member.vmid)
+        transport = Transport(listener, path, config.admits, config.max_message)
         with self.lock:
-            self._reserve.release()
-            transport = Transport(
-                self.sockets.messages.fileno(),
-                self.directory.message_socket(self.member.vmid),
-                self.config.admits,
-                self.config.max_message,
-            )
             self._transport = transport
             self.receiver.attach(transport)
             self.perform(self.member.on_rebuilt(time.monotonic()))
@@ -182,19 +180,24 @@ class Session(Calling):
         """Start the worker, which makes the transport, and ourselves known to `greet`.
 
         Does not wait for it: until the transport stands, the links keep what is sent. `then`
-        is called when it does.
+        is called before it does: what comes by lanes is answered meanwhile.
         """
+        begun = False
 
         def first() -> None:
+            nonlocal begun
+            if not begun:
+                then()
+                begun = True
             if self._transport is None:
                 self.resume()
             with self.lock:
                 for vmid in greet:
                     self.perform(self.member.greet(vmid, time.monotonic()))
-            then()
 
-        self.loop.start(first)
+        # Each new thread takes the interpreter as soon as we let go of it: the busiest comes last.
         self.read_lanes()
+        self.loop.start(first)
 
     def read_lanes(self) -> None:
         """Read what comes by lanes, if the group uses any, until `halt`."""
@@ -209,12 +212,12 @@ class Session(Calling):
 
     def halt(self) -> None:
         """End our threads, and have nobody sit in their place."""
-        self.loop.stop()
+        self.loop.end()  # each thread ends while we wait for another
         self.porter.stop()
+        self.loop.stop()
 
-    def pause(self) -> None:
-        """End the worker and the transport: no thread of ours is left when this returns."""
-        self.halt()
+    def unplug(self) -> None:
+        """After `halt`: end the transport. No thread of ours is left when this returns."""
         with self.lock:
             transport, self._transport = self._transport, None
             if transport is not None:
@@ -225,7 +228,8 @@ class Session(Calling):
 
     def close(self) -> None:
         """Leave nothing behind: thread, sockets, descriptors. Outstanding requests fail."""
-        self.pause()
+        self.halt()
+        self.unplug()
         with self.lock:
             self.closed = True
             self.member.ids.withdraw()
@@ -238,7 +242,7 @@ class Session(Calling):
             self.loop.close()
             self.watchers.close()
             self.sockets.close()
-            self._reserve.release()
+            self.host.reserve.release()
         self.directory.forget(self.member.vmid)
 
     def abandon(self) -> None:
@@ -259,7 +263,6 @@ class Session(Calling):
         self.loop.close()
         self.watchers.close()
         self.sockets.close()
-        self._reserve.release()
 
     def _abandon_lock(self) -> None:
         """Wake who waits under the lock, and take another one: that may be held for ever, by a
@@ -380,7 +383,8 @@ class Session(Calling):
         return self.clock.run(busy=self.receiver.settle_ends())
 
     def _tick(self, now: float) -> bool:
-        self._reserve.refill()
+        if self._transport is not None:  # else it is being made, of these
+            self.host.reserve.refill()
         with self.lock:
             effects, again = self.member.on_tick(now)
             self.perform(effects)
