@@ -72,7 +72,6 @@ class Line:
     ours: Measured | None = None
     peer: Measured | None = None
     limit: Measured | None = None
-    waits_for: str | None = None
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -115,7 +114,7 @@ class Line:
         words = {True: "met", False: "not met", None: "not measured"}[self.met]
         if self.met is None and self.target is None:
             words = "for comparison"
-        return f"{words}, waits for the {self.waits_for}" if self.waits_for else words
+        return words
 
     def summary(self) -> dict[str, Any]:
         """The line as the JSON file has it."""

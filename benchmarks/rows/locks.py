@@ -19,7 +19,6 @@ from benchmarks.rounds import Effort, Entry, Outcome, compete
 NAME = "locks"
 ROWS = "8"
 WHAT = "file lock taken and given back"
-WAITS_FOR = "native path of fcntl"
 PACKAGES = ("filelock", "portalocker", "fasteners")
 #: How many times faster than filelock; the others are measured beside it.
 FASTER = {"filelock": 60.0}
@@ -70,7 +69,6 @@ def _lines(habit: Habit, placement: Placement, found: dict[str, Outcome]) -> lis
             target,
             ours=ours.measured(series),
             peer=kernel,
-            waits_for=WAITS_FOR if habit.judged and series == "lockf" else None,
         )
         for words, series in (
             ("lockf and unlock", "lockf"),
