@@ -34,7 +34,8 @@ new_payload(const struct header *header)
     return PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(header->size - HEADER_SIZE));
 }
 
-/* Begins to take the message out whose beginning was seen. */
+/* Begins to take the message out whose beginning was seen. The head makes room at once: the rest may not
+ * be there, and its writer wait until everything has been read, for a larger window. */
 static int
 begin(struct lane *lane, const struct envelope *envelope, const struct header *header)
 {
@@ -43,6 +44,7 @@ begin(struct lane *lane, const struct envelope *envelope, const struct header *h
         return -1;
     }
     channel_skip(&lane->in, MESSAGE_HEAD);
+    make_room(lane);
     lane->envelope = *envelope;
     lane->header = *header;
     lane->arrived = 0;
@@ -206,7 +208,6 @@ lane_receive(PyObject *self, PyObject *argument)
     if (!advance(lane)) {
         Py_RETURN_NONE;
     }
-    make_room(lane); /* of a payload of no bytes too */
     PyObject *payload = lane_take(lane, &lane->header);
     return Py_BuildValue("KKiKN", (unsigned long long)lane->envelope.number,
                          (unsigned long long)lane->envelope.acked, (int)lane->header.code,

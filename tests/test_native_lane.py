@@ -172,6 +172,21 @@ def test_many_small_messages_grow_the_window_when_all_was_read() -> None:
     assert one.window == 1 << 16, "no larger for small ones"
 
 
+@pytest.mark.parametrize("left", range(33, 40))
+def test_a_head_that_lies_alone_is_not_waited_for(left: int) -> None:
+    pair = Pair(1 << 18)
+    one, other = pair.ends
+    one.send(1, 0, 64, 0, bytes(SMALLEST - HEAD.size - left))
+    one.send(2, 0, 64, 0, b"second" * 50)
+    assert one.waits, "its head is there, and little more"
+    assert other.receive(MOST) is not None
+    assert other.receive(MOST) is None
+    assert pair.doorbells[0].take() == [900], "who waits for room is told"
+    one.flush()
+    assert not one.waits
+    assert other.receive(MOST) == (2, 0, 64, 0, b"second" * 50)
+
+
 @pytest.mark.parametrize("doublings", [7, 31, 32, 2**31, 2**32 - 1])
 def test_windows_that_no_channel_has(doublings: int) -> None:
     pair = Pair(1 << 18)
