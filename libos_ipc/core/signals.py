@@ -52,15 +52,13 @@ class Pending:
 
     def __init__(self) -> None:
         self._standard: dict[int, SignalInfo] = {}
-        self._real_time: dict[int, deque[SignalInfo]] = {
-            sig: deque() for sig in range(FIRST_REAL_TIME, LAST_SIGNAL + 1)
-        }
+        self._real_time: dict[int, deque[SignalInfo]] = {}  # of numbers that have ever come
 
     def arrive(self, sig: int, info: SignalInfo) -> bool:
         """Enter a signal. False if it merges with one that waits already, or there are too many."""
         if sig < FIRST_REAL_TIME:
             return self._standard.setdefault(sig, info) is info
-        queue = self._real_time[sig]
+        queue = self._real_time.setdefault(sig, deque())
         if len(queue) >= MOST_PENDING:
             return False
         queue.append(info)

@@ -16,6 +16,7 @@ credentials are its own.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import select
 import socket
@@ -92,6 +93,7 @@ def _has_left(watcher: socket.socket) -> bool:
     return True
 
 
+@functools.cache
 def _queue_length() -> int:
     """Connections that wait at most: what we ask for, or what the kernel allows."""
     try:
