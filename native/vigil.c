@@ -28,8 +28,10 @@ vigil_leave(struct vigil *vigil)
     vigil->left_at = now;
     atomic_fetch_add(&vigil->steps, 1);
     if (closely) {
-        if (!atomic_load(&vigil->kept)) {
-            bell_nudge(vigil->bell, BELL_PORTER); /* to begin: it is not called */
+        /* It is kept from now on, also by a porter who is just awake for something else, and has not
+         * been woken for this: it looks how long it may sleep before it does. */
+        if (!atomic_exchange(&vigil->kept, true)) {
+            bell_nudge(vigil->bell, BELL_PORTER);
         }
     } else if (bell_stand(vigil->bell)) {
         vigil_call(vigil);
