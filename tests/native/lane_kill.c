@@ -3,8 +3,9 @@
  * A child makes the window of a channel that has been read larger and writes records (or reads them),
  * in single steps. What it would leave if it were killed is
  * looked at after each of them, in a copy of the memory; and after some of them it is killed. The other
- * end finds whole records, in order, and nothing else, and the channel as usable as before. Ends with 0
- * if all is well.
+ * end finds whole records, in order, and nothing else, and the channel as usable as before. A ringer is
+ * killed after each of its instructions, while somebody sleeps on the seat, who is woken by it or by the
+ * next one. Ends with 0 if all is well.
  */
 #define _GNU_SOURCE
 
@@ -21,7 +22,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { LEAST = 128, CAPACITY = 256, FIRST = 1, RECORDS = 6, WRITTEN = 4, LINE = 70, BETWEEN_KILLS = 41 };
+enum { LEAST = 128, CAPACITY = 256, FIRST = 1, RECORDS = 6, WRITTEN = 4, LINE = 70, BETWEEN_KILLS = 41,
+       MOST_SECONDS = 20 };
 
 struct shared {
     struct channel channel;
@@ -237,6 +239,80 @@ prepare(bool filled)
     assert(filled || read_records(&in, 0) == FIRST);
 }
 
+/* ---- a ringer */
+
+/* Sleeps on the seat until it is woken. */
+static void
+sleep_seated(void)
+{
+    uint32_t seen = atomic_load(&shared->bell.count);
+
+    bell_sit(&shared->bell);
+    assert(bell_sleep(&shared->bell, BELL_SEAT, INT64_MAX, 0, &seen) == 0);
+    _exit(0);
+}
+
+static void
+ring(void)
+{
+    bell_ring(&shared->bell, LINE);
+}
+
+/* A process that sleeps on the seat. */
+static pid_t
+begin_sleeper(void)
+{
+    const pid_t child = fork();
+
+    assert(child >= 0);
+    if (child == 0) {
+        sleep_seated();
+    }
+    while ((atomic_load(&shared->bell.state) & BELL_SEAT) == 0) {
+        usleep(50);
+    }
+    return child;
+}
+
+/* Kills a ringer after so many steps. Who sleeps is woken, if it counts as awake, or else by the next
+ * ring. False if the ringer had ended before. */
+static bool
+ring_until(long steps)
+{
+    int status;
+    bool alive = true;
+
+    memset(shared, 0, sizeof *shared);
+    const pid_t sleeper = begin_sleeper();
+    const pid_t ringer = begin(ring);
+    while (alive && steps-- > 0) {
+        alive = step(ringer);
+    }
+    if (alive) {
+        kill(ringer, SIGKILL);
+        assert(waitpid(ringer, &status, 0) == ringer && WIFSIGNALED(status));
+    }
+    if ((atomic_load(&shared->bell.state) & BELL_AWAKE) == 0) {
+        ring();
+    }
+    alarm(MOST_SECONDS);
+    assert(waitpid(sleeper, &status, 0) == sleeper && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    alarm(0);
+    return alive;
+}
+
+static void
+kill_ringers(void)
+{
+    long kills = 0;
+
+    while (ring_until(kills)) {
+        kills++;
+    }
+    assert(kills > 50);
+    printf("ringer: killed after each of %ld instructions\n", kills);
+}
+
 static void
 run(const char *who, bool filled, void (*work)(void), unsigned (*check)(unsigned), unsigned all)
 {
@@ -260,5 +336,6 @@ main(void)
     assert(shared != MAP_FAILED);
     run("writer", false, write_all, check_reader, RECORDS);
     run("reader", true, read_all, check_writer, WRITTEN);
+    kill_ringers();
     return 0;
 }
