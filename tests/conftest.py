@@ -19,12 +19,17 @@ from zlib import crc32
 
 import processes
 import pytest
+from hypothesis import HealthCheck, settings
 
 import libos_ipc
 from libos_ipc.core import delegations
 
 #: Paths of Unix sockets have 107 bytes: the directory has a short name, in memory if possible.
 SHORT = "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+# How long an example takes says how much else the machine does, or that sanitizers look on.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -18,7 +18,10 @@ from libos_ipc.runtime import slabs
 from libos_ipc.runtime.slabs import LARGE, SLAB_BYTES, Slabs, read_large, read_remains, write_large
 
 NOTHING = Remains(None, False)
-COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+COMMON = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+}
 
 
 class Process:
