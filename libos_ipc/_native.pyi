@@ -521,7 +521,7 @@ class Exchange:
         self,
         host: object,
         replies: object,
-        handlers: Mapping[int, tuple[object, object, object]],
+        handlers: Mapping[int, tuple[object, object, object] | tuple[object, object]],
         queued: Callable[[], int],
         shared: bool,
         /,
@@ -540,7 +540,7 @@ class Exchange:
         self,
         host: object,
         replies: object,
-        handlers: Mapping[int, tuple[object, object, object]],
+        handlers: Mapping[int, tuple[object, object, object] | tuple[object, object]],
         message: Message,
         /,
     ) -> None: ...

@@ -46,7 +46,7 @@ class Messaging:
         raise NotImplementedError
 
     def on(
-        self, code: int, type: Any = None, *, threads: int = 1
+        self, code: int, type: Any = None, *, threads: int = 1, batch: bool = False
     ) -> Callable[[_Function], _Function]:
         """Decorator: the function handles messages of `code` (64 … 255).
 
@@ -57,6 +57,11 @@ class Messaging:
         registered, else one of the library's. Messages that came before the first `on` or
         `ready` have waited. Forked children inherit it.
 
+        With `batch` it gets a list of one-way messages that came together, in order (with `type`,
+        the list of their values and then that), at most some hundred. A request of such a code gets
+        NoHandler. What it raises is logged, once for the batch; a message that the policy refuses
+        or that is no such value is logged and left out.
+
         >>> @group.on(70, type=list[int])
         ... def total(numbers, message):
         ...     return sum(numbers)
@@ -66,7 +71,7 @@ class Messaging:
             raise InvalidArgument(f"threads must be at least 1, not {threads!r}")
 
         def register(function: _Function) -> _Function:
-            self._node.dispatcher.add(code, function, type, threads)
+            self._node.dispatcher.add(code, function, type, threads, batch)
             return function
 
         return register

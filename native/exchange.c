@@ -305,7 +305,10 @@ PyDoc_STRVAR(post_doc,
 PyDoc_STRVAR(serve_doc,
              "serve($self, host, replies, handlers, queued, shared, /)\n--\n\n"
              "Read messages of the program, on the seat, and call their handlers, off it: "
-             "`handlers` has (function, decode or None, encode) by code. Everything else is "
+             "`handlers` has (function, decode or None, encode) by code, or (function or None, decode or "
+             "None) to have one-way messages that came together handled in one call: `gather(messages, "
+             "True)` adds those of the queue and returns the one behind them or None, "
+             "`run_batch(messages)` does what is not done here. Everything else is "
              "done by methods of `host`: `run(message)` where there is no such handler, "
              "`failed(replies, message, error)`, `answer(replies, src, seq, payload)` where that "
              "has to go the long way, `consumed(replies, src, payload)` for a message of somebody "

@@ -26,9 +26,8 @@ server_call_host(const struct server *server, const char *name, PyObject *one, P
     return result == NULL ? -1 : 0;
 }
 
-/* The handler has failed, or what it returned is no payload: the exception becomes the answer. */
-static int
-tell_failure(const struct server *server, const struct taken *taken)
+int
+server_tell_failure(const struct server *server, PyObject *message)
 {
     PyObject *type, *value, *traceback;
 
@@ -38,7 +37,7 @@ tell_failure(const struct server *server, const struct taken *taken)
         PyException_SetTraceback(value, traceback);
     }
     const int told =
-        server_call_host(server, "failed", server->replies, taken->message, value, NULL);
+        server_call_host(server, "failed", server->replies, message, value, NULL);
     Py_XDECREF(type);
     Py_XDECREF(value);
     Py_XDECREF(traceback);
@@ -47,19 +46,20 @@ tell_failure(const struct server *server, const struct taken *taken)
 
 /* ---- one message */
 
-/* The message has been taken up. */
-static int
-consume(const struct server *server, const struct taken *taken)
+int
+server_consume(const struct server *server, PyObject *message)
 {
     struct exchange *exchange = server->exchange;
-    const uint64_t size = HEADER_SIZE + (uint64_t)PyBytes_GET_SIZE(taken->payload);
-    PyObject *ledger = exchange_ledger(exchange, PyLong_AsUnsignedLongLong(taken->src));
+    PyObject *src = PyTuple_GET_ITEM(message, 0);
+    PyObject *payload = PyTuple_GET_ITEM(message, 3);
+    const uint64_t size = HEADER_SIZE + (uint64_t)PyBytes_GET_SIZE(payload);
+    PyObject *ledger = exchange_ledger(exchange, PyLong_AsUnsignedLongLong(src));
 
     if (ledger == NULL) { /* we do not speak to it from here */
-        return server_call_host(server, "consumed", server->replies, taken->src, taken->payload, NULL);
+        return server_call_host(server, "consumed", server->replies, src, payload, NULL);
     }
     return ledger_consume(ledger, size, exchange->send_buffer / 4)
-               ? server_call_host(server, "announce", server->replies, taken->src, NULL, NULL)
+               ? server_call_host(server, "announce", server->replies, src, NULL, NULL)
                : 0;
 }
 
@@ -125,13 +125,13 @@ handle(const struct server *server, const struct taken *taken, PyObject *handler
     PyObject *payload = call_function(taken, handler, value);
     Py_XDECREF(value);
     if (payload == NULL) {
-        return tell_failure(server, taken);
+        return server_tell_failure(server, taken->message);
     }
     if (!PyObject_IsTrue(taken->seq)) {
         Py_DECREF(payload);
         return 0;
     }
-    return answer(server, taken, payload) < 0 ? tell_failure(server, taken) : 0;
+    return answer(server, taken, payload) < 0 ? server_tell_failure(server, taken->message) : 0;
 }
 
 int
@@ -140,23 +140,26 @@ server_take_up(const struct server *server, PyObject *message)
     const struct taken all = {message, PyTuple_GET_ITEM(message, 0), PyTuple_GET_ITEM(message, 1),
                               PyTuple_GET_ITEM(message, 2), PyTuple_GET_ITEM(message, 3)};
     const struct taken *taken = &all;
-    PyObject *handler;
+    PyObject *handler = NULL;
 
-    if (consume(server, taken) < 0) {
-        return -1;
+    if (PyLong_AsLong(taken->code) != WITHDRAWN) {
+        handler = PyDict_GetItemWithError(server->handlers, taken->code);
+        if (handler == NULL && PyErr_Occurred()) {
+            return -1;
+        }
     }
-    if (PyLong_AsLong(taken->code) == WITHDRAWN) {
-        return 0;
+    Py_XINCREF(handler); /* may be replaced meanwhile */
+    const bool is_tuple = handler != NULL && PyTuple_CheckExact(handler);
+    int handled = 0;
+    if (is_tuple && PyTuple_GET_SIZE(handler) == 2 && !PyObject_IsTrue(taken->seq)) {
+        handled = server_take_up_run(server, message, handler);
+    } else if (server_consume(server, message) < 0) {
+        handled = -1;
+    } else if (is_tuple && PyTuple_GET_SIZE(handler) == 3) {
+        handled = handle(server, taken, handler);
+    } else if (PyLong_AsLong(taken->code) != WITHDRAWN) {
+        handled = server_call_host(server, "run", taken->message, NULL, NULL, NULL);
     }
-    handler = PyDict_GetItemWithError(server->handlers, taken->code);
-    if (handler == NULL && PyErr_Occurred()) {
-        return -1;
-    }
-    if (handler == NULL || !PyTuple_CheckExact(handler) || PyTuple_GET_SIZE(handler) != 3) {
-        return server_call_host(server, "run", taken->message, NULL, NULL, NULL);
-    }
-    Py_INCREF(handler); /* may be replaced meanwhile */
-    const int handled = handle(server, taken, handler);
-    Py_DECREF(handler);
+    Py_XDECREF(handler);
     return handled;
 }

@@ -9,6 +9,7 @@
  *   exchange_ping.c   a question that needs no interpreter
  *   exchange_serve.c  waiting for messages to handle, on the seat
  *   exchange_handle.c one message and its handler
+ *   exchange_run.c    messages that are handled in one call
  */
 #ifndef LIBOS_IPC_EXCHANGE_PARTS_H
 #define LIBOS_IPC_EXCHANGE_PARTS_H
@@ -61,6 +62,14 @@ exchange_of(PyObject *self)
 
 /* An object of a kind of tuple. Takes the fields over, also if it fails, as if one is NULL. */
 PyObject *exchange_tuple(PyObject *type, PyObject *const fields[FIELDS]);
+
+/* Whether this is a message of the program, as we make them. */
+static inline bool
+exchange_is_message(const struct exchange *exchange, PyObject *object)
+{
+    return Py_IS_TYPE(object, (PyTypeObject *)exchange->message) &&
+           PyTuple_GET_SIZE(object) == FIELDS && PyBytes_Check(PyTuple_GET_ITEM(object, 3));
+}
 
 /* ---- sending */
 
@@ -153,8 +162,9 @@ struct server {
     struct exchange *exchange;
     PyObject *host;     /* what is not done here is done by its methods */
     PyObject *replies;  /* where answers go that are not sent from here */
-    PyObject *handlers; /* code -> (function, decode or None, encode) */
-    PyObject *queued;   /* how many messages wait for a handler elsewhere */
+    PyObject *handlers; /* code -> (function, decode or None, encode), or (function or None, decode
+                         * or None) if messages that came together are handled in one call */
+    PyObject *queued;   /* how many messages wait for a handler elsewhere; NULL if we do not serve */
     bool shared;        /* other threads take messages from there too */
     bool main;          /* no round is to be interrupted by signal handlers */
 };
@@ -165,6 +175,20 @@ int server_call_host(const struct server *server, const char *name, PyObject *on
 
 /* Takes a message up and calls its handler. -1 with an exception that is for whoever serves. */
 int server_take_up(const struct server *server, PyObject *message);
+
+/* The same for a one-way message with a handler of such messages in one call: those of its code that
+ * come right behind it, in the batch and then in the host's queue, are taken up with it. */
+int server_take_up_run(const struct server *server, PyObject *message, PyObject *handler);
+
+/* The message has been taken up: its sender may send as much again. */
+int server_consume(const struct server *server, PyObject *message);
+
+/* A handler has failed, or what it returned is no payload: the exception, which is taken over, becomes
+ * the answer. */
+int server_tell_failure(const struct server *server, PyObject *message);
+
+/* Whether messages wait in the queue. -1 with an exception. */
+int server_is_queued(const struct server *server);
 
 /* ---- methods */
 

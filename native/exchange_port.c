@@ -220,8 +220,7 @@ exchange_handle(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     if (require_count("handle", nargs, 4) < 0) {
         return NULL;
     }
-    if (!PyDict_CheckExact(args[2]) || !Py_IS_TYPE(args[3], (PyTypeObject *)exchange->message) ||
-        PyTuple_GET_SIZE(args[3]) != FIELDS || !PyBytes_Check(PyTuple_GET_ITEM(args[3], 3))) {
+    if (!PyDict_CheckExact(args[2]) || !exchange_is_message(exchange, args[3])) {
         PyErr_SetString(PyExc_TypeError, "handle() takes a dict of handlers and a message");
         return NULL;
     }

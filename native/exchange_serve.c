@@ -73,9 +73,8 @@ handle_batch(const struct server *server)
     return result < 0 ? -1 : !exchange->closed;
 }
 
-/* Whether messages wait in the queue. -1 with an exception. */
-static int
-is_queued(const struct server *server)
+int
+server_is_queued(const struct server *server)
 {
     PyObject *queued = PyObject_CallNoArgs(server->queued);
     const int any = queued == NULL ? -1 : PyObject_IsTrue(queued);
@@ -95,8 +94,7 @@ take_queued(const struct server *server)
     int taken = message == NULL ? -1 : 0;
 
     Py_XDECREF(name);
-    if (message != NULL && Py_IS_TYPE(message, (PyTypeObject *)exchange->message) &&
-        PyTuple_GET_SIZE(message) == FIELDS && PyBytes_Check(PyTuple_GET_ITEM(message, 3))) {
+    if (message != NULL && exchange_is_message(exchange, message)) {
         taken = PyList_Append(exchange->batch, message) < 0 ? -1 : 1;
     }
     Py_XDECREF(message);
@@ -131,7 +129,7 @@ read_in_round(const struct server *server)
     struct exchange *exchange = server->exchange;
     const struct found found = {exchange->batch, server->main ? NULL : exchange->lines};
 
-    const int queued = is_queued(server);
+    const int queued = server_is_queued(server);
     if (queued != 0) {
         return queued < 0 ? -1 : 2;
     }

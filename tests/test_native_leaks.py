@@ -1316,6 +1316,31 @@ def case_exchange_serve() -> None:
     with contextlib.suppress(KeyError):
         other.serve(host, host, handlers, host.queued, False)
     other.serve(host, host, handlers, host.queued, True)
+    case_exchange_serve_batches()
+
+
+def case_exchange_serve_batches() -> None:
+    def raises(messages: list[Message]) -> None:
+        raise ValueError(messages)
+
+    handlers = {
+        70: (len, None),
+        71: (raises, None),
+        72: (lambda values, messages: None, int),
+        73: (None, None),
+    }
+    one, other, bell = both()
+    for code in (70, 70, 71, 71, 72, 72, 73, 73):
+        one.post(3, code, BYTES[:100])
+    one.send(3, 70, NUMBER, BYTES[:100])
+    bell.again(3)
+    host = Host()
+    other.serve(host, host, handlers, host.queued, False)
+    other.handle(host, host, handlers, Message(5, 71, 0, b"1"))
+    vars(host)["gather"] = lambda run, serves: run.append(Message(5, 70, 0, b"2"))
+    other.handle(host, host, handlers, Message(5, 70, 0, b"1"))
+    vars(host)["gather"] = lambda run, serves: run.append(NUMBER)
+    refused(other.handle, host, host, handlers, Message(5, 70, 0, b"1"))
 
 
 class Known:

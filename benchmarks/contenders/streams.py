@@ -1,7 +1,8 @@
 """A stream of one-way messages of 32 bytes, from the first that is sent to the last that is
 handled: nanoseconds per message.
 
-`setup["by"]` names whose: *ours*, where a Python function handles each message; *pyzmq*, PUSH to
+`setup["by"]` names whose: *ours*, where a Python function handles each message; *batches*,
+where one handles those that came together in one call; *pyzmq*, PUSH to
 PULL over ipc://; *queue*, a `multiprocessing.SimpleQueue`. With the latter two the reading end is a
 loop around its socket or queue, which calls a Python function for each. Each end has one thread
 for it. Left out: several senders, and what a stream does to requests beside it.
@@ -55,6 +56,26 @@ def ours(setup: Setup, tell: int) -> Iterator[Send]:
             yield functools.partial(group.send, other.vmid, CODE)
 
 
+@contextmanager
+def batches(setup: Setup, tell: int) -> Iterator[Send]:
+    with founded(setup) as group:
+
+        def body(until: int) -> None:
+            seen = 0
+
+            def handler(messages: list[object]) -> None:
+                nonlocal seen
+                done, seen = seen // COUNT, seen + len(messages)
+                if seen // COUNT > done:
+                    os.write(tell, b".")
+
+            group.on(CODE, batch=True)(handler)
+            os.read(until, 1)
+
+        with member(group, setup, body) as other:
+            yield functools.partial(group.send, other.vmid, CODE)
+
+
 def _loop(receive: Callable[[], object], handler: Callable[[object], None]) -> None:
     while True:
         handler(receive())
@@ -92,7 +113,7 @@ def queue(setup: Setup, tell: int) -> Iterator[Send]:
 @contextmanager
 def opened(setup: Setup) -> Iterator[Sampler]:
     told, tell = os.pipe()
-    kind = {"ours": ours, "pyzmq": pyzmq, "queue": queue}[setup["by"]]
+    kind = {"ours": ours, "batches": batches, "pyzmq": pyzmq, "queue": queue}[setup["by"]]
     clock = time.perf_counter_ns
     with ExitStack() as stack:
         send = stack.enter_context(kind(setup, tell))

@@ -1,4 +1,4 @@
-"""Row 5: one-way messages of 32 bytes, a Python handler for each.
+"""Row 5: one-way messages of 32 bytes, a Python handler for each, or for those that came together.
 
 What the ratios leave out: `contenders/streams.py` says it. With pyzmq nothing bounds what the
 sender is ahead of the reader, with ours the group's `send_buffer` does.
@@ -13,6 +13,7 @@ from benchmarks.rounds import Effort, Entry, compete
 NAME = "streams"
 ROWS = "5"
 WHAT = "one-way messages, a Python handler for each; time per message"
+BATCHED = "one-way messages, handled in batches; time per message"
 PEERS = (("pyzmq PUSH/PULL", "pyzmq", 2.0), ("multiprocessing.SimpleQueue", "queue", 8.0))
 
 
@@ -22,7 +23,8 @@ def run(effort: Effort) -> list[Line]:
         where = placement.setup()
         ours = Entry.module("ours", "streams", by="ours", **where)
         peers = {name: Entry.module(name, "streams", by=by, **where) for name, by, _ in PEERS}
-        found = compete([ours, *peers.values()], rounds=effort(5, 2), count=effort(5, 2))
+        batches = Entry.module("batches", "streams", by="batches", **where)
+        found = compete([ours, batches, *peers.values()], rounds=effort(5, 2), count=effort(5, 2))
         lines += [
             Line(
                 "5",
@@ -35,4 +37,15 @@ def run(effort: Effort) -> list[Line]:
             )
             for name, _, target in PEERS
         ]
+        lines.append(
+            Line(
+                "5",
+                BATCHED,
+                placement.name,
+                "faster",
+                5.0,
+                ours=found["batches"].measured("message"),
+                peer=found["pyzmq"].measured("message"),
+            )
+        )
     return lines

@@ -19,21 +19,19 @@ is left alone: waiting for it might wait for the forking thread itself.
 
 from __future__ import annotations
 
-import errno
-import logging
 import os
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from libos_ipc._native import Exchange
 from libos_ipc.core.vocabulary import Message
-from libos_ipc.errors import IpcError, NoHandler
+from libos_ipc.errors import NoHandler
 from libos_ipc.runtime.handlers import Handler, Handlers
+from libos_ipc.runtime.replies import Reader, Replies, answered, own_errno, refuse
 from libos_ipc.runtime.seat import Seat
 from libos_ipc.runtime.threads import join_native
 
@@ -42,29 +40,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Dispatcher", "Replies"]
 
-log = logging.getLogger("libos_ipc")
-
 #: Seconds that a fork waits for a running handler to return.
 PATIENCE_S = 0.05
 
-
-class Replies(Protocol):
-    """Where answers go: the session that the message came in by."""
-
-    exchange: Exchange
-
-    def answer(self, dst: int, seq: int, payload: bytes | memoryview) -> None: ...
-    def refuse(self, dst: int, seq: int, number: int, text: str) -> None: ...
-    def consumed(self, src: int, size: int) -> None: ...
-    def announce(self, src: int) -> None: ...
-
-
-class Reader(Protocol):
-    """Whose exchange reads messages, and who does what that leaves in a round."""
-
-    exchange: Exchange
-
-    def finish_round(self) -> None: ...
+#: Messages that a handler of batches gets at once, about: one that waits is not kept waiting long.
+MOST_AT_ONCE = 256
 
 
 class Dispatcher:
@@ -89,6 +69,7 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._queue: SimpleQueue[Message | None] = SimpleQueue()
         self._held: deque[Message] = deque()
+        self._ahead: deque[Message] = deque()  # taken from the queue to be looked at
         self._withdrawn: set[tuple[int, int]] = set()
         self._waiting: set[tuple[int, int]] = set()
         self._threads: dict[threading.Thread, bool] = {}  # whether inside a handler
@@ -157,9 +138,11 @@ class Dispatcher:
 
     # ---- registering
 
-    def add(self, code: int, function: Callable[..., Any], type: Any, threads: int = 1) -> None:
+    def add(
+        self, code: int, function: Callable[..., Any], type: Any, threads: int, batch: bool
+    ) -> None:
         """Let `function` handle messages of this code, on `threads` threads or more."""
-        self.handlers.add(code, Handler(function, type))
+        self.handlers.add(code, Handler(function, type, batch))
         self._wanted = max(self._wanted, threads)
         self.set_ready()
 
@@ -232,6 +215,8 @@ class Dispatcher:
     def _next(self) -> Message | None:
         """The next message; None to look whether we are to stop. Waits beside the worker."""
         queue = self._queue
+        if self._ahead:
+            return self._ahead.popleft()
         if self._seat is not None and queue.empty():  # `pause` puts something in, too
             if self._exchange is not None:
                 quick, shared = self.handlers.quick, self._wanted > 1
@@ -261,34 +246,36 @@ class Dispatcher:
         """Handle a message of the queue."""
         replies = self._replies
         assert replies is not None
-        if not self._is_wanted(message):
-            message = message._replace(code=0, seq=0)
+        message = self._as_wanted(message)
         replies.exchange.handle(self, replies, self.handlers.quick, message)
 
-    def _is_wanted(self, message: Message) -> bool:
-        """A message of the queue is taken up: whether nobody has withdrawn it."""
+    def _as_wanted(self, message: Message) -> Message:
+        """A message of the queue is taken up: of no code if it has been withdrawn."""
         key = message.src, message.seq
         self._waiting.discard(key)
         if key not in self._withdrawn:
-            return True
+            return message
         self._withdrawn.discard(key)
-        return False
+        return message._replace(code=0, seq=0)
 
     def run(self, message: Message) -> None:
         """Call the handler of a message that has been taken up, and answer."""
         replies = self._replies
         assert replies is not None
-        src, code, seq, payload = message
+        src, code, seq, _ = message
         handler = self.handlers.get(code)
+        if handler is not None and handler.batch and not seq:
+            self.run_batch([message])
+            return
         try:
-            policy = self.handlers.policy
-            if policy is not None and src != self._me:
-                policy(src, code, payload)
+            self._ask_policy(message)
             if handler is None:
                 raise NoHandler(f"the process asked has no handler for code {code}")
+            if handler.batch:
+                raise NoHandler(f"code {code} is handled in batches: send it, without a request")
             arguments = handler.arguments(message)
         except BaseException as error:
-            _refuse(replies, message, error, _own_errno(error))
+            refuse(replies, message, error, own_errno(error))
             return
         try:
             result = handler.function(*arguments)
@@ -300,7 +287,62 @@ class Dispatcher:
         except BaseException as error:
             self.failed(replies, message, error)
 
+    def _ask_policy(self, message: Message) -> None:
+        policy = self.handlers.policy
+        if policy is not None and message.src != self._me:
+            policy(message.src, message.code, message.payload)
+
+    def run_batch(self, messages: list[Message]) -> None:
+        """The same for one-way messages of one code that have been taken up, in one call."""
+        replies = self._replies
+        assert replies is not None
+        handler = self.handlers.get(messages[0].code)
+        if handler is None or not handler.batch:  # replaced meanwhile
+            for message in messages:
+                self.run(message)
+            return
+        wanted = []
+        for message in messages:
+            try:
+                self._ask_policy(message)
+                handler.arguments(message)
+                wanted.append(message)
+            except BaseException as error:
+                refuse(replies, message, error)
+        if not wanted:
+            return
+        first = wanted[0]  # the list is the handler's now
+        try:
+            result = handler.function(*handler.batch_arguments(wanted))
+            if handler.is_async:
+                self._run_async(handler, result, first)
+        except BaseException as error:
+            self.failed(replies, first, error)
+
     # ---- what the exchange leaves to us
+
+    def gather(self, run: list[Message], serves: bool) -> Message | None:
+        """Add the one-way messages of the same code that are next in the queue.
+
+        The one behind them has to be taken, too: it is the next of the exchange if that serves.
+        """
+        code = run[0].code
+        while self._wanted == 1 and len(run) < MOST_AT_ONCE:
+            try:
+                message = self._queue.get_nowait()
+            except Empty:
+                return None
+            if message is None:
+                self._queue.put(None)  # it is not for us
+                return None
+            if message.code == code and not message.seq:
+                run.append(message)
+            elif serves:
+                return self._as_wanted(message)
+            else:
+                self._ahead.append(message)
+                return None
+        return None
 
     def take(self) -> Message | None:
         """A message of the queue that is to be handled; None to look there for more."""
@@ -311,7 +353,7 @@ class Dispatcher:
         if message is None:
             self._queue.put(None)  # it is not for the exchange
             return None
-        return message if self._is_wanted(message) else message._replace(code=0, seq=0)
+        return self._as_wanted(message)
 
     def answer(self, replies: Replies, src: int, seq: int, payload: bytes | memoryview) -> None:
         """Answer a request, unless this is a child that was forked meanwhile."""
@@ -321,7 +363,7 @@ class Dispatcher:
     def failed(self, replies: Replies, message: Message, error: BaseException) -> None:
         """A handler has raised. So does this, if that is to end the thread that serves."""
         if replies is self._replies:
-            _refuse(replies, message, error)
+            refuse(replies, message, error)
         if self._serving and isinstance(error, SystemExit | KeyboardInterrupt):
             raise error
 
@@ -345,42 +387,11 @@ class Dispatcher:
         replies = self._replies
         assert replies is not None
 
-        async def run() -> None:
-            try:
-                result = await coroutine
-                if message.seq and replies is self._replies:
-                    replies.answer(message.src, message.seq, handler.encode(result))
-            except BaseException as error:
-                if replies is self._replies:
-                    _refuse(replies, message, error)
+        def is_ours() -> bool:
+            return replies is self._replies
 
         if self._tasks is None:
             from libos_ipc.runtime.tasks import Tasks
 
             self._tasks = Tasks()
-        self._tasks.run(run(), handler.loop)
-
-
-def _refuse(
-    replies: Replies, message: Message, error: BaseException, number: int = errno.EREMOTEIO
-) -> None:
-    """Answer with the error and its traceback; log it where nobody waits for an answer."""
-    if message.seq:
-        text = "".join(traceback.format_exception(error))
-        replies.refuse(message.src, message.seq, number, text)
-    elif not isinstance(error, NoHandler):
-        log.error(
-            "message of VMID %d, code %d: handler failed",
-            message.src,
-            message.code,
-            exc_info=error,
-        )
-
-
-def _own_errno(error: BaseException) -> int:
-    """The errno under which the requester is to see what policy or decoding raised."""
-    if isinstance(error, PermissionError):
-        return error.errno or errno.EPERM
-    if isinstance(error, IpcError):
-        return error.errno or errno.EREMOTEIO
-    return errno.EREMOTEIO
+        self._tasks.run(answered(handler, coroutine, message, replies, is_ours), handler.loop)

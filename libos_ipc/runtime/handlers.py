@@ -20,6 +20,8 @@ __all__ = ["Handler", "Handlers", "Message", "Quick", "as_payload", "from_payloa
 Quick = tuple[
     Callable[..., Any], Callable[[bytes], Any] | None, Callable[[object], bytes | memoryview]
 ]
+#: The same of a handler of batches: (function or None if that is for Python, decode or None)
+QuickBatch = tuple[Callable[..., Any] | None, Callable[[bytes], Any] | None]
 
 Policy = Callable[[int, int, bytes], object]
 
@@ -58,27 +60,36 @@ def from_payload(payload: bytes, type: Any) -> Any:
 class Handler:
     """A registered function, and the type that it wants decoded."""
 
-    __slots__ = ("function", "is_async", "loop", "quick", "type")
+    __slots__ = ("batch", "function", "is_async", "loop", "quick", "type")
 
-    def __init__(self, function: Callable[..., Any], type: Any) -> None:
+    def __init__(self, function: Callable[..., Any], type: Any, batch: bool = False) -> None:
         from inspect import iscoroutinefunction  # a leader's process has no handlers
 
         self.function = function
         self.type = type
+        #: whether it gets lists of one-way messages that came together
+        self.batch = batch
         self.is_async = iscoroutinefunction(function)
         #: the event loop of a coroutine function; None for the dispatcher's own
         self.loop = _running_event_loop() if self.is_async else None
         #: what the exchange needs to call the function itself: that, how its argument is decoded,
         #: and how its result becomes a payload
-        self.quick: Quick | None = (
-            None if self.is_async else (function, _decoder(type), self.encode)
-        )
+        self.quick: Quick | QuickBatch | None = None
+        if not self.is_async:
+            decode = _decoder(type)
+            self.quick = (function, decode) if batch else (function, decode, self.encode)
 
     def arguments(self, message: Message) -> tuple[Any, ...]:
         """What the function is called with: the message, behind its decoded value if wanted."""
         if self.type is None:
             return (message,)
         return from_payload(message.payload, self.type), message
+
+    def batch_arguments(self, messages: list[Message]) -> tuple[Any, ...]:
+        """The same for messages whose values are known to be of the type."""
+        if self.type is None:
+            return (messages,)
+        return [from_payload(message.payload, self.type) for message in messages], messages
 
     def encode(self, value: object) -> bytes | memoryview:
         """What the handler returned, as an answer's payload."""
@@ -92,7 +103,7 @@ class Handlers:
         self._by_code: dict[int, Handler] = {}
         self._policy: Policy | None = None
         #: those that the exchange may call itself; the same object for good, since it has that
-        self.quick: dict[int, Quick] = {}
+        self.quick: dict[int, Quick | QuickBatch] = {}
 
     def get(self, code: int) -> Handler | None:
         """Whose messages of this code are, if anybody's."""
@@ -116,7 +127,10 @@ class Handlers:
 
     def _sort(self, code: int, handler: Handler) -> None:
         if handler.quick is None or self._policy is not None:
-            self.quick.pop(code, None)
+            if handler.batch:
+                self.quick[code] = (None, None)
+            else:
+                self.quick.pop(code, None)
         else:
             self.quick[code] = handler.quick
 

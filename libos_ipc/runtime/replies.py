@@ -1,0 +1,80 @@
+"""What a dispatcher is given: where answers go, and who reads. And what becomes of the errors of
+handlers: answers, or lines in the log."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import traceback
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from libos_ipc._native import Exchange
+from libos_ipc.core.vocabulary import Message
+from libos_ipc.errors import IpcError, NoHandler
+from libos_ipc.runtime.handlers import Handler
+
+__all__ = ["Reader", "Replies", "answered", "own_errno", "refuse"]
+
+log = logging.getLogger("libos_ipc")
+
+
+class Replies(Protocol):
+    """Where answers go: the session that the message came in by."""
+
+    exchange: Exchange
+
+    def answer(self, dst: int, seq: int, payload: bytes | memoryview) -> None: ...
+    def refuse(self, dst: int, seq: int, number: int, text: str) -> None: ...
+    def consumed(self, src: int, size: int) -> None: ...
+    def announce(self, src: int) -> None: ...
+
+
+class Reader(Protocol):
+    """Whose exchange reads messages, and who does what that leaves in a round."""
+
+    exchange: Exchange
+
+    def finish_round(self) -> None: ...
+
+
+def refuse(
+    replies: Replies, message: Message, error: BaseException, number: int = errno.EREMOTEIO
+) -> None:
+    """Answer with the error and its traceback; log it where nobody waits for an answer."""
+    if message.seq:
+        text = "".join(traceback.format_exception(error))
+        replies.refuse(message.src, message.seq, number, text)
+    elif not isinstance(error, NoHandler):
+        log.error(
+            "message of VMID %d, code %d: handler failed",
+            message.src,
+            message.code,
+            exc_info=error,
+        )
+
+
+def own_errno(error: BaseException) -> int:
+    """The errno under which the requester is to see what policy or decoding raised."""
+    if isinstance(error, PermissionError):
+        return error.errno or errno.EPERM
+    if isinstance(error, IpcError):
+        return error.errno or errno.EREMOTEIO
+    return errno.EREMOTEIO
+
+
+async def answered(
+    handler: Handler,
+    coroutine: Coroutine[Any, Any, Any],
+    message: Message,
+    replies: Replies,
+    is_ours: Callable[[], bool],
+) -> None:
+    """Await what a handler does, and answer, unless this is a child that was forked meanwhile."""
+    try:
+        result = await coroutine
+        if message.seq and is_ours():
+            replies.answer(message.src, message.seq, handler.encode(result))
+    except BaseException as error:
+        if is_ours():
+            refuse(replies, message, error)
