@@ -36,23 +36,27 @@ add_malformed(PyObject *module)
     return PyModule_AddObjectRef(module, "Malformed", malformed);
 }
 
+/* What each file has to export, in order: a ledger's and a ticket's type are kept for others. */
+static int (*const setups[])(PyObject *module) = {
+    codec_setup,      frames_setup,     layout_setup,      calls_setup,      system_setup,
+    delegation_setup, quick_lock_setup, quick_files_setup, quick_lockf_setup, descriptor_setup,
+    shared_setup,     doorbell_setup,   lane_setup,        ticket_setup,     lock_setup,
+    exchange_setup,   clerk_setup,      handle_cell_setup, quick_handle_setup, ledger_setup,
+    local_ids_setup,  zeromq_setup,
+};
+
 static int
 module_exec(PyObject *module)
 {
-    if (add_malformed(module) < 0 || codec_setup(module) < 0 || frames_setup(module) < 0 ||
-        layout_setup(module) < 0 || calls_setup(module) < 0 || system_setup(module) < 0 ||
-        delegation_setup(module) < 0 || quick_lock_setup(module) < 0 ||
-        quick_files_setup(module) < 0 || quick_lockf_setup(module) < 0 ||
-        descriptor_setup(module) < 0 || thread_number_setup() < 0 || shared_setup(module) < 0 ||
-        doorbell_setup(module) < 0 || lane_setup(module) < 0 || ticket_setup(module) < 0 ||
-        lock_setup(module) < 0 || exchange_setup(module) < 0 || clerk_setup(module) < 0 ||
-        handle_cell_setup(module) < 0 || quick_handle_setup(module) < 0) {
+    if (add_malformed(module) < 0 || thread_number_setup() < 0) {
         return -1;
     }
-    if (ledger_setup(module) < 0 || local_ids_setup(module) < 0) {
-        return -1;
+    for (size_t i = 0; i < sizeof setups / sizeof *setups; i++) {
+        if (setups[i](module) < 0) {
+            return -1;
+        }
     }
-    return zeromq_setup(module);
+    return 0;
 }
 
 static int
