@@ -1316,10 +1316,10 @@ def case_exchange_serve() -> None:
     with contextlib.suppress(KeyError):
         other.serve(host, host, handlers, host.queued, False)
     other.serve(host, host, handlers, host.queued, True)
-    case_exchange_serve_batches()
+    serve_batches()
 
 
-def case_exchange_serve_batches() -> None:
+def serve_batches() -> None:
     def raises(messages: list[Message]) -> None:
         raise ValueError(messages)
 
