@@ -118,7 +118,7 @@ class Member(Leading):
 
     def send(self, dst: int, code: int, body: Body, now: float) -> Effects:
         """Send a message that wants no answer."""
-        return self._dispatch(dst, Outgoing(code, 0, body), now)
+        return self._dispatch(dst, make(Outgoing, (code, 0, body, 0)), now)
 
     def answer(self, dst: int, seq: int, body: Body, now: float, of: int = 0) -> Effects:
         """Answer request `seq` of `dst`. Nothing happens if that process is gone."""

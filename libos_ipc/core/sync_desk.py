@@ -18,7 +18,7 @@ from libos_ipc.core.sync_end import FROM_SERVER, TO_SERVER, value_name
 from libos_ipc.core.sync_payload import Word, pack, unpack
 from libos_ipc.core.sync_server import SyncServer
 from libos_ipc.core.sync_words import Decision, Reference, Remains, State
-from libos_ipc.core.vocabulary import Answer, Discard, Effects, Journal, Note, Refuse, Say
+from libos_ipc.core.vocabulary import Answer, Discard, Effects, Journal, Note, Refuse, Say, make
 from libos_ipc.core.wait_graph import Agent, Edge, explain, find_cycle
 from libos_ipc.errors import IpcError
 
@@ -102,15 +102,24 @@ class SyncDesk:
     # ---- from the machine's words to messages
 
     def _tell(self, decision: Decision, *ids: int) -> Effects:
-        effects: Effects = [Journal(("sync", *record)) for record in decision.records]
-        for id, data in _values_in(decision.records):
-            if not isinstance(data, bytes):
-                self._files.setdefault(id, set()).add(data[0])
-        for id in ids:
-            effects += self._discard(id)
+        effects: Effects = []
+        for record in decision.records:
+            effects.append(make(Journal, (("sync", *record),)))
+            if record[0] == "value":
+                self._keep_in_mind(*record[1:])
+        if self._files:
+            for id in ids:
+                effects += self._discard(id)
         for vmid, word in decision.messages:
-            effects.append(Say(vmid, _CODE_OF[type(word)], pack(word)))
-        return [*effects, *decision.notes]
+            effects.append(make(Say, (vmid, _CODE_OF[type(word)], pack(word))))
+        effects += decision.notes
+        return effects
+
+    def _keep_in_mind(self, *value: Any) -> None:
+        """A value was taken; a large one lies in a file."""
+        id, _, data = value
+        if not isinstance(data, bytes):
+            self._files.setdefault(id, set()).add(data[0])
 
     def _discard(self, id: int) -> Effects:
         """The files of values that are not the handle's any more."""
@@ -147,10 +156,6 @@ class SyncDesk:
 
 def _nothing(id: int) -> Remains:
     return Remains(None, False)
-
-
-def _values_in(records: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-    return ((record[1], record[3]) for record in records if record[0] == "value")
 
 
 def _row(handle: Any) -> Record:

@@ -40,6 +40,7 @@ from libos_ipc.core.sync_words import (
     Value,
     WithdrawWait,
 )
+from libos_ipc.core.vocabulary import make
 from libos_ipc.errors import ProtocolError
 
 __all__ = ["TEXT_MAX_BYTES", "Fields", "Word", "pack", "unpack"]
@@ -108,7 +109,7 @@ def _unpack_value(data: bytes) -> tuple[Value | None, bool]:
     if flags & _REFERENCE:
         (size,) = _SIZE.unpack_from(rest)
         return Value(version, Reference(rest[_SIZE.size :], size)), owner_died
-    return Value(version, rest), owner_died
+    return make(Value, (version, rest)), owner_died
 
 
 def _pack_refusal(word: RefuseWait) -> bytes:
@@ -124,14 +125,14 @@ def _unpack_refusal(id: int, state: int, data: bytes) -> RefuseWait:
 
 def _unpack_upgrade(id: int, state: int, data: bytes) -> RequestUpgrade:
     number, thread, timed = _WANTED.unpack(data) if data else (0, 0, True)
-    return RequestUpgrade(id, state, number, thread, timed)
+    return make(RequestUpgrade, (id, state, number, thread, timed))
 
 
 def _unpack_confirmed(id: int, state: int, data: bytes) -> ConfirmUpgrade:
     value, owner_died = _unpack_value(data)
     if value is None:
         raise ValueError("an upgrade without a value")
-    return ConfirmUpgrade(id, state, value, owner_died)
+    return make(ConfirmUpgrade, (id, state, value, owner_died))
 
 
 def _unpack_empty(word: Word, data: bytes) -> Word:
@@ -157,12 +158,16 @@ _PACK: dict[type[Word], Callable[..., bytes]] = {
 _UNPACK: dict[type[Word], Callable[[int, int, bytes], Word]] = {
     RequestUpgrade: _unpack_upgrade,
     WithdrawWait: lambda id, state, data: WithdrawWait(id, *_NUMBER.unpack(data)),
-    ConfirmDowngrade: lambda id, state, data: ConfirmDowngrade(id, state, *_unpack_value(data)),
+    ConfirmDowngrade: lambda id, state, data: make(
+        ConfirmDowngrade, (id, state, *_unpack_value(data))
+    ),
     RequestClose: lambda id, state, data: RequestClose(id, state, *_unpack_value(data)),
-    InUse: lambda id, state, data: InUse(id, state, *_THREAD.unpack(data)),
+    InUse: lambda id, state, data: make(InUse, (id, state, *_THREAD.unpack(data))),
     LocalWait: lambda id, state, data: LocalWait(id, state, *_LOCAL.unpack(data)),
     Resume: lambda id, state, data: Resume(id, state, *_unpack_value(data)),
-    RequestDowngrade: lambda id, state, data: _unpack_empty(RequestDowngrade(id, state), data),
+    RequestDowngrade: lambda id, state, data: _unpack_empty(
+        make(RequestDowngrade, (id, state)), data
+    ),
     ConfirmUpgrade: _unpack_confirmed,
     ConfirmClose: lambda id, state, data: _unpack_empty(ConfirmClose(id), data),
     RefuseWait: _unpack_refusal,

@@ -56,7 +56,7 @@ from libos_ipc.core.sync_words import (
     Value,
     WithdrawWait,
 )
-from libos_ipc.core.vocabulary import Note
+from libos_ipc.core.vocabulary import Note, make
 from libos_ipc.errors import IdsExhausted, InvalidArgument
 
 __all__ = ["MOST_COMMITS", "NAME_MAX", "WAITS_MAX", "FindCycle", "SyncServer"]
@@ -98,7 +98,7 @@ class SyncServer(SyncTable):
         InvalidArgument if it is there with another type or another word on the owner's death,
         or if what is asked makes no sense. Opening what is open there changes nothing.
         """
-        done = Decision([], [], [])
+        done = make(Decision, ([], [], []))
         id, counted = self._find_id(id, name)
         handle = self.handles.get(id)
         if handle is None:
@@ -113,7 +113,7 @@ class SyncServer(SyncTable):
 
     def on_message(self, src: int, word: ClientWord) -> Decision:
         """A message of an identified client."""
-        done = Decision([], [], [])
+        done = make(Decision, ([], [], []))
         handle = self.handles.get(word.id)
         row = handle.rows.get(src) if handle is not None else None
         if handle is not None and row is not None:
@@ -127,7 +127,7 @@ class SyncServer(SyncTable):
 
     def on_gone(self, vmid: int, remains: Callable[[int], Remains]) -> Decision:
         """A client is dead. `remains` gives what it left of a handle that it had EXCLUSIVE."""
-        done = Decision([], [], [])
+        done = make(Decision, ([], [], []))
         ids = list(self.open_at.get(vmid, ()))
         for id in ids:
             handle = self.handles[id]
@@ -150,7 +150,7 @@ class SyncServer(SyncTable):
 
     def takeover(self) -> Decision:
         """This server has read the journal of another, and begins."""
-        done = Decision([], [], [])
+        done = make(Decision, ([], [], []))
         self._record(done, ("takeover",))
         return done
 
@@ -254,12 +254,13 @@ class SyncServer(SyncTable):
                 to = IN_THE_WAY[head.state, row.state]
                 if not row.silent and (not row.recall or row.recall > to):
                     self._record(done, ("recall", vmid, handle.id, int(to)))
-                    done.messages.append(To(vmid, RequestDowngrade(handle.id, to)))
+                    recall = make(RequestDowngrade, (handle.id, to))
+                    done.messages.append(make(To, (vmid, recall)))
             if blocked:
                 return
-            word = ConfirmUpgrade(handle.id, head.state, handle.value, handle.owner_died)
+            given = (handle.id, head.state, handle.value, handle.owner_died)
             self._record(done, ("grant", head.vmid, handle.id, head.state))
-            done.messages.append(To(head.vmid, word))
+            done.messages.append(make(To, (head.vmid, make(ConfirmUpgrade, given))))
 
     def _take_value(self, done: Decision, src: int, handle: Handle, value: Value | None) -> None:
         if value is None or value.version <= handle.value.version:
@@ -305,8 +306,8 @@ class SyncServer(SyncTable):
     def _refuse_if_cycle(
         self, done: Decision, handle: Handle, entry: Entry, blockers: Blockers
     ) -> None:
-        edges = list(blockers)
-        text = self.find_cycle(entry.agent, edges) if entry.agent and edges else None
+        agent, edges = entry.agent, list(blockers)
+        text = self.find_cycle(agent, edges) if agent and edges else None
         if text is not None:
             self._record(done, ("unwant", entry.vmid, handle.id))
             refusal = RefuseWait(handle.id, entry.number, errno.EDEADLK, text)

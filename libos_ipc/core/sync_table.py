@@ -38,6 +38,7 @@ from libos_ipc.core.sync_words import (
     State,
     Value,
 )
+from libos_ipc.core.vocabulary import make
 
 __all__ = ["IN_THE_WAY", "Entry", "Handle", "Row", "SyncTable"]
 
@@ -109,12 +110,16 @@ class Handle:
 
     def entry_of(self, vmid: int) -> Entry | None:
         """What this process wants."""
-        return next((entry for entry in self.queue if entry.vmid == vmid), None)
+        for entry in self.queue:
+            if entry.vmid == vmid:
+                return entry
+        return None
 
     def in_the_way(self, entry: Entry) -> Iterator[tuple[int, Row]]:
         """The processes that must go down first."""
+        own, wanted = entry.vmid, entry.state
         for vmid, row in self.rows.items():
-            if (entry.state, row.state) in IN_THE_WAY and vmid != entry.vmid:
+            if vmid != own and (wanted, row.state) in IN_THE_WAY:
                 yield vmid, row
 
     def fields(self) -> tuple[object, ...]:
@@ -145,8 +150,7 @@ class SyncTable:
 
     def apply(self, record: Record) -> None:
         """Change the table as this record says."""
-        kind, *fields = record
-        _APPLY[str(kind)](self, *fields)
+        _APPLY[record[0]](self, *record[1:])  # type: ignore[index]
 
     def replay(self, records: Iterable[Record]) -> None:
         """Rebuild the table from a journal."""
@@ -195,9 +199,11 @@ class SyncTable:
     ) -> None:
         handle = self.handles[id]
         self._asks(handle, vmid, number)
-        entry = Entry(vmid, state, number, thread, timed)
+        entry = make(Entry, (vmid, state, number, thread, timed))
         former = handle.entry_of(vmid)
-        if former is not None and state <= former.state:
+        if former is None:
+            handle.queue = (*handle.queue, entry)
+        elif state <= former.state:
             self._leave(former.agent, id)
             handle.queue = tuple(entry if each is former else each for each in handle.queue)
         else:
@@ -214,7 +220,8 @@ class SyncTable:
         row = handle.rows[vmid]
         row.set_user(0, INVALID)
         row.silent = False
-        self._end_wait(vmid, handle, number)
+        if row.waits is not None:
+            self._end_wait(vmid, handle, number)
 
     def _apply_unwant(self, vmid: int, id: int) -> None:
         self._drop_entry(self.handles[id], vmid)
@@ -240,7 +247,7 @@ class SyncTable:
 
     def _apply_value(self, id: int, version: int, data: Data) -> None:
         kept = data if isinstance(data, bytes) else Reference(*data)
-        self.handles[id].value = Value(version, kept)
+        self.handles[id].value = make(Value, (version, kept))
 
     def _apply_death(self, id: int) -> None:
         self.handles[id].owner_died = True
@@ -251,8 +258,9 @@ class SyncTable:
         handle = self.handles[id]
         row = handle.rows[vmid]
         row.set_user(thread, using)
-        for number in [n for n, waiter in (row.waits or {}).items() if waiter == thread]:
-            self._end_wait(vmid, handle, number)
+        if row.waits is not None:
+            for number in [n for n, waiter in row.waits.items() if waiter == thread]:
+                self._end_wait(vmid, handle, number)
 
     def _apply_wait(
         self, vmid: int, id: int, number: int, thread: int, user: int, using: int
@@ -305,9 +313,13 @@ class SyncTable:
 
     def _drop_entry(self, handle: Handle, vmid: int) -> None:
         entry = handle.entry_of(vmid)
-        if entry is not None:
-            handle.queue = tuple(each for each in handle.queue if each is not entry)
-            self._leave(entry.agent, handle.id)
+        if entry is None:
+            return
+        if len(handle.queue) == 1:
+            handle.queue = ()
+        else:
+            handle.queue = tuple([each for each in handle.queue if each is not entry])
+        self._leave(entry.agent, handle.id)
 
     def _forget_waits(self, vmid: int, handle: Handle) -> None:
         for number in list(handle.rows[vmid].waits or ()):
@@ -315,8 +327,11 @@ class SyncTable:
 
     def _enter(self, agent: Agent | None, id: int) -> None:
         if agent is not None:
-            ids = self.waiting.setdefault(agent, {})
-            ids[id] = ids.get(id, 0) + 1
+            ids = self.waiting.get(agent)
+            if ids is None:
+                self.waiting[agent] = {id: 1}
+            else:
+                ids[id] = ids.get(id, 0) + 1
 
     def _leave(self, agent: Agent | None, id: int) -> None:
         if agent is not None:

@@ -48,7 +48,7 @@ class JournalFile:
         if end > len(self._map):
             self._grow(end)
         self._map[start:end] = data
-        self._map[self._end : start] = _RECORD.pack(len(data), zlib.crc32(data))
+        _RECORD.pack_into(self._map, self._end, len(data), zlib.crc32(data))
         self._end = end
         _LENGTH.pack_into(self._map, len(MAGIC), end - _HEAD.size)
 
