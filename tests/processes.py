@@ -267,6 +267,11 @@ def descriptors() -> dict[int, str]:
     return found
 
 
+def until_settled() -> None:
+    """Wait until the library opens nothing more by itself: then numbers can be told beforehand."""
+    steady(descriptors)
+
+
 def kinds_of_descriptors() -> Counter[str]:
     """How many descriptors of each kind are open: for what is made again under other numbers."""
     return Counter(re.sub(r"\d+", "N", target) for target in descriptors().values())

@@ -370,6 +370,7 @@ def test_a_dup_is_the_same_lock_and_keeps_it(group: Group, file: Path) -> None:
 
 
 def test_a_number_used_again_is_another_description(group: Group, file: Path, opened: Any) -> None:
+    processes.until_settled()
     fd = os.open(file, os.O_RDWR)
     fcntl.flock(fd, LOCK_EX)
     os.close(fd)
@@ -1085,6 +1086,7 @@ def test_a_descriptor_of_the_librarys_own_is_not_taken_for_a_closed_one(
     group: Group, file: Path, keeps: str
 ) -> None:
     """Though it is of the same file and got the same number."""
+    processes.until_settled()
     with open(file, "r+") as it:
         fcntl.lockf(it, LOCK_EX)
         number = it.fileno()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from lock_users import held, until_waiting
-from processes import Forked, Line, poll
+from processes import Forked, Line, poll, until_settled
 
 from libos_ipc import Group, fcntl
 from libos_ipc.runtime import descriptor_call
@@ -101,6 +101,7 @@ def test_a_number_may_be_another_descriptor_by_now(
 ) -> None:
     other = path.with_name("other")
     other.touch()
+    until_settled()
     fd = os.open(path, os.O_RDWR)
     make_quick(group, fd, long_ways)
     fcntl.lockf(fd, LOCK_EX)

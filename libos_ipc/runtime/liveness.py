@@ -93,14 +93,18 @@ def _has_left(watcher: socket.socket) -> bool:
     return True
 
 
-@functools.cache
 def _queue_length() -> int:
     """Connections that wait at most: what we ask for, or what the kernel allows."""
+    return min(BACKLOG, _allowed_length())
+
+
+@functools.cache
+def _allowed_length() -> int:
     try:
         with open("/proc/sys/net/core/somaxconn") as file:
-            return min(BACKLOG, int(file.read()))
+            return int(file.read())
     except OSError:
-        return min(BACKLOG, socket.SOMAXCONN)
+        return socket.SOMAXCONN
 
 
 def watch(path: str) -> socket.socket:
