@@ -223,16 +223,30 @@ quick_lockf_get(PyObject *object, PyObject *name)
     return found;
 }
 
+/* An attribute of the function's. The name is interned, since the interpreter's cache of attributes
+ * keeps every other one. */
+static PyObject *
+of_function(PyObject *object, const char *attribute)
+{
+    PyObject *name = PyUnicode_InternFromString(attribute);
+    if (name == NULL) {
+        return NULL;
+    }
+    PyObject *found = PyObject_GetAttr(quick_lockf_of(object)->function, name);
+    Py_DECREF(name);
+    return found;
+}
+
 static PyObject *
 quick_lockf_doc_of(PyObject *object, void *Py_UNUSED(ignored))
 {
-    return PyObject_GetAttrString(quick_lockf_of(object)->function, "__doc__");
+    return of_function(object, "__doc__");
 }
 
 static PyObject *
 quick_lockf_module_of(PyObject *object, void *Py_UNUSED(ignored))
 {
-    return PyObject_GetAttrString(quick_lockf_of(object)->function, "__module__");
+    return of_function(object, "__module__");
 }
 
 static PyObject *
@@ -245,7 +259,7 @@ quick_lockf_repr(PyObject *object)
 static PyObject *
 quick_lockf_reduce(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    return PyObject_GetAttrString(quick_lockf_of(object)->function, "__qualname__");
+    return of_function(object, "__qualname__");
 }
 
 static PyMethodDef quick_lockf_methods[] = {
