@@ -13,6 +13,10 @@ static const int64_t LOOK_NS = 2000000;
 static const int64_t CLOSELY_NS = 1000000;
 enum { QUIET_LOOKS = 5 };
 
+/* Handlers that followed closely count up to so many, and a pause takes so many off: that one of them
+ * began late, since another process had the processor in between, ends no stream. */
+enum { MOST_CLOSE = 64, PAUSE = 16 };
+
 void
 vigil_call(struct vigil *vigil)
 {
@@ -20,13 +24,27 @@ vigil_call(struct vigil *vigil)
     bell_nudge(vigil->bell, BELL_PORTER);
 }
 
-void
-vigil_leave(struct vigil *vigil)
+/* Whether a handler that begins now follows others so closely that a vigil is worth while. */
+static bool
+follows_closely(struct vigil *vigil)
 {
     const int64_t now = now_ns();
     const bool closely = now - vigil->left_at < CLOSELY_NS;
 
     vigil->left_at = now;
+    if (closely) {
+        vigil->close += vigil->close < MOST_CLOSE;
+        return true;
+    }
+    vigil->close -= vigil->close < PAUSE ? vigil->close : PAUSE;
+    return vigil->close > 0;
+}
+
+void
+vigil_leave(struct vigil *vigil)
+{
+    const bool closely = follows_closely(vigil);
+
     atomic_fetch_add(&vigil->steps, 1);
     if (closely) {
         /* It is kept from now on, also by a porter who is just awake for something else, and has not

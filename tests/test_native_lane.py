@@ -156,20 +156,20 @@ def test_the_window_is_as_large_as_it_may_be(pair: Pair) -> None:
 
 
 def test_many_small_messages_grow_the_window_when_all_was_read() -> None:
-    pair = Pair(1 << 18)
+    pair = Pair(1 << 20)
     one, other = pair.ends
-    for number in range(1, 2000):
+    for number in range(1, 30_000):
         one.send(number, 0, 64, 0, b"small")
     assert one.window == SMALLEST, "something is under way"
     seen = 0
-    while seen < 1999:
+    while seen < 29_999:
         found = other.receive(MOST)
         if found is None:
             one.flush()
         else:
             seen += 1
             assert found == (seen, 0, 64, 0, b"small")
-    assert one.window == 1 << 16, "no larger for small ones"
+    assert one.window == 1 << 19, "no larger for small ones"
 
 
 @pytest.mark.parametrize("left", range(33, 40))
