@@ -56,9 +56,9 @@ static bool
 know(const unsigned char *question, unsigned char *answer)
 {
     const unsigned char *head = question + ENVELOPE_SIZE;
-    const uint64_t number = load_little_endian(question, 8);
-    const uint64_t size = load_little_endian(head, 8);
-    const uint64_t seq = load_little_endian(head + 8, 8);
+    const uint64_t number = load_u64(question);
+    const uint64_t size = load_u64(head);
+    const uint64_t seq = load_u64(head + 8);
 
     if (number != 0 || size != HEADER_SIZE || seq == 0 || head[16] != PING) {
         return false;

@@ -5,16 +5,16 @@
 void
 store_header(unsigned char *at, const struct header *header)
 {
-    store_little_endian(at, header->size, 8);
-    store_little_endian(at + 8, header->seq, 8);
-    store_little_endian(at + 16, header->code, 1);
+    store_u64(at, header->size);
+    store_u64(at + 8, header->seq);
+    at[16] = (unsigned char)header->code;
 }
 
 void
 store_envelope(unsigned char *at, const struct envelope *envelope)
 {
-    store_little_endian(at, envelope->number, 8);
-    store_little_endian(at + 8, envelope->acked, 8);
+    store_u64(at, envelope->number);
+    store_u64(at + 8, envelope->acked);
 }
 
 int
@@ -38,9 +38,9 @@ load_header(PyObject *module, const Py_buffer *frame, uint64_t total, uint64_t m
                      HEADER_SIZE);
         return -1;
     }
-    header->size = load_little_endian(at, 8);
-    header->seq = load_little_endian(at + 8, 8);
-    header->code = load_little_endian(at + 16, 1);
+    header->size = load_u64(at);
+    header->seq = load_u64(at + 8);
+    header->code = at[16];
     if (header->size > max_message) {
         PyErr_Format(malformed, "message of %llu bytes, at most %llu are allowed",
                      (unsigned long long)header->size, (unsigned long long)max_message);
@@ -64,8 +64,8 @@ load_envelope(PyObject *module, const Py_buffer *frame, struct envelope *envelop
                      frame->len, ENVELOPE_SIZE);
         return -1;
     }
-    envelope->number = load_little_endian(at, 8);
-    envelope->acked = load_little_endian(at + 8, 8);
+    envelope->number = load_u64(at);
+    envelope->acked = load_u64(at + 8);
     return 0;
 }
 

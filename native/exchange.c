@@ -73,6 +73,7 @@ exchange_clear(PyObject *self)
     Py_CLEAR(exchange->withdraw);
     Py_CLEAR(exchange->news);
     Py_CLEAR(exchange->batch);
+    spares_drop(&exchange->spares);
     Py_CLEAR(exchange->lines);
     return 0;
 }

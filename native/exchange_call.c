@@ -124,7 +124,7 @@ exchange_call(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     if (exchange_ledger(exchange, peer) == NULL) {
         Py_RETURN_NONE;
     }
-    if (sending_begin(exchange, &sending, args[1], Py_None, args[2]) < 0) {
+    if (sending_begin(&sending, args[2]) < 0) {
         return NULL;
     }
     const int result = call_and_wait(exchange, peer, &sending, args[1], args[3], deadline);
@@ -168,7 +168,7 @@ exchange_ask(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     if (args[3] != Py_None) {
         deadline = after_seconds(seconds);
     }
-    const int begun = sending_begin_plain(exchange, &sending, args, Py_None, &peer);
+    const int begun = sending_begin_plain(exchange, &sending, args, &peer);
     if (begun <= 0) {
         return begun < 0 ? NULL : Py_NewRef(Py_None);
     }

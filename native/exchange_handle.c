@@ -74,11 +74,7 @@ answer(const struct server *server, const struct taken *taken, PyObject *payload
     sending.header.seq = PyLong_AsUnsignedLongLong(taken->seq);
     if (PyBytes_CheckExact(payload) && !exchange->unclocked &&
         HEADER_SIZE + (uint64_t)PyBytes_GET_SIZE(payload) <= exchange->max_message) {
-        PyObject *code = PyLong_FromLong(RESP);
-        sent = code == NULL
-                   ? -1
-                   : sending_begin(exchange, &sending, code, taken->seq, payload);
-        Py_XDECREF(code);
+        sent = sending_begin(&sending, payload);
         if (sent == 0) {
             sent = exchange_post(exchange, PyLong_AsUnsignedLongLong(taken->src), &sending);
             sending_end(&sending);

@@ -18,11 +18,9 @@
 #include "lock.h"
 #include "routes.h"
 #include "stations.h"
+#include "tuples.h"
 
 enum { RESP = 0, PING = 57, FIRST_USER_CODE = 64, MOST_AT_ONCE = 256 };
-
-/* What a program's message and what is kept of one are: kinds of tuples with so many fields. */
-enum { FIELDS = 4 };
 
 struct exchange {
     PyObject_HEAD
@@ -46,6 +44,7 @@ struct exchange {
     bool closed;
     PyObject *batch; /* messages read for `serve`, of which `handled` have been handled */
     Py_ssize_t handled;
+    struct spares spares; /* messages that were handled, to be used again */
     PyObject *lines; /* at which `serve` has found what is for Python */
     unsigned long long inside; /* threads inside handlers that `serve` has called */
     bool some_left;
@@ -60,9 +59,6 @@ exchange_of(PyObject *self)
     return (struct exchange *)self;
 }
 
-/* An object of a kind of tuple. Takes the fields over, also if it fails, as if one is NULL. */
-PyObject *exchange_tuple(PyObject *type, PyObject *const fields[FIELDS]);
-
 /* Whether this is a message of the program, as we make them. */
 static inline bool
 exchange_is_message(const struct exchange *exchange, PyObject *object)
@@ -73,23 +69,21 @@ exchange_is_message(const struct exchange *exchange, PyObject *object)
 
 /* ---- sending */
 
-/* What is sent: `outgoing` is what is kept of it, `entry` what is entered if it is a request. */
+/* What is sent; `entry` is what is entered if it is a request. */
 struct sending {
     struct header header;
     Py_buffer payload;
-    PyObject *outgoing;
     PyObject *entry;
 };
 
-/* Gets everything that a message needs, but for its number. Any Python code may run. */
-int sending_begin(struct exchange *exchange, struct sending *sending, PyObject *code,
-                  PyObject *seq, PyObject *payload);
+/* Gets hold of the payload. Any Python code may run, but for bytes. */
+int sending_begin(struct sending *sending, PyObject *payload);
 void sending_end(struct sending *sending);
 
 /* The same for a message of the program's to (peer, code, payload). 1; 0 if it is to go the long way,
  * perhaps because something is wrong with it; -1 with an exception. */
-int sending_begin_plain(struct exchange *exchange, struct sending *sending, PyObject *const *args,
-                        PyObject *seq, uint64_t *peer);
+int sending_begin_plain(const struct exchange *exchange, struct sending *sending,
+                        PyObject *const *args, uint64_t *peer);
 
 /* Sends to this peer. 1, 0 if that is for Python to do, -1 with an exception. Between the look at the
  * session's lock and the message's being sent no Python code runs. */

@@ -1,7 +1,6 @@
 #include "exchange_parts.h"
 
 #include "calls.h"
-#include "clock.h"
 #include "doorbell.h"
 #include "lane.h"
 #include "ledger.h"
@@ -43,13 +42,13 @@ exchange_is_ours(const struct exchange *exchange, uint64_t peer, PyObject *ledge
 
 /* Hands a message of the program out. Takes the payload over. */
 static int
-hand_out(const struct exchange *exchange, uint64_t peer, const struct header *header,
+hand_out(struct exchange *exchange, uint64_t peer, const struct header *header,
          PyObject *payload, PyObject *messages)
 {
     PyObject *const fields[FIELDS] = {PyLong_FromUnsignedLongLong(peer),
                                       PyLong_FromUnsignedLongLong(header->code),
                                       PyLong_FromUnsignedLongLong(header->seq), payload};
-    PyObject *message = exchange_tuple(exchange->message, fields);
+    PyObject *message = spares_make(&exchange->spares, exchange->message, fields);
     const int added = message == NULL ? -1 : PyList_Append(messages, message);
 
     Py_XDECREF(message);
@@ -76,8 +75,8 @@ static int
 count(struct exchange *exchange, uint64_t peer, PyObject *ledger, const struct envelope *envelope,
       uint64_t size)
 {
-    const double now = (double)recent_ns() / NS_PER_S;
-    const int found = ledger_receive(ledger, envelope->number, envelope->acked, size, now);
+    const int found =
+        ledger_receive(ledger, envelope->number, envelope->acked, size, LEDGER_RECENTLY);
 
     const bool drained = found >= 0 && (found & DRAINED) != 0 && exchange->watched;
     const bool news = drained || ledger_ack_due(ledger, exchange->ack_every);

@@ -23,6 +23,8 @@ take_from_batch(struct exchange *exchange, PyObject *run, long code)
         if (PyList_Append(run, message) < 0) {
             return -1;
         }
+        PyList_SET_ITEM(exchange->batch, exchange->handled, Py_NewRef(Py_None));
+        Py_DECREF(message); /* the run has it */
         exchange->handled++;
     }
     if (exchange->handled > 0 && exchange->handled == PyList_GET_SIZE(exchange->batch)) {
@@ -128,6 +130,22 @@ call(const struct server *server, PyObject *run, PyObject *handler)
     return called;
 }
 
+/* Drops a run, of which nothing is left but spares if its handler has kept nothing. */
+static void
+drop_run(struct exchange *exchange, PyObject *run)
+{
+    if (run != NULL && Py_REFCNT(run) == 1) {
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(run); i++) {
+            PyObject *message = PyList_GET_ITEM(run, i);
+            if (exchange_is_message(exchange, message)) {
+                PyList_SET_ITEM(run, i, Py_NewRef(Py_None));
+                spares_return(&exchange->spares, message);
+            }
+        }
+    }
+    Py_XDECREF(run);
+}
+
 int
 server_take_up_run(const struct server *server, PyObject *message, PyObject *handler)
 {
@@ -140,6 +158,6 @@ server_take_up_run(const struct server *server, PyObject *message, PyObject *han
     if (result == 0) {
         result = call(server, run, handler);
     }
-    Py_XDECREF(run);
+    drop_run(server->exchange, run);
     return result;
 }

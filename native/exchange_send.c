@@ -2,96 +2,37 @@
 
 #include "arguments.h"
 #include "calls.h"
-#include "clock.h"
 #include "lane.h"
 #include "ledger.h"
 #include "ticket.h"
 
-/* Whether nothing can be reached from here, so that the collector need not look. */
-static bool
-is_plain_value(PyObject *value)
-{
-    return PyLong_CheckExact(value) || PyBytes_CheckExact(value) || value == Py_None;
-}
-
-PyObject *
-exchange_tuple(PyObject *type, PyObject *const fields[FIELDS])
-{
-    bool whole = true;
-    for (Py_ssize_t i = 0; i < FIELDS; i++) {
-        whole = whole && fields[i] != NULL;
-    }
-    PyObject *made =
-        whole ? ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, FIELDS) : NULL;
-    bool plain = true;
-    for (Py_ssize_t i = 0; i < FIELDS; i++) {
-        if (made != NULL) {
-            PyTuple_SET_ITEM(made, i, fields[i]);
-            plain = plain && is_plain_value(fields[i]);
-        } else {
-            Py_XDECREF(fields[i]);
-        }
-    }
-    if (made != NULL && plain) {
-        PyObject_GC_UnTrack(made); /* of a stream there are thousands at a time */
-    }
-    return made;
-}
-
 int
-sending_begin(struct exchange *exchange, struct sending *sending, PyObject *code, PyObject *seq,
-              PyObject *payload)
+sending_begin(struct sending *sending, PyObject *payload)
 {
-    if (PyObject_GetBuffer(payload, &sending->payload, PyBUF_SIMPLE) < 0) {
-        return -1;
-    }
-    PyObject *const fields[FIELDS] = {Py_NewRef(code), Py_NewRef(seq), Py_NewRef(payload),
-                                      PyLong_FromLong(0)};
-    sending->outgoing = exchange_tuple(exchange->outgoing, fields);
-    if (sending->outgoing == NULL) {
-        PyBuffer_Release(&sending->payload);
-        return -1;
-    }
-    return 0;
+    return PyObject_GetBuffer(payload, &sending->payload, PyBUF_SIMPLE);
 }
 
 void
 sending_end(struct sending *sending)
 {
     Py_XDECREF(sending->entry);
-    Py_DECREF(sending->outgoing);
     PyBuffer_Release(&sending->payload);
 }
 
-/* Enters a request and writes its number into what is kept of it, which nobody else has yet. */
-static int
-number_request(struct requests *table, uint64_t peer, struct sending *sending)
-{
-    PyObject *seq = PyLong_FromUnsignedLongLong(table->last + 1);
-
-    if (seq == NULL || requests_add(table, peer, sending->entry) < 0) {
-        Py_XDECREF(seq);
-        return -1;
-    }
-    sending->header.seq = table->last;
-    PyObject *before = PyTuple_GET_ITEM(sending->outgoing, 1);
-    PyTuple_SET_ITEM(sending->outgoing, 1, seq);
-    Py_DECREF(before);
-    return 0;
-}
-
-/* Sends what waits for room in the lane to this peer, if there is some: the bell that tells of it may
- * have been heard by a thread that has not come to run. */
-static void
-flush_lane(struct exchange *exchange, uint64_t peer)
+/* The station of this peer, if there is one. What waits for room there is sent first, if there is some:
+ * the bell that tells of it may have been heard by a thread that has not come to run. */
+static struct station *
+flushed_station(struct exchange *exchange, uint64_t peer)
 {
     struct station *station = stations_find(&exchange->stations, peer);
 
-    if (station != NULL && lane_waits(lane_of(station->lane))) {
-        PyObject *lane = Py_NewRef(station->lane); /* dropping what was sent may run Python code */
-        lane_flush(lane_of(lane), UINT64_MAX);
-        Py_DECREF(lane);
+    if (station == NULL || !lane_waits(lane_of(station->lane))) {
+        return station;
     }
+    PyObject *lane = Py_NewRef(station->lane); /* dropping what was sent may run Python code */
+    lane_flush(lane_of(lane), UINT64_MAX);
+    Py_DECREF(lane);
+    return stations_find(&exchange->stations, peer);
 }
 
 int
@@ -99,12 +40,17 @@ exchange_stamp(struct exchange *exchange, uint64_t peer, PyObject *ledger,
                struct sending *sending, uint64_t size, struct envelope *envelope)
 {
     struct requests *table = outstanding_table(exchange->requests);
-    const double now = (double)recent_ns() / NS_PER_S;
+    struct kept_message message = {.body = sending->payload.obj, .code = (uint32_t)sending->header.code};
 
-    if (sending->entry != NULL && number_request(table, peer, sending) < 0) {
-        return -1;
+    if (sending->entry != NULL) {
+        if (requests_add(table, peer, sending->entry) < 0) {
+            return -1;
+        }
+        sending->header.seq = table->last;
     }
-    if (ledger_stamp(ledger, sending->outgoing, size, now, &envelope->number) < 0) {
+    message.seq = sending->header.seq;
+    if (ledger_stamp(ledger, exchange->outgoing, &message, size, LEDGER_RECENTLY,
+                     &envelope->number) < 0) {
         if (sending->entry != NULL) {
             Py_DECREF(requests_remove(table, requests_find(table, sending->header.seq)));
         }
@@ -145,11 +91,10 @@ exchange_post(struct exchange *exchange, uint64_t peer, struct sending *sending)
     struct waiting *place = NULL;
     struct envelope envelope;
 
-    flush_lane(exchange, peer);
+    const struct station *station = flushed_station(exchange, peer);
     if (lock_is_held(exchange->lock)) {
         return 0;
     }
-    const struct station *station = stations_find(&exchange->stations, peer);
     if (station == NULL) {
         return exchange_post_by_port(exchange, peer, sending, size);
     }
@@ -191,19 +136,18 @@ is_plain(const struct exchange *exchange, PyObject *payload, uint64_t code)
 }
 
 int
-sending_begin_plain(struct exchange *exchange, struct sending *sending, PyObject *const *args,
-                    PyObject *seq, uint64_t *peer)
+sending_begin_plain(const struct exchange *exchange, struct sending *sending,
+                    PyObject *const *args, uint64_t *peer)
 {
     if (as_unsigned(args[0], "peer", UINT32_MAX, peer) < 0 ||
         as_unsigned(args[1], "code", UINT8_MAX, &sending->header.code) < 0) {
         PyErr_Clear(); /* the long way says what is wrong */
         return 0;
     }
-    if (!is_plain(exchange, args[2], sending->header.code) ||
-        exchange_ledger(exchange, *peer) == NULL) {
+    if (!is_plain(exchange, args[2], sending->header.code)) {
         return 0;
     }
-    return sending_begin(exchange, sending, args[1], seq, args[2]) < 0 ? -1 : 1;
+    return sending_begin(sending, args[2]) < 0 ? -1 : 1;
 }
 
 PyObject *
@@ -216,9 +160,7 @@ exchange_post_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     if (require_count("post", nargs, 3) < 0) {
         return NULL;
     }
-    PyObject *none = PyLong_FromLong(0);
-    int sent = none == NULL ? -1 : sending_begin_plain(exchange, &sending, args, none, &peer);
-    Py_XDECREF(none);
+    int sent = sending_begin_plain(exchange, &sending, args, &peer);
     if (sent > 0) {
         sent = exchange_post(exchange, peer, &sending);
         sending_end(&sending);
@@ -241,7 +183,7 @@ exchange_send(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     if (exchange_ledger(exchange, peer) == NULL) {
         Py_RETURN_FALSE;
     }
-    if (sending_begin(exchange, &sending, args[1], args[2], args[3]) < 0) {
+    if (sending_begin(&sending, args[3]) < 0) {
         return NULL;
     }
     const int sent = exchange_post(exchange, peer, &sending);

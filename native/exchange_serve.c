@@ -12,12 +12,13 @@ has_batch(const struct exchange *exchange)
     return exchange->handled < PyList_GET_SIZE(exchange->batch);
 }
 
-/* Takes the next message out of the batch. NULL with an exception. */
+/* Takes the next message out of the batch: nobody else has it then. NULL with an exception. */
 static PyObject *
 next_of_batch(struct exchange *exchange)
 {
-    PyObject *message = Py_NewRef(PyList_GET_ITEM(exchange->batch, exchange->handled));
+    PyObject *message = PyList_GET_ITEM(exchange->batch, exchange->handled);
 
+    PyList_SET_ITEM(exchange->batch, exchange->handled, Py_NewRef(Py_None));
     exchange->handled++;
     if (!has_batch(exchange)) {
         exchange->handled = 0;
@@ -68,7 +69,7 @@ handle_batch(const struct server *server)
             vigil_return(vigil);
         }
         exchange->inside--;
-        Py_DECREF(message);
+        spares_return(&exchange->spares, message);
     }
     return result < 0 ? -1 : !exchange->closed;
 }
@@ -255,7 +256,7 @@ exchange_withdraw(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         PyObject *const fields[FIELDS] = {Py_NewRef(args[0]), PyLong_FromLong(WITHDRAWN),
                                           PyLong_FromLong(0),
                                           Py_NewRef(PyTuple_GET_ITEM(message, 3))};
-        PyObject *nothing = exchange_tuple(exchange->message, fields);
+        PyObject *nothing = tuple_make(exchange->message, fields);
         return nothing == NULL || PyList_SetItem(exchange->batch, i, nothing) < 0
                    ? NULL
                    : Py_NewRef(Py_True);

@@ -60,8 +60,8 @@ answers(const struct desk *desk, uint64_t seq)
     unsigned char head[DESK_MESSAGE];
 
     desk_read(desk, head);
-    return load_little_endian(head + ENVELOPE_SIZE, 8) == HEADER_SIZE &&
-           load_little_endian(head + ENVELOPE_SIZE + 8, 8) == seq && head[ENVELOPE_SIZE + 16] == 0;
+    return load_u64(head + ENVELOPE_SIZE) == HEADER_SIZE &&
+           load_u64(head + ENVELOPE_SIZE + 8) == seq && head[ENVELOPE_SIZE + 16] == 0;
 }
 
 static int

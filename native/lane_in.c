@@ -5,10 +5,10 @@
 static void
 load_head(const unsigned char *head, struct envelope *envelope, struct header *header)
 {
-    envelope->number = load_little_endian(head, 8);
-    envelope->acked = load_little_endian(head + 8, 8);
-    header->size = load_little_endian(head + ENVELOPE_SIZE, 8);
-    header->seq = load_little_endian(head + ENVELOPE_SIZE + 8, 8);
+    envelope->number = load_u64(head);
+    envelope->acked = load_u64(head + 8);
+    header->size = load_u64(head + ENVELOPE_SIZE);
+    header->seq = load_u64(head + ENVELOPE_SIZE + 8);
     header->code = head[ENVELOPE_SIZE + 16];
 }
 

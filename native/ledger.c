@@ -1,7 +1,7 @@
 #include "ledger.h"
 
 #include "arguments.h"
-#include "kept.h"
+#include "clock.h"
 
 #include <structmember.h>
 
@@ -23,6 +23,7 @@ struct ledger {
     double probe_interval;
     char starving;
     struct kept kept; /* messages acked+1 … sent */
+    PyObject *kind;   /* what those are to Python that it has not given; NULL if it has given all */
 };
 
 static struct ledger *
@@ -34,8 +35,10 @@ ledger_of(PyObject *self)
 static void
 rest(struct ledger *ledger, double now)
 {
+    const double at = isnan(now) ? (double)recent_ns() / NS_PER_S : now;
+
     ledger->probe_interval = FIRST_PROBE_S;
-    ledger->probe_at = now + FIRST_PROBE_S;
+    ledger->probe_at = at + FIRST_PROBE_S;
 }
 
 /* Takes the oldest kept message out; it becomes the caller's. There is one. */
@@ -64,8 +67,9 @@ ledger_traverse(PyObject *self, visitproc visit, void *arg)
 
     Py_VISIT(Py_TYPE(self));
     for (size_t i = 0; i < ledger->kept.count; i++) {
-        Py_VISIT(kept_at(&ledger->kept, i));
+        Py_VISIT(kept_at(&ledger->kept, i)->body);
     }
+    Py_VISIT(ledger->kind);
     return 0;
 }
 
@@ -90,17 +94,22 @@ ledger_dealloc(PyObject *self)
     PyObject_GC_UnTrack(self);
     ledger_clear(self);
     kept_free(&ledger_of(self)->kept);
+    Py_XDECREF(ledger_of(self)->kind);
     type->tp_free(self);
     Py_DECREF(type);
 }
 
 int
-ledger_stamp(PyObject *self, PyObject *message, uint64_t size, double now, uint64_t *number)
+ledger_stamp(PyObject *self, PyObject *kind, const struct kept_message *message, uint64_t size,
+             double now, uint64_t *number)
 {
     struct ledger *ledger = ledger_of(self);
 
     if (kept_reserve(&ledger->kept) < 0) {
         return -1;
+    }
+    if (ledger->kind == NULL) {
+        ledger->kind = Py_XNewRef(kind);
     }
     if (ledger->kept.count == 0) {
         rest(ledger, now);
@@ -126,8 +135,9 @@ stamp_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     /* Made first: once the message is kept, nothing may fail. Neither step runs Python code. */
+    const struct kept_message message = {.body = args[0], .code = KEPT_WHOLE};
     PyObject *result = PyLong_FromUnsignedLongLong(ledger_of(self)->sent + 1);
-    if (result != NULL && ledger_stamp(self, args[0], size, now, &number) < 0) {
+    if (result != NULL && ledger_stamp(self, NULL, &message, size, now, &number) < 0) {
         Py_CLEAR(result);
     }
     return result;
@@ -307,8 +317,9 @@ ledger_get_kept(PyObject *self, void *Py_UNUSED(closure))
     /* Whatever runs while a pair is made may change what is kept: the next is found anew. */
     unsigned long long number = ledger->acked + 1;
     while (list != NULL && number <= ledger->sent) {
-        PyObject *message = Py_NewRef(kept_at(&ledger->kept, (size_t)(number - ledger->acked - 1)));
-        PyObject *pair = Py_BuildValue("KN", number, message);
+        const size_t place = (size_t)(number - ledger->acked - 1);
+        PyObject *message = kept_object(&ledger->kept, place, ledger->kind);
+        PyObject *pair = message == NULL ? NULL : Py_BuildValue("KN", number, message);
         if (pair == NULL || PyList_Append(list, pair) < 0) {
             Py_CLEAR(list);
         }

@@ -15,15 +15,22 @@
 #ifndef LIBOS_IPC_LEDGER_H
 #define LIBOS_IPC_LEDGER_H
 
-#include "native.h"
+#include "kept.h"
+
+#include <math.h>
 
 /* What `receive` found, as bits. */
 enum { NEXT = 1, DRAINED = 2 };
 
+/* As a time: that of the kernel's last tick, read if it is needed, which is seldom. */
+#define LEDGER_RECENTLY ((double)NAN)
+
 /* The same steps for other files of the extension, of an object that is a Ledger. `ledger_stamp` is
  * -1 with MemoryError, `ledger_receive` with ValueError; and this one may drop messages, and with
- * them run Python code. */
-int ledger_stamp(PyObject *self, PyObject *message, uint64_t size, double now, uint64_t *number);
+ * them run Python code. To Python a message that was not given whole is of this kind of tuple, always
+ * the same. */
+int ledger_stamp(PyObject *self, PyObject *kind, const struct kept_message *message, uint64_t size,
+                 double now, uint64_t *number);
 int ledger_receive(PyObject *self, uint64_t number, uint64_t acked, uint64_t size, double now);
 uint64_t ledger_acknowledge(PyObject *self);
 bool ledger_has_room(PyObject *self, uint64_t size, uint64_t limit);

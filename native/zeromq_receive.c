@@ -125,11 +125,11 @@ port_is_plain(PyObject *self, struct arrival *arrival, struct envelope *envelope
         return false;
     }
     const unsigned char *at = port->zmq.data(&frames[1]);
-    envelope->number = load_little_endian(at, 8);
-    envelope->acked = load_little_endian(at + 8, 8);
+    envelope->number = load_u64(at);
+    envelope->acked = load_u64(at + 8);
     at = port->zmq.data(&frames[2]);
-    header->size = load_little_endian(at, 8);
-    header->seq = load_little_endian(at + 8, 8);
+    header->size = load_u64(at);
+    header->seq = load_u64(at + 8);
     header->code = at[16];
     *payload = at + HEADER_SIZE;
     return header->size == port->zmq.size(&frames[2]);
