@@ -332,6 +332,20 @@ class QuickLockf:
         """`function` in the whole; the last of `groups` has a QuickFiles by the name `files`."""
     def __call__(self, *args: Any, **kwargs: Any) -> None: ...
 
+class Record:
+    """The writer's end of a record in a slab; see native/record.h.
+
+    Not thread-safe. Does not block. TypeError, ValueError.
+    """
+
+    def __new__(cls, slab: Any, at: int, capacity: int) -> Self: ...
+    def publish(self, version: int, body: Buffer, crc: int, /) -> None:
+        """Commit a value: its bytes with what stands before them, and their CRC-32."""
+    def set_use(self, in_use: bool, /) -> None:
+        """Whether somebody is between lock and unlock."""
+    def release(self) -> None:
+        """Let go of the memory."""
+
 class HandleCell:
     """What a process has of a sync handle: the base of `LocalHandle`; see native/handle_cell.h.
 
@@ -351,6 +365,8 @@ class HandleCell:
     owner_died: bool
     waits: deque[Any] | None
     watches: dict[object, int] | None
+    #: where values are committed, if that is known
+    record: Record | None
     def __new__(cls, *args: object, **kwargs: object) -> Self: ...
     def lock_now(self, agent: int, state: int, /) -> bool:
         """Get the lock, if that takes neither waiting nor a word."""
@@ -361,7 +377,8 @@ class QuickHandle:
     """What of a sync handle needs no Python: the base of `SyncHandle`; see native/quick_handle.h.
 
     Calls `_lock`, `_unlock`, `_decode(value)` and `_give_up(agent)` of the subclass where it must
-    be so.
+    be so; its blocks call `_lock_for_block(state, timeout)`, `_changed(before, value)` and
+    `_leave(agent, data)` too.
     """
 
     _current: Value
@@ -370,20 +387,53 @@ class QuickHandle:
     @property
     def _decoded(self) -> Any: ...
     def __new__(cls, *args: object, **kwargs: object) -> Self: ...
+    def _shape(
+        self,
+        section: type[QuickSection],
+        box: type[QuickBox],
+        plain: type | None,
+        encode: Callable[[Any], bytes] | None,
+        limit: int,
+        /,
+    ) -> None:
+        """The types of blocks and boxes; the type of the values if they are plain, else None, and
+        what encodes them; and how many bytes of one may be committed."""
     def _bind(self, cell: HandleCell, exchange: Exchange, /) -> None:
         """The handle is open: lock and unlock in this cell, if a look at the exchange says that no
         step is under way."""
     @property
     def _user(self) -> int:
         """Who uses the handle here; 0 for nobody, or nobody known."""
-    def _release_now(self, agent: int, /) -> bool:
-        """Unlock what this agent has locked SHARED, if that can be done without the subclass."""
     def _unbind(self) -> None:
         """The handle is closed: everything is the subclass's."""
     def _know(self, value: Value, decoded: object, /) -> None:
         """This is what this value decodes to, each time."""
     def lock(self, state: State, timeout: float | None = None) -> Any: ...
     def unlock(self, value: object = ...) -> None: ...
+    def shared(self, timeout: float | None = None) -> Any: ...
+    def exclusive(self, timeout: float | None = None) -> Any: ...
+
+class QuickBox:
+    """What an exclusive block is given: the base of `Box`."""
+
+    value: Any
+    def __init__(self, value: Any) -> None: ...
+
+class QuickSection:
+    """A block in which a handle is locked: the base of `Section`; see native/section.h."""
+
+    def __new__(cls, handle: QuickHandle, state: int, timeout: float | None = None) -> Self: ...
+    @property
+    def _handle(self) -> Any: ...
+    @property
+    def _state(self) -> int: ...
+    @property
+    def _timeout(self) -> float | None: ...
+    def __enter__(self) -> Any: ...
+    def _entered(self, value: Any, agent: int, /) -> Any:
+        """The handle has been locked by this agent: what the block is to have."""
+    def __exit__(self, kind: object, error: object, trace: object, /) -> None:
+        """Commit, unless the block has raised, and unlock."""
 
 class QuickLock:
     """What of a file lock needs no Python: the base of `FileLock`; see native/quick_lock.h.

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
-from libos_ipc._native import QuickHandle
+from libos_ipc._native import QuickBox, QuickHandle, QuickSection
 from libos_ipc.core.codes import Code
 from libos_ipc.core.sync_client import SyncClient
 from libos_ipc.core.sync_words import NEVER_WRITTEN, Reference, State, Value
@@ -21,9 +21,16 @@ from libos_ipc.errors import (
 from libos_ipc.runtime.agents import current_agent
 from libos_ipc.runtime.handlers import from_payload
 from libos_ipc.runtime.slabs import read_large
-from libos_ipc.runtime.sync_steps import release
+from libos_ipc.runtime.sync_steps import most_in_message, release
 from libos_ipc.runtime.syncing import acquire, await_change, open_handle
-from libos_ipc.sync_values import check_key, check_type, empty_value, encode_value, type_text
+from libos_ipc.sync_values import (
+    PLAIN,
+    check_key,
+    check_type,
+    empty_value,
+    encode_value,
+    type_text,
+)
 
 if TYPE_CHECKING:
     from libos_ipc.group import Group
@@ -36,8 +43,6 @@ B = TypeVar("B")
 
 _ON_DEATH = {"last": 0, "raise": 1}
 _UNCHANGED = object()
-#: Types whose values cannot be changed in place: decoded once for each version.
-_PLAIN = (bytes, int, float, str, bool)
 
 
 class SyncInfo(NamedTuple):
@@ -53,13 +58,12 @@ class SyncInfo(NamedTuple):
     waiting: tuple[tuple[int, State], ...]
 
 
-class Box(Generic[T]):
+class Box(QuickBox, Generic[T]):
     """What `with handle.exclusive() as box` gives: set `box.value`, or change it in place."""
 
-    __slots__ = ("value",)
-
-    def __init__(self, value: T) -> None:
-        self.value = value
+    __slots__ = ()
+    if TYPE_CHECKING:
+        value: T
 
 
 class SyncHandle(QuickHandle, Generic[T]):
@@ -77,6 +81,8 @@ class SyncHandle(QuickHandle, Generic[T]):
 
         def lock(self, state: State, timeout: float | None = None) -> T: ...
         def unlock(self, value: T | object = ...) -> None: ...
+        def shared(self, timeout: float | None = None) -> Section[T, T]: ...
+        def exclusive(self, timeout: float | None = None) -> Section[T, Box[T]]: ...
 
     def __init__(self, group: Group, id: int, name: str | None, type: Any) -> None:
         self._group = group
@@ -87,6 +93,8 @@ class SyncHandle(QuickHandle, Generic[T]):
         self._closed = False
         self._current = NEVER_WRITTEN
         session = group._session
+        plain, encode = (type, PLAIN[type]) if type in PLAIN else (None, None)
+        self._shape(Section, Box, plain, encode, most_in_message(session.config.max_message))
         with session.lock:
             cell = session.member.sync.client.cell_of(id)
             if cell is not None:
@@ -94,29 +102,14 @@ class SyncHandle(QuickHandle, Generic[T]):
 
     # ---- locking
 
-    def shared(self, timeout: float | None = None) -> Section[T, T]:
-        """Read: `with handle.shared() as value`, or `async with`. Nobody changes it meanwhile.
-
-        Who changes the value in place changes only what he was given. Errors as of `lock`.
-        """
-        return Section(self, State.SHARED, timeout)
-
-    def exclusive(self, timeout: float | None = None) -> Section[T, Box[T]]:
-        """Change: `with handle.exclusive() as box: box.value = …`, or `async with`.
-
-        It is committed at the end of the block; an exception in the block rolls the value back,
-        and so does one at its end: InvalidArgument if it is not of the handle's type,
-        MessageTooLarge if it is over `max_message` bytes, OSError if memory is full, NotJoined if
-        the handle was closed meanwhile. The lock is given up in any case. What has not been
-        changed is no new version. Errors at its beginning as of `lock`; Deadlock if this thread
-        or task holds it SHARED.
-        """
-        return Section(self, State.EXCLUSIVE, timeout)
-
     def _lock(self, state: State, timeout: float | None = None) -> T:
         self._check(state)
         node, agent = self._group._node, current_agent()
         return self._locked(agent, acquire(node, self.id, agent, state, timeout))
+
+    def _lock_for_block(self, state: int, timeout: float | None) -> tuple[T, int]:
+        """The value, and who has locked it."""
+        return self._lock(State(state), timeout), self._user or current_agent()
 
     async def alock(self, state: State, timeout: float | None = None) -> T:
         """`lock` for asyncio. `unlock` does not wait, and follows in the same task."""
@@ -133,6 +126,16 @@ class SyncHandle(QuickHandle, Generic[T]):
     def _release(self, agent: int, data: bytes | None) -> None:
         self._check_open()
         release(self._group._node, self.id, agent, data)
+
+    def _leave(self, agent: int, data: bytes | None) -> None:
+        """Unlock at the end of a block, which leaves nothing locked in any case."""
+        try:
+            self._release(agent, data)
+        except BaseException as failure:
+            nothing = data is None and isinstance(failure, NotJoined)
+            if not nothing:  # closed meanwhile, or forked: and nothing is lost by it
+                self._give_up(agent)
+                raise
 
     def _give_up(self, agent: int) -> None:
         """Unlock, after another attempt at that has failed."""
@@ -258,7 +261,7 @@ class SyncHandle(QuickHandle, Generic[T]):
             decoded = empty_value(self.type)
         else:
             decoded = from_payload(self._bytes_of(value), self.type)
-        if self.type in _PLAIN:
+        if self.type in PLAIN:
             self._know(value, decoded)
         return decoded  # type: ignore[no-any-return]
 
@@ -288,45 +291,20 @@ class SyncHandle(QuickHandle, Generic[T]):
         return None if self._bytes_of(before) == data else data
 
 
-class Section(Generic[T, B]):
+class Section(QuickSection, Generic[T, B]):
     """A block in which a handle is locked: for `with`, or `async with`. Entered once."""
 
-    __slots__ = ("_agent", "_before", "_box", "_handle", "_state", "_timeout")
+    __slots__ = ()
+    if TYPE_CHECKING:
+        _handle: SyncHandle[T]
 
-    def __init__(self, handle: SyncHandle[T], state: State, timeout: float | None) -> None:
-        self._handle = handle
-        self._state = state
-        self._timeout = timeout
-        self._box: Box[T] | None = None
-
-    def __enter__(self) -> B:
-        return self._entered(self._handle.lock(self._state, self._timeout))
+        def __enter__(self) -> B: ...
+        def _entered(self, value: T, agent: int, /) -> B: ...
 
     async def __aenter__(self) -> B:
-        return self._entered(await self._handle.alock(self._state, self._timeout))
-
-    def _entered(self, value: T) -> B:
         handle = self._handle
-        self._agent = handle._user or current_agent()
-        if self._state != State.EXCLUSIVE:
-            return value  # type: ignore[return-value]
-        self._before = handle._current
-        self._box = Box(value)
-        return self._box  # type: ignore[return-value]
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        handle, data = self._handle, None
-        try:
-            if handle._release_now(self._agent):
-                return
-            if self._box is not None and error is None:
-                data = handle._changed(self._before, self._box.value)
-            handle._release(self._agent, data)
-        except BaseException as failure:
-            nothing = data is None and isinstance(failure, NotJoined)
-            if not nothing:  # closed meanwhile, or forked: and nothing is lost by it
-                handle._give_up(self._agent)
-                raise
+        value = await handle.alock(State(self._state), self._timeout)
+        return self._entered(value, handle._user or current_agent())
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         self.__exit__(kind, error, trace)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from libos_ipc.errors import InvalidArgument, InvalidRange
 
-__all__ = ["check_key", "check_type", "empty_value", "encode_value", "type_text"]
+__all__ = ["PLAIN", "check_key", "check_type", "empty_value", "encode_value", "type_text"]
 
+_encode = msgspec.msgpack.Encoder().encode
+#: Types whose values cannot be changed in place, and so are decoded once for each version, with
+#: what encodes any value of just this type, or says that it cannot be; None where it is bytes.
+PLAIN: dict[Any, Callable[[Any], bytes] | None] = {
+    bytes: None,
+    int: _encode,
+    float: _encode,
+    str: _encode,
+    bool: _encode,
+}
 _MOST_NAME = 4096
 _CLASS = type
 

@@ -40,6 +40,12 @@ handle_cell_unlock(struct handle_cell *cell)
     cell->using = HANDLE_INVALID;
 }
 
+bool
+handle_cell_is_watched(const struct handle_cell *cell)
+{
+    return is_any(cell->watches);
+}
+
 static PyObject *
 cell_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {
@@ -60,6 +66,7 @@ cell_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(cell_of(self)->value);
     Py_VISIT(cell_of(self)->waits);
     Py_VISIT(cell_of(self)->watches);
+    Py_VISIT(cell_of(self)->record);
     return 0;
 }
 
@@ -69,6 +76,7 @@ cell_clear(PyObject *self)
     Py_CLEAR(cell_of(self)->value);
     Py_CLEAR(cell_of(self)->waits);
     Py_CLEAR(cell_of(self)->watches);
+    Py_CLEAR(cell_of(self)->record);
     return 0;
 }
 
@@ -175,6 +183,7 @@ static PyMemberDef cell_members[] = {
     {"value", T_OBJECT, offsetof(struct handle_cell, value), 0, "The newest version here."},
     {"waits", T_OBJECT, offsetof(struct handle_cell, waits), 0, "Who waits for the lock."},
     {"watches", T_OBJECT, offsetof(struct handle_cell, watches), 0, "Who waits for a change."},
+    {"record", T_OBJECT, offsetof(struct handle_cell, record), 0, "Where values are committed."},
     {"owner_died", T_BOOL, offsetof(struct handle_cell, owner_died), 0,
      "Whether the next one to lock is to be told."},
     {"own", T_BOOL, offsetof(struct handle_cell, own), 0,

@@ -8,6 +8,9 @@
  * Steps of the machine are taken under the session's lock. Who calls from C holds the interpreter
  * lock and has seen that nobody holds that one (exchange_is_free), so that it meets no step half
  * done. Nothing here blocks.
+ *
+ * Whoever has the lock EXCLUSIVE must have said so in the record, which outlives the process; so
+ * such a lock is taken and given back from here only where there is one.
  */
 #ifndef LIBOS_IPC_HANDLE_CELL_H
 #define LIBOS_IPC_HANDLE_CELL_H
@@ -21,6 +24,7 @@ struct handle_cell {
     PyObject *value;      /* (version, data): a kind of tuple; NULL until the machine sets it */
     PyObject *waits;      /* who waits for the lock here; None or NULL for nobody */
     PyObject *watches;    /* who waits for a change; None or NULL for nobody */
+    PyObject *record;     /* where values are committed; None or NULL until that is known */
     unsigned int opened;  /* how often; 0 when the handle is not open here any more */
     unsigned int state;
     unsigned int user;    /* the agent that has the lock, 0 for none, and … */
@@ -42,6 +46,9 @@ bool handle_cell_may_unlock(const struct handle_cell *cell, uint32_t agent);
 
 /* Gives it back, when that may be. */
 void handle_cell_unlock(struct handle_cell *cell);
+
+/* Whether a new value would be news to somebody in this process. */
+bool handle_cell_is_watched(const struct handle_cell *cell);
 
 int handle_cell_setup(PyObject *module);
 

@@ -17,6 +17,8 @@
 #include "quick_handle.h"
 #include "quick_lock.h"
 #include "quick_lockf.h"
+#include "record.h"
+#include "section.h"
 #include "shared.h"
 #include "system.h"
 #include "thread_number.h"
@@ -42,7 +44,7 @@ static int (*const setups[])(PyObject *module) = {
     delegation_setup, quick_lock_setup, quick_files_setup, quick_lockf_setup, descriptor_setup,
     shared_setup,     doorbell_setup,   lane_setup,        ticket_setup,     lock_setup,
     exchange_setup,   clerk_setup,      handle_cell_setup, quick_handle_setup, ledger_setup,
-    local_ids_setup,  zeromq_setup,
+    local_ids_setup,  zeromq_setup,     record_setup,      section_setup,
 };
 
 static int

@@ -1,27 +1,12 @@
 #include "quick_handle.h"
 
-#include "agent.h"
 #include "arguments.h"
 #include "exchange.h"
-#include "handle_cell.h"
+#include "quick_handle_parts.h"
+#include "record.h"
+#include "section.h"
 
 #include <structmember.h>
-
-struct quick_handle {
-    PyObject_HEAD
-    PyObject *cell;     /* NULL if Python does everything, and so for the exchange */
-    PyObject *exchange; /* by which we see whether a step is under way */
-    struct agent_look look;
-    PyObject *current; /* the value as of the last lock here */
-    PyObject *known;   /* a value that was decoded, and … */
-    PyObject *decoded; /* … what came of it */
-};
-
-static struct quick_handle *
-quick_handle_of(PyObject *self)
-{
-    return (struct quick_handle *)self;
-}
 
 static PyObject *
 quick_handle_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
@@ -41,6 +26,10 @@ quick_handle_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(handle->current);
     Py_VISIT(handle->known);
     Py_VISIT(handle->decoded);
+    Py_VISIT(handle->plain);
+    Py_VISIT(handle->encode);
+    Py_VISIT(handle->section);
+    Py_VISIT(handle->box);
     return 0;
 }
 
@@ -61,6 +50,10 @@ quick_handle_clear(PyObject *self)
     Py_CLEAR(handle->current);
     Py_CLEAR(handle->known);
     Py_CLEAR(handle->decoded);
+    Py_CLEAR(handle->plain);
+    Py_CLEAR(handle->encode);
+    Py_CLEAR(handle->section);
+    Py_CLEAR(handle->box);
     return 0;
 }
 
@@ -73,6 +66,18 @@ quick_handle_dealloc(PyObject *self)
     quick_handle_clear(self);
     type->tp_free(self);
     Py_DECREF(type);
+}
+
+/* The type is known by what ends it, or ends what it is the base of. */
+bool
+quick_handle_check(PyObject *object)
+{
+    for (const PyTypeObject *type = Py_TYPE(object); type != NULL; type = type->tp_base) {
+        if (type->tp_dealloc == quick_handle_dealloc) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* ---- what Python says */
@@ -126,11 +131,36 @@ quick_handle_know(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(shape_doc, "_shape($self, section, box, plain, encode, limit, /)\n--\n\n"
+                        "The types of blocks and boxes; the type of the values if they are plain, else "
+                        "None, and what encodes them; and how many bytes of one may be committed.");
+
+static PyObject *
+quick_handle_shape(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct quick_handle *handle = quick_handle_of(self);
+    uint64_t limit;
+
+    if (require_count("_shape", nargs, 5) < 0 ||
+        as_unsigned(args[4], "limit", UINT64_MAX, &limit) < 0) {
+        return NULL;
+    }
+    if (!section_check_types(args[0], args[1])) {
+        PyErr_SetString(PyExc_TypeError, "_shape() takes a kind of QuickSection, and of QuickBox");
+        return NULL;
+    }
+    Py_XSETREF(handle->section, Py_NewRef(args[0]));
+    Py_XSETREF(handle->box, Py_NewRef(args[1]));
+    Py_XSETREF(handle->plain, Py_NewRef(args[2]));
+    Py_XSETREF(handle->encode, Py_NewRef(args[3]));
+    handle->limit = limit;
+    Py_RETURN_NONE;
+}
+
 /* ---- locking */
 
-/* The cell, if the machine may be stepped from here; NULL if not. Borrowed. */
-static struct handle_cell *
-free_cell(const struct quick_handle *handle)
+struct handle_cell *
+quick_handle_cell(const struct quick_handle *handle)
 {
     if (handle->cell == NULL || !exchange_is_free(handle->exchange)) {
         return NULL;
@@ -139,26 +169,15 @@ free_cell(const struct quick_handle *handle)
     return cell->opened > 0 && cell->value != NULL ? cell : NULL;
 }
 
-/* The cell, and who asks, if the machine may be stepped from here; NULL if not, with or without an
- * exception. Borrowed. */
-static struct handle_cell *
-find_cell(struct quick_handle *handle, uint32_t *agent)
+int64_t
+quick_handle_agent(struct quick_handle *handle)
 {
-    if (handle->cell == NULL) {
-        return NULL;
-    }
-    const int64_t here = agent_here(&handle->look);
-    if (here <= 0) {
-        return NULL;
-    }
-    *agent = (uint32_t)here;
-    return free_cell(handle);
+    return handle->cell == NULL ? 0 : agent_here(&handle->look);
 }
 
-/* A method of Python's, bound. The name is interned, since the interpreter's cache of methods keeps
- * every other one. */
-static PyObject *
-method_of(PyObject *self, const char *name)
+/* The name is interned, since the interpreter's cache of methods keeps every other one. */
+PyObject *
+quick_handle_method(PyObject *self, const char *name)
 {
     PyObject *interned = PyUnicode_InternFromString(name);
     PyObject *method = interned == NULL ? NULL : PyObject_GetAttr(self, interned);
@@ -167,13 +186,12 @@ method_of(PyObject *self, const char *name)
     return method;
 }
 
-/* Gives the lock back of which the value could not be had. The exception stays what it is. */
-static void
-give_up(PyObject *self, uint32_t agent)
+void
+quick_handle_give_up(PyObject *self, uint32_t agent)
 {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
-    PyObject *method = method_of(self, "_give_up");
+    PyObject *method = quick_handle_method(self, "_give_up");
     PyObject *result =
         method == NULL ? NULL : PyObject_CallFunction(method, "I", (unsigned int)agent);
     Py_XDECREF(method);
@@ -197,27 +215,48 @@ decode(PyObject *self, PyObject *value, uint32_t agent)
         return Py_NewRef(handle->decoded);
     }
     PyObject *locked = Py_NewRef(value);
-    PyObject *method = method_of(self, "_decode");
+    PyObject *method = quick_handle_method(self, "_decode");
     PyObject *decoded = method == NULL ? NULL : PyObject_CallOneArg(method, locked);
     Py_XDECREF(method);
     Py_DECREF(locked);
     if (decoded == NULL) {
-        give_up(self, agent);
+        quick_handle_give_up(self, agent);
     }
     return decoded;
 }
 
-static PyObject *
-call_python(PyObject *self, const char *method, PyObject *const *args, Py_ssize_t nargs,
-            PyObject *kwnames)
+/* Takes the lock in the cell, and says in the record that it is taken to change the value. */
+static bool
+take(struct handle_cell *cell, uint32_t agent, long state)
 {
-    PyObject *function = method_of(self, method);
-    if (function == NULL) {
-        return NULL;
+    if (state == HANDLE_SHARED) {
+        return handle_cell_lock(cell, agent, HANDLE_SHARED);
     }
-    PyObject *result = PyObject_Vectorcall(function, args, (size_t)nargs, kwnames);
-    Py_DECREF(function);
-    return result;
+    struct record *record = record_of(cell->record);
+    if (state != HANDLE_EXCLUSIVE || record == NULL ||
+        !handle_cell_lock(cell, agent, HANDLE_EXCLUSIVE)) {
+        return false;
+    }
+    record_set_use(record, true);
+    return true;
+}
+
+int
+quick_handle_lock_now(PyObject *self, long state, PyObject **value, uint32_t *agent)
+{
+    struct quick_handle *handle = quick_handle_of(self);
+    const int64_t here = quick_handle_agent(handle);
+
+    if (here <= 0) {
+        return (int)here;
+    }
+    *agent = (uint32_t)here;
+    struct handle_cell *cell = quick_handle_cell(handle);
+    if (cell == NULL || !take(cell, *agent, state)) {
+        return 0;
+    }
+    *value = decode(self, cell->value, *agent);
+    return *value == NULL ? -1 : 1;
 }
 
 PyDoc_STRVAR(
@@ -238,17 +277,21 @@ quick_handle_lock(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObj
     uint32_t agent;
 
     if (nargs >= 1 && nargs <= 2 && kwnames == NULL && PyLong_Check(args[0])) {
-        struct handle_cell *cell = find_cell(quick_handle_of(self), &agent);
-        if (cell == NULL && PyErr_Occurred()) {
-            return NULL;
-        }
+        PyObject *value;
         int overflow;
-        if (cell != NULL && PyLong_AsLongAndOverflow(args[0], &overflow) == HANDLE_SHARED &&
-            handle_cell_lock(cell, agent, HANDLE_SHARED)) {
-            return decode(self, cell->value, agent);
+        const long state = PyLong_AsLongAndOverflow(args[0], &overflow);
+        const int locked = quick_handle_lock_now(self, state, &value, &agent);
+        if (locked != 0) {
+            return locked < 0 ? NULL : value;
         }
     }
-    return call_python(self, "_lock", args, nargs, kwnames);
+    PyObject *method = quick_handle_method(self, "_lock");
+    if (method == NULL) {
+        return NULL;
+    }
+    PyObject *result = PyObject_Vectorcall(method, args, (size_t)nargs, kwnames);
+    Py_DECREF(method);
+    return result;
 }
 
 PyDoc_STRVAR(
@@ -259,43 +302,22 @@ PyDoc_STRVAR(
     "SHARED; then it is still locked, and nothing has changed. PermissionDenied if this thread\n"
     "or task does not use the handle.");
 
-static PyObject *
-quick_handle_unlock(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    uint32_t agent;
+PyDoc_STRVAR(
+    shared_doc,
+    "shared($self, /, timeout=None)\n--\n\n"
+    "Read: `with handle.shared() as value`, or `async with`. Nobody changes it meanwhile.\n\n"
+    "Who changes the value in place changes only what he was given. Errors as of `lock`.");
 
-    if (nargs == 0 && kwnames == NULL) {
-        struct handle_cell *cell = find_cell(quick_handle_of(self), &agent);
-        if (cell == NULL && PyErr_Occurred()) {
-            return NULL;
-        }
-        if (cell != NULL && cell->using == HANDLE_SHARED && handle_cell_may_unlock(cell, agent)) {
-            handle_cell_unlock(cell);
-            Py_RETURN_NONE;
-        }
-    }
-    return call_python(self, "_unlock", args, nargs, kwnames);
-}
-
-PyDoc_STRVAR(release_doc, "_release_now($self, agent, /)\n--\n\n"
-                          "Unlock what this agent has locked SHARED, if that can be done here.");
-
-static PyObject *
-quick_handle_release_now(PyObject *self, PyObject *argument)
-{
-    uint64_t agent;
-
-    if (as_unsigned(argument, "agent", UINT32_MAX, &agent) < 0) {
-        return NULL;
-    }
-    struct handle_cell *cell = free_cell(quick_handle_of(self));
-    if (cell == NULL || cell->using != HANDLE_SHARED ||
-        !handle_cell_may_unlock(cell, (uint32_t)agent)) {
-        Py_RETURN_FALSE;
-    }
-    handle_cell_unlock(cell);
-    Py_RETURN_TRUE;
-}
+PyDoc_STRVAR(
+    exclusive_doc,
+    "exclusive($self, /, timeout=None)\n--\n\n"
+    "Change: `with handle.exclusive() as box: box.value = …`, or `async with`.\n\n"
+    "It is committed at the end of the block; an exception in the block rolls the value back,\n"
+    "and so does one at its end: InvalidArgument if it is not of the handle's type,\n"
+    "MessageTooLarge if it is over `max_message` bytes, OSError if memory is full, NotJoined if\n"
+    "the handle was closed meanwhile. The lock is given up in any case. What has not been\n"
+    "changed is no new version. Errors at its beginning as of `lock`; Deadlock if this thread\n"
+    "or task holds it SHARED.");
 
 static PyObject *
 quick_handle_user(PyObject *self, void *Py_UNUSED(ignored))
@@ -311,12 +333,15 @@ static PyGetSetDef quick_handle_getset[] = {
 };
 
 static PyMethodDef quick_handle_methods[] = {
-    {"_release_now", quick_handle_release_now, METH_O, release_doc},
+    {"_shape", NATIVE_METHOD(quick_handle_shape), METH_FASTCALL, shape_doc},
     {"_bind", NATIVE_METHOD(quick_handle_bind), METH_FASTCALL, bind_doc},
     {"_unbind", quick_handle_unbind, METH_NOARGS, unbind_doc},
     {"_know", NATIVE_METHOD(quick_handle_know), METH_FASTCALL, know_doc},
     {"lock", NATIVE_METHOD(quick_handle_lock), METH_FASTCALL | METH_KEYWORDS, lock_doc},
     {"unlock", NATIVE_METHOD(quick_handle_unlock), METH_FASTCALL | METH_KEYWORDS, unlock_doc},
+    {"shared", NATIVE_METHOD(quick_handle_shared), METH_FASTCALL | METH_KEYWORDS, shared_doc},
+    {"exclusive", NATIVE_METHOD(quick_handle_exclusive), METH_FASTCALL | METH_KEYWORDS,
+     exclusive_doc},
     {NULL, NULL, 0, NULL},
 };
 

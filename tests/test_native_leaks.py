@@ -309,6 +309,7 @@ case_handlecell_owner_died = partial(set_in_cell, "owner_died", True)
 case_handlecell_value = partial(set_in_cell, "value", THINGS)
 case_handlecell_waits = partial(set_in_cell, "waits", THINGS)
 case_handlecell_watches = partial(set_in_cell, "watches", THINGS)
+case_handlecell_record = partial(set_in_cell, "record", THINGS)
 
 
 class Handle(_native.QuickHandle):
@@ -384,16 +385,37 @@ def case_quickhandle_lock() -> None:
     assert handle._cell().user == 0
 
 
-def case_quickhandle_release_now() -> None:
-    handle = quick_handle()
-    handle.lock(2)  # type: ignore[arg-type]
-    assert not handle._release_now(1)
-    assert handle._release_now(handle._user)
-    assert handle._user == 0
-    refused(handle._release_now, PAYLOAD)
+def changeable() -> Handle:
+    """One that is EXCLUSIVE, of plain numbers, and has been written."""
+    handle, cell = quick_handle(), vars(quick_handle())["cell"]
+    vars(handle)["cell"] = cell
+    cell.state, cell.value, cell.record = 3, (NUMBER, b"old"), record()
+    handle._bind(cell, exchange()[0])
+    handle._shape(_native.QuickSection, _native.QuickBox, int, str_of, 1000)
+    return handle
 
 
-case_quickhandle_user = case_quickhandle_release_now
+def str_of(value: object) -> bytes:
+    return repr(value).encode()
+
+
+def record() -> _native.Record:
+    return _native.Record(bytearray(512), 64, 64)
+
+
+def case_quickhandle_shape() -> None:
+    handle = changeable()
+    handle._shape(_native.QuickSection, _native.QuickBox, bytes, None, NUMBER)
+    refused(handle._shape, PAYLOAD, _native.QuickBox, int, str_of, 5)
+    refused(handle._shape, _native.QuickSection, int, int, str_of, 5)
+    refused(handle._shape, _native.QuickSection, _native.QuickBox, int, str_of, -1)
+    refused(handle._shape, NUMBER)
+
+
+def case_quickhandle_user() -> None:
+    handle = changeable()
+    handle.lock(3)  # type: ignore[arg-type]
+    assert handle._user == threading.get_native_id()
 
 
 def case_quickhandle_unlock() -> None:
@@ -401,6 +423,110 @@ def case_quickhandle_unlock() -> None:
     assert handle.unlock(NUMBER) == ((NUMBER,), {})  # type: ignore[func-returns-value]
     handle.lock(2)  # type: ignore[arg-type]
     handle.unlock()
+    handle = changeable()
+    for value in (NUMBER + 1, NUMBER + 2):
+        handle.lock(3)  # type: ignore[arg-type]
+        handle.unlock(value)
+        assert handle.lock(3) == value  # type: ignore[arg-type]
+        handle.unlock()
+    handle.lock(3)  # type: ignore[arg-type]
+    assert handle.unlock(10**70) == ((10**70,), {})  # type: ignore[func-returns-value]
+
+
+def case_quickhandle_shared() -> None:
+    handle = changeable()
+    with handle.shared(timeout=NUMBER) as value:
+        assert value is handle._decoded or handle._decoded is None
+    refused(handle.shared, 1, 2)
+    refused(handle.exclusive, time_out=NUMBER)
+    refused(Handle().shared)
+
+
+def case_quickhandle_exclusive() -> None:
+    handle = changeable()
+    with handle.exclusive() as box:
+        box.value = NUMBER + 1
+    with handle.exclusive() as box:
+        assert box.value == NUMBER + 1
+    with contextlib.suppress(ZeroDivisionError), handle.exclusive() as box:
+        box.value //= 0
+    handle._changed = lambda before, value: 1 // 0  # type: ignore[attr-defined]
+    with contextlib.suppress(ZeroDivisionError), handle.exclusive() as box:
+        box.value = "no number"
+    assert handle._user == 0
+
+
+def case_quicksection() -> None:
+    section = _native.QuickSection(changeable(), 3, NUMBER)  # type: ignore[arg-type]
+    assert (section._state, section._timeout) == (3, NUMBER)
+    refused(_native.QuickSection, PAYLOAD, 3)
+    refused(_native.QuickSection, quick_handle(), 3)
+    refused(_native.QuickSection, NUMBER)
+
+
+def case_quicksection_enter() -> None:
+    handle = changeable()
+    handle.lock(3)  # type: ignore[arg-type]
+    for locked in ((NUMBER, 7), PAYLOAD, (NUMBER, "7")):
+        handle._lock_for_block = lambda *args, found=locked: found  # type: ignore[attr-defined]
+        section = handle.exclusive()
+        with contextlib.suppress(TypeError):
+            assert section.__enter__().value is NUMBER
+
+
+def case_quicksection_entered() -> None:
+    section = changeable().exclusive()
+    assert section._entered(PAYLOAD, NUMBER % 7).value is PAYLOAD
+    refused(section._entered, PAYLOAD, -1)
+    refused(section._entered, PAYLOAD)
+
+
+def case_quicksection_exit() -> None:
+    handle = changeable()
+    handle._leave = lambda agent, data: (agent, data)  # type: ignore[attr-defined]
+    section = handle.exclusive()
+    section._entered(NUMBER, 7)
+    section.__exit__(None, None, None)
+    section.__exit__(None, PAYLOAD, None)
+    refused(section.__exit__, None)
+
+
+case_quicksection_handle = case_quicksection_state = case_quicksection_timeout = case_quicksection
+
+
+def case_quickbox() -> None:
+    box = _native.QuickBox(PAYLOAD)
+    box.value = [box]
+    refused(_native.QuickBox)
+
+
+case_quickbox_value = case_quickbox
+
+
+def case_record() -> None:
+    record()
+    refused(_native.Record, bytearray(8), 0, 64)
+    refused(_native.Record, b"fixed" * 200, 0, 64)
+    refused(_native.Record, NUMBER, 0)
+
+
+def case_record_publish() -> None:
+    ours = record()
+    ours.publish(NUMBER, PAYLOAD, 5)
+    refused(ours.publish, NUMBER, bytes(65), 5)
+    refused(ours.publish, NUMBER, NUMBER, 5)
+    refused(ours.publish, NUMBER)
+
+
+def case_record_set_use() -> None:
+    record().set_use(True)
+
+
+def case_record_release() -> None:
+    ours = record()
+    ours.release()
+    ours.release()
+    refused(ours.publish, NUMBER, PAYLOAD, 5)
 
 
 def case_quicklock_offer() -> None:

@@ -12,13 +12,15 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import Forked, poll
 from twins.handle_cell_twin import HandleCellTwin
 
 from libos_ipc import Deadlock, Group, InvalidArgument, IpcError, NotJoined, PermissionDenied
 from libos_ipc._native import HandleCell, QuickHandle
+from libos_ipc.core.sync_words import NEVER_WRITTEN, Remains, Value
+from libos_ipc.runtime.slabs import read_remains
 from libos_ipc.sync import State, SyncHandle
 
 SHARED, EXCLUSIVE = State.SHARED, State.EXCLUSIVE
@@ -180,22 +182,116 @@ def test_a_value_that_can_be_changed_in_place_is_not_kept(group: Group) -> None:
 def test_a_block_is_left_without_python(
     handle: SyncHandle[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SyncHandle, "_release", lambda *args: pytest.fail("by Python"))
+    done = slowly(handle, monkeypatch)
+    monkeypatch.setattr(SyncHandle, "_leave", lambda *args: pytest.fail("by Python"))
     for _ in range(2):
         with handle.shared() as value:
             assert value == 7
             assert handle._user == threading.get_native_id()
         assert handle._user == 0
-    assert not handle._release_now(threading.get_native_id())
-
-
-def test_a_block_under_exclusive_is_not(handle: SyncHandle[int]) -> None:
     with handle.exclusive() as box:
-        assert not handle._release_now(handle._user)
+        assert handle._user == threading.get_native_id()
         box.value += 1
-    with pytest.raises(ZeroDivisionError), handle.shared() as value:
-        value // 0
-    assert handle._user == 0
+    with handle.exclusive(timeout=0) as box:
+        assert box.value == 8
+    with pytest.raises(ZeroDivisionError), handle.exclusive() as box:
+        box.value //= 0
+    assert (handle._user, handle.version, done) == (0, 2, [])
+    assert handle.lock(EXCLUSIVE) == 8
+    handle.unlock(9)
+    assert handle.lock(EXCLUSIVE) == 9
+    handle.unlock()
+    assert done == []
+
+
+def found_in_slab(handle: SyncHandle[Any]) -> Remains:
+    group = handle._group
+    return read_remains(group._node.directory.slabs(group.vmid))(handle.id)
+
+
+def test_what_was_committed_without_python_outlives_the_process(
+    handle: SyncHandle[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = slowly(handle, monkeypatch)
+    for version in range(2, 6):
+        with handle.exclusive() as box:
+            before, in_use = found_in_slab(handle)
+            assert (before, in_use) == (handle._current, True)
+            box.value += 1
+        assert found_in_slab(handle) == (Value(version, bytes([box.value])), False)
+    assert done == []
+
+
+TYPES: list[tuple[Any, Any]] = [
+    (bytes, st.binary(max_size=70)),
+    (str, st.text(max_size=40)),
+    (int, st.integers(-(2**63), 2**64 - 1)),
+    (float, st.floats(allow_nan=False)),
+    (bool, st.booleans()),
+    (list[int], st.lists(st.integers(0, 99), max_size=9)),
+]
+
+
+@given(data=st.data())
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_values_and_versions_are_as_by_python(group: Group, data: st.DataObject) -> None:
+    """The same blocks and calls on two handles, of which one is not bound to its cell."""
+    type, values = data.draw(st.sampled_from(TYPES))
+    with group.sync(type=type) as ours, group.sync(type=type) as theirs:
+        theirs._unbind()
+        for value in data.draw(st.lists(st.tuples(values, st.booleans()), max_size=8)):
+            for each in (ours, theirs):
+                if value[1]:
+                    with each.exclusive() as box:
+                        box.value = value[0]
+                else:
+                    each.lock(EXCLUSIVE)
+                    each.unlock(value[0])
+            assert ours.version == theirs.version
+            for each in (ours, theirs):
+                with each.shared() as found:
+                    assert found == value[0]
+        first, second = found_in_slab(ours), found_in_slab(theirs)
+        assert first == second
+
+
+@pytest.mark.parametrize("size", [50, 60, 1000, 2000, 70_000])
+def test_a_value_of_any_size(group: Group, size: int) -> None:
+    """Where the record is too small, and where a value lies in a file of its own."""
+    with group.sync(type=bytes) as handle:
+        for value in (b"a", b"b" * size, b"b" * size, b"c" * size, b"d"):
+            with handle.exclusive() as box:
+                box.value = value
+            with handle.exclusive() as box:
+                assert box.value == value
+        assert handle.version == 4
+
+
+def test_what_cannot_be_committed_is_refused_as_ever(handle: SyncHandle[int]) -> None:
+    for wrong in (2**64, "7", None, 7.0):
+        with pytest.raises(InvalidArgument), handle.exclusive() as box:
+            box.value = wrong  # type: ignore[assignment]
+        assert handle._user == 0
+        handle.lock(EXCLUSIVE)
+        with pytest.raises(InvalidArgument):
+            handle.unlock(wrong)
+        handle.unlock()
+    with handle.exclusive() as box:
+        del box.value  # nothing to commit
+    assert handle.version == 1
+
+
+def test_who_waits_for_a_change_here_is_told(handle: SyncHandle[int]) -> None:
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(handle.wait(lambda value: value > 8)))
+    thread.start()
+    client = handle._group._session.member.sync.client
+    for value in (8, 9):
+        poll(lambda: bool(client._handles[handle.id].watches), what="somebody who waits")
+        with handle.exclusive() as box:
+            box.value = value
+    thread.join()
+    assert found == [9]
 
 
 # ---- what is not
@@ -265,6 +361,7 @@ def test_a_value_that_is_not_of_our_type_is_not_locked(group: Group) -> None:
         handle.lock(EXCLUSIVE)
         handle.unlock(7)
         handle.type = str
+        handle._know(NEVER_WRITTEN, 0)
         for _ in range(2):
             with pytest.raises(IpcError):
                 handle.lock(SHARED)

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from twins.record_twin import RecordTwin
 
+from libos_ipc._native import Record
 from libos_ipc.core.sync_words import Reference, Remains, Value
 from libos_ipc.runtime import slabs
 from libos_ipc.runtime.slabs import LARGE, SLAB_BYTES, Slabs, read_large, read_remains, write_large
@@ -113,6 +115,42 @@ def test_against_a_dictionary(
     process.slabs.close()
 
 
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.integers(0, 2**63 - 1), st.binary(max_size=64), st.integers(0, 2**32 - 1)),
+            st.booleans(),
+        )
+    )
+)
+def test_a_record_is_written_as_its_twin_writes_it(steps: list[Any]) -> None:
+    ours, theirs = bytearray(512), bytearray(512)
+    record = Record(ours, 64, 64)
+    twin = RecordTwin(theirs, memoryview(theirs).cast("Q"), 64, 64)
+    for step in steps:
+        for each in (record, twin):
+            each.set_use(step) if isinstance(step, bool) else each.publish(*step)
+        assert ours == theirs
+    record.release()
+
+
+def test_a_record_is_within_its_slab() -> None:
+    slab = bytearray(256)
+    for at, capacity in ((-8, 64), (4, 64), (96, 64), (0, 109), (0, 8), (2**62, 64), (0, 2**62)):
+        with pytest.raises(ValueError, match="no record"):
+            Record(slab, at, capacity)
+    with pytest.raises(BufferError):
+        Record(bytes(256), 0, 64)
+    record = Record(slab, 88, 64)
+    with pytest.raises(ValueError, match="too small"):
+        record.publish(1, bytes(65), 0)
+    record.release()
+    slab.clear()  # nobody has it any more
+    record.set_use(True)
+    with pytest.raises(ValueError, match="released"):
+        record.publish(1, b"", 0)
+
+
 # ---- a death at any moment
 
 
@@ -147,8 +185,8 @@ def die_at(process: Process, moment: int, monkeypatch: pytest.MonkeyPatch) -> Ca
     class Bytes:
         """Not written in one piece: a part of it is there at the moment."""
 
-        def __init__(self, slab: Any) -> None:
-            self.slab = slab
+        def __init__(self, slab: Any, words: Words) -> None:
+            self.slab, self.words = slab, words
 
         def __getitem__(self, at: Any) -> Any:
             return self.slab[at]
@@ -182,8 +220,15 @@ def die_at(process: Process, moment: int, monkeypatch: pytest.MonkeyPatch) -> Ca
 
     for name in ("_HEAD", "_REST", "_SIZE", "_PREFIX"):
         monkeypatch.setattr(slabs, name, Packer(getattr(slabs, name)))
+    monkeypatch.setattr(
+        slabs, "Record", lambda slab, at, capacity: RecordTwin(slab, slab.words, at, capacity)
+    )
     for slab in process.slabs._slabs:
-        slab.bytes, slab.words = Bytes(slab.bytes), Words(slab.words)  # type: ignore[assignment]
+        slab.words = Words(slab.words)  # type: ignore[assignment]
+        slab.bytes = Bytes(slab.bytes, slab.words)  # type: ignore[assignment,arg-type]
+    for record in process.slabs._records.values():
+        record.native.release()
+        record.native = slabs.Record(record.slab.bytes, record.at, record.capacity)
     return lambda: left[0] <= 0
 
 

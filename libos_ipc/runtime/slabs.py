@@ -26,6 +26,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 
+from libos_ipc._native import Record
 from libos_ipc.core.sync_words import Data, Reference, Remains, Value
 
 __all__ = [
@@ -53,7 +54,6 @@ _USE_AT = 4
 _ID_AT = 8
 _WORD_AT = 16
 _SIZES_AT = 24
-_CRCS_AT = 32
 #: What stands before each value in a record: the flag of a reference, and its size.
 _PREFIX = struct.Struct("<BQ")
 _SMALLEST = 64
@@ -79,12 +79,13 @@ class _Slab:
 
 
 class _Record:
-    __slots__ = ("at", "capacity", "slab", "where")
+    __slots__ = ("at", "capacity", "native", "slab", "where")
 
     def __init__(self, slab: _Slab, at: int, capacity: int) -> None:
         self.slab = slab
         self.at = at
         self.capacity = capacity
+        self.native = Record(slab.bytes, at, capacity)
         self.where = b""  # of the large value that was published last
 
 
@@ -119,14 +120,8 @@ class Slabs:
         A large value that this process had published before is needed no more then: nobody else
         can be reading what may be changed here.
         """
-        record = self._records[id]
-        body, place, slab = _in_record(data), record.at, record.slab
-        slot = 1 - (slab.words[place + _WORD_AT >> 3] & 1)
-        start = place + _HEAD.size + slot * record.capacity
-        slab.bytes[start : start + len(body)] = body
-        _SIZE.pack_into(slab.bytes, place + _SIZES_AT + 4 * slot, len(body))
-        _SIZE.pack_into(slab.bytes, place + _CRCS_AT + 4 * slot, zlib.crc32(body))
-        slab.words[place + _WORD_AT >> 3] = version << 1 | slot
+        record, body = self._records[id], _in_record(data)
+        record.native.publish(version, body, zlib.crc32(body))
         former, record.where = record.where, data.where if isinstance(data, Reference) else b""
         if former:
             remove_large(os.path.dirname(self._prefix), former)
@@ -135,7 +130,12 @@ class Slabs:
         """Whether somebody is between lock and unlock, and what is there may be half done."""
         record = self._records.get(id)
         if record is not None:
-            record.slab.bytes[record.at + _USE_AT] = in_use
+            record.native.set_use(in_use)
+
+    def record(self, id: int) -> Record | None:
+        """Where the values of this handle are committed, for whoever does that in C."""
+        record = self._records.get(id)
+        return None if record is None else record.native
 
     def forget(self, id: int) -> None:
         """The handle is closed: its record is free."""
@@ -199,6 +199,8 @@ class Slabs:
 
     def close(self) -> None:
         """Unmap. The files stay until the leader has done with them."""
+        for record in (*self._records.values(), *(r for free in self._free.values() for r in free)):
+            record.native.release()
         for each in self._slabs:
             each.close()
         self._slabs.clear()

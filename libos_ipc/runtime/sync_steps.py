@@ -26,6 +26,7 @@ __all__ = [
     "Step",
     "lock_now",
     "locking",
+    "most_in_message",
     "release",
     "step",
     "take_use",
@@ -116,12 +117,25 @@ def lock_now(node: Node, id: int, agent: int, state: State) -> Value | None:
     return value
 
 
+def most_in_message(max_message: int) -> int:
+    """The bytes of a value that still travels in messages."""
+    return max(0, min(LARGE, max_message - _MESSAGE_BYTES))
+
+
+def _reserve(node: Node, id: int, data: Data) -> None:
+    """Make sure that this value can be committed, also by who does it in C."""
+    node.slabs.reserve(id, data)
+    cell = node.session.member.sync.client.cell_of(id)
+    if cell is not None:
+        cell.record = node.slabs.record(id)
+
+
 def take_use(node: Node, id: int, state: State, found: Any) -> Value:
     if state == State.EXCLUSIVE:
         with node.session.lock:
             try:
                 if not node.session.closed:
-                    node.slabs.reserve(id, b"")
+                    _reserve(node, id, b"")
                     node.slabs.set_use(id, True)
             except OSError:
                 pass  # memory is full: said when something is to be committed
@@ -146,7 +160,7 @@ def release(node: Node, id: int, agent: int, data: bytes | None) -> None:
         with session.lock:
             session.check_open()
             if value is not None:
-                node.slabs.reserve(id, value)
+                _reserve(node, id, value)
             effects = session.member.sync.client.unlock(id, agent, value)
             if effects:
                 session.perform(session.member.sync_do(effects, time.monotonic()))
@@ -161,7 +175,7 @@ def _placed(node: Node, id: int, agent: int, data: bytes) -> Data:
     """A value as it is committed: a large one lies in a file of its own by then."""
     session = node.session
     most = node.file.config.max_message
-    if len(data) <= min(LARGE, most - _MESSAGE_BYTES):
+    if len(data) <= most_in_message(most):
         return data
     with session.lock:
         session.check_open()
