@@ -115,6 +115,8 @@ lock_by_python(struct section *section)
     } else if (locked != NULL && PyArg_ParseTuple(locked, "OI", &value, &agent)) {
         section->agent = agent;
         Py_INCREF(value);
+    } else {
+        value = NULL;
     }
     Py_XDECREF(locked);
     return value;

@@ -500,7 +500,7 @@ def case_quickbox() -> None:
     refused(_native.QuickBox)
 
 
-case_quickbox_value = case_quickbox
+case_quickbox_value = case_quickbox_init = case_quickbox
 
 
 def case_record() -> None:
