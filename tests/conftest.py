@@ -173,6 +173,7 @@ TRANSPORTED = {
     "test_ids",
     "test_messages",
     "test_signals",
+    "test_stopped",
     "test_sync",
 }
 #: Of these, what is also about a pair that changes over in the middle.

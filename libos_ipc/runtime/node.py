@@ -149,15 +149,12 @@ class Node(Belongings):
     def leave(self) -> None:
         """Leave the group: what was sent arrives first, as far as that can be waited for."""
         session = self.session
-        config = self.file.config
-        try:
-            self._close_handles()
-            self.flush(config.linger)
-            if not self.leading:
-                session.say_goodbye(LEAVE_S)
-        except IpcError as error:
-            if not isinstance(error, LeaderLost):
-                log.warning("leaving %s: %s", self.file.name, error)
+        # Each for itself: a peer that is stopped, or the leader's death, is no reason to go without
+        # a word to all others.
+        self._try_to(self._close_handles)
+        self._try_to(lambda: self.flush(self.file.config.linger))
+        if not self.leading:
+            self._try_to(lambda: session.say_goodbye(LEAVE_S))
         self.dispatcher.stop()
         session.close()
         with session.lock:
@@ -165,6 +162,13 @@ class Node(Belongings):
         self.close_belongings()
         if self.leading:
             self.end_leading()
+
+    def _try_to(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except IpcError as error:
+            if not isinstance(error, LeaderLost):
+                log.warning("leaving %s: %s", self.file.name, error)
 
     def _close_handles(self) -> None:
         """All sync handles, with what was committed last."""

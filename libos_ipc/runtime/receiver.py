@@ -128,8 +128,10 @@ class Receiver:
             leader = session.member.leader
             if leader is not None:
                 known = vmid in leader.processes and session.watches.watches_process(vmid)
-                # Not one that has begun to exit: all that it held goes at once.
-                alive = known and not dead and not session.watches.is_dying(vmid)
+                # Not one that has begun to exit, or has left while we could not be told: all that
+                # it held goes at once.
+                over = dead or session.watches.is_dying(vmid) or session.directory.has_left(vmid)
+                alive = known and not over
                 effects = leader.on_detached(vmid, now) if alive else leader.on_gone(vmid, now)
                 session.perform(session.member.lead(effects, now))
                 if not alive:

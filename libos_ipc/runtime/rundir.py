@@ -187,6 +187,10 @@ class GroupDir:
         """Path of a member's liveness socket."""
         return f"{self.path}/{vmid}.live"
 
+    def has_left(self, vmid: int) -> bool:
+        """Whether a member has taken its sockets away itself: death and exec leave their files."""
+        return not os.path.lexists(self.live_socket(vmid))
+
     def slabs(self, vmid: int) -> str:
         """Path of what a member has committed, to which a number is added."""
         return f"{self.path}/{vmid}.slab-"

@@ -241,9 +241,9 @@ class Session(Calling):
             self.watches.close()
             self.loop.close()
             self.watchers.close()
+            self.directory.forget(self.member.vmid)  # first: who sees our end sees that we left
             self.sockets.close()
             self.host.reserve.release()
-        self.directory.forget(self.member.vmid)
 
     def abandon(self) -> None:
         """In a forked child: close our copies of the parent's descriptors, touch nothing else.
