@@ -97,7 +97,8 @@ class Signals:
         If the process handles this number with `group.signal`, the handler runs there with who
         sent it; otherwise it is the kernel's signal, with all that belongs to it. Returns when it
         is on its way. PeerDied (a ProcessLookupError) if there is no such process, also no
-        zombie; PermissionDenied for another user's; InvalidRange for a number that is none.
+        zombie; PermissionDenied for another user's; InvalidRange for a number that is none;
+        WouldBlock if thousands before it have not been taken up, as by one that is stopped.
         """
         sig, pid = _number(sig), _id(pid, "kill")
         if pid == self.pid:
@@ -298,6 +299,7 @@ def _reason(number: int) -> str:
     return {
         errno.ESRCH: "there is no such process",
         errno.EPERM: "all of them are another user's",
+        errno.EAGAIN: "as many as can wait have not been taken up; is it stopped?",
     }.get(number, os.strerror(number))
 
 

@@ -11,6 +11,7 @@ from processes import DEADLINE_S, Forked, Line, Peer, leaders, poll, state_of
 
 import libos_ipc
 from libos_ipc import Group, Message
+from libos_ipc.core.signals import MOST_PENDING
 
 BOTH = pytest.mark.parametrize("group", ["process", "embedded"], indirect=True)
 NOTE, NOTED, ECHO, GO_ON = range(70, 74)
@@ -140,3 +141,41 @@ def test_a_member_leaves_while_the_leader_is_stopped(group: Group, runtime_dir: 
         assert [member.vmid for member in group.members()] == [group.vmid]
         child.send()
         child.result()
+
+
+def test_signals_to_one_that_is_stopped_are_bounded(group: Group) -> None:
+    """Thousands wait; then the sender is told, instead of the leader's memory growing for ever."""
+    taken: list[int] = []
+
+    def target(group: Group) -> None:
+        group.signal(signal.SIGUSR1, lambda *_: taken.append(1))
+        group.on(NOTED)(lambda message: len(taken))
+
+    def kill_until_full(pid: int) -> int:
+        for count in range(10 * MOST_PENDING):
+            try:
+                group.kill(pid, signal.SIGUSR1)
+            except libos_ipc.WouldBlock:
+                return count
+        raise AssertionError("no end to them")
+
+    with Peer(group, target) as slow:
+        slow.stop()
+        assert kill_until_full(slow.pid) >= MOST_PENDING
+        with pytest.raises(libos_ipc.WouldBlock, match=f"pid {slow.pid}: .* stopped"):
+            group.kill(slow.pid, signal.SIGUSR1)
+        group.kill(slow.pid, 0)
+        slow.kill(signal.SIGCONT)
+        # They have merged with one another, as the kernel's do.
+        poll(lambda: group.request(slow.vmid, NOTED, type=int, timeout=DEADLINE_S))
+        before = group.request(slow.vmid, NOTED, type=int, timeout=DEADLINE_S)
+
+        def one_more() -> bool:
+            try:
+                group.kill(slow.pid, signal.SIGUSR1)
+            except libos_ipc.WouldBlock:
+                return False
+            return True
+
+        poll(one_more, what="room again")
+        poll(lambda: group.request(slow.vmid, NOTED, type=int, timeout=DEADLINE_S) > before)

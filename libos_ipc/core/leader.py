@@ -97,7 +97,7 @@ class Leader(Roster):
         super().__init__(**knobs)
         self.lock_desk = locks = LockDesk(self, inspector, memory)
         self.sync_desk = sync = SyncDesk(self, read_remains)
-        signals = SignalDesk(self)
+        self.signal_desk = signals = SignalDesk(self)
         self._on_code: dict[int, Callable[[int, int, tuple[Any, ...], float], Effects]] = {
             Code.GET_NEW_VMID: self._get_new_vmid,
             Code.ALLOC_ID_RANGE: self._alloc_id_range,

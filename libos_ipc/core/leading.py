@@ -7,6 +7,8 @@ a successor finds all of a step or nothing (`answered.py`).
 
 from __future__ import annotations
 
+from collections import deque
+
 from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Leader
 from libos_ipc.core.links import Link
@@ -21,6 +23,8 @@ _ERROR = int(Code.ERROR)
 class Leading(Mesh):
     """A member's links, and the leader's machine if it is here."""
 
+    #: the numbers of signals that were relayed, by receiver, until they are known to have arrived
+    _relayed: dict[int, deque[int]]
     leader: Leader | None
     #: how many lists of words are being said, one within the other
     _saying: int
@@ -50,6 +54,8 @@ class Leading(Mesh):
         assert isinstance(body, tuple)
         if link is not None:
             leader.answered.on_acknowledged(src, link.acked)
+        if code == Code.PID_KILL:
+            leader.signal_desk.unheard = self._unheard
         wanted = leader.on_request(src, code, seq, body, now)
         return self._lead(wanted, now, None if seq else link)
 
@@ -73,9 +79,21 @@ class Leading(Mesh):
                     self._on_answered(effect.dst, effect.seq)
             elif isinstance(effect, Say):
                 said += self.send(effect.dst, effect.code, effect.fields, now)
+                if effect.code == Code.PID_KILL and effect.dst in self.links:
+                    relayed = self._relayed.setdefault(effect.dst, deque())
+                    relayed.append(self.links[effect.dst].sent)
             else:
                 said.append(effect)
         return said + self._said(now)
+
+    def _unheard(self, vmid: int) -> int:
+        """Signals relayed to `vmid` that it has not acknowledged."""
+        relayed, link = self._relayed.get(vmid), self.links.get(vmid)
+        if relayed is None:
+            return 0
+        while relayed and (link is None or relayed[0] <= link.acked):
+            relayed.popleft()
+        return len(relayed)
 
     def _on_answered(self, dst: int, seq: int) -> None:
         assert self.leader is not None

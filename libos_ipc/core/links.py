@@ -54,6 +54,7 @@ class Link(Ledger):
     """
 
     __slots__ = (
+        "asked_at",
         "connected",
         "greeting",
         "lane",
@@ -67,6 +68,9 @@ class Link(Ledger):
         self.peer = peer
         #: whether a connection was made that nobody has reported lost
         self.connected = False
+        #: the last number sent before a question that is on its way for callers that wait, else -1:
+        #: another one there would only be one more for a peer that does not read
+        self.asked_at = -1
         self.probed_at_number = 0
         # questions that the peer may not have heard: who we are, and how much it has consumed
         self.greeting = False
@@ -75,6 +79,11 @@ class Link(Ledger):
         self.lane = 0
         #: the first number that goes by the lane, 0 while none does
         self.lane_from = 0
+
+    def on_lost(self) -> None:
+        """There is no connection, or none any more, and what was on its way is lost."""
+        self.connected = False
+        self.asked_at = -1
 
     # ---- sending
 

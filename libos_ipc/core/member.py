@@ -83,6 +83,7 @@ class Member(Leading):
         #: words about sync handles from us to ourselves, while others are being said
         self._put_off: deque[Outgoing] = deque()
         self._saying = 0
+        self._relayed = {}
         self.inbox = Inbox(vmid, leader_vmid, self._ask_leader, self._result_of_kill)
         self._on_own: dict[int, Callable[[int, int, Body, float], Effects]] = {
             Code.RESP: self.calls.on_answer,
@@ -228,6 +229,7 @@ class Member(Leading):
         effects: Effects = [Close(peer)] if self.drop_link(peer) else []
         effects += self.calls.fail_peer(peer, self._gone_error(peer), now)
         self.inbox.on_gone(peer)
+        self._relayed.pop(peer, None)
         if peer == self.leader_vmid:
             effects += self.sync.on_server_lost(self._gone_error(peer))
         effects.append(Progress(peer))
@@ -297,6 +299,7 @@ class Member(Leading):
 
     def _on_ack(self, link: Link, seq: int, body: Body, now: float) -> Effects:
         link.greeting = False
+        link.asked_at = -1
         if not link.on_probe_answered(link.acked):
             return []
         return self._send_again(link, now)

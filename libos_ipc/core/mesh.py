@@ -60,7 +60,7 @@ class Mesh:
     def ask_progress(self, dst: int) -> Effects:
         """Ask `dst` to say at once what has arrived and what it has consumed."""
         link = self.links.get(dst)
-        return [] if link is None else self._unnumbered(link, Code.PROBE)
+        return [] if link is None else self._question(link)
 
     def await_room(self, dst: int) -> Effects:
         """A caller begins to wait for room: ask, and ask again, until it stops."""
@@ -68,7 +68,7 @@ class Mesh:
         if link is None:
             return []
         link.wanting += 1
-        return self._unnumbered(link, Code.PROBE)
+        return self._question(link)
 
     def stop_awaiting_room(self, dst: int) -> None:
         """It has its room, or has given up."""
@@ -87,21 +87,21 @@ class Mesh:
         link = self.links.get(peer)
         if link is None or not link.connected:
             return []
-        link.connected = False
+        link.on_lost()
         return self._connect(link, now) if link.open and not link.by_lane else []
 
     def on_unconnected(self, peer: int) -> None:
         """An Open could not be performed, though `peer` may be there: tried again by and by."""
         link = self.links.get(peer)
         if link is not None:
-            link.connected = False
+            link.on_lost()
 
     def on_rebuilt(self, now: float) -> Effects:
         """Our own transport was ended and made again: nothing is connected."""
         self.incarnation += 1
         effects: Effects = []
         for link in self.links.values():
-            link.connected = False
+            link.on_lost()
             if (link.open or link.ack_owed()) and not link.by_lane:
                 effects += self._connect(link, now)
         return effects
@@ -143,6 +143,14 @@ class Mesh:
         if number == self.lane_after and not link.lane:
             effects.append(OfferLane(link.peer))
         return effects
+
+    def _question(self, link: Link) -> Effects:
+        """Ask what has arrived and was consumed, unless the same question is on its way: callers
+        that give up soon and come again must not make one that is stopped owe more and more."""
+        if link.asked_at == link.sent:
+            return []
+        link.asked_at = link.sent
+        return self._unnumbered(link, Code.PROBE)
 
     def _unnumbered(self, link: Link, code: Code) -> Effects:
         effects: Effects = []

@@ -9,10 +9,11 @@ kernel where it is not.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 from libos_ipc.core.codes import Code
 from libos_ipc.core.roster import Process, Record, Roster
-from libos_ipc.core.signals import LAST_SIGNAL, Kind, may_signal
+from libos_ipc.core.signals import LAST_SIGNAL, MOST_PENDING, Kind, may_signal
 from libos_ipc.core.vocabulary import Answer, Effects, Journal, KernelSignal, Say, State
 
 __all__ = ["NO_UID", "SignalDesk"]
@@ -30,6 +31,8 @@ class SignalDesk:
 
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
+        #: relays to a member that have not arrived there as far as is known
+        self.unheard: Callable[[int], int] = lambda vmid: 0
 
     # ---- whom an ID names
 
@@ -150,8 +153,14 @@ class SignalDesk:
         permitted = [target for target in targets if may_signal(me.uid, target.uid)]
         if not permitted:
             return self._result(src, seq, -errno.EPERM if targets else -errno.ESRCH)
+        if not sig:
+            return self._result(src, seq, 0)
+        # One that is stopped, and takes nothing up, must not cost more and more memory.
+        open_ = [each for each in permitted if self.unheard(each.vmid) < MOST_PENDING]
+        if not open_:
+            return self._result(src, seq, -errno.EAGAIN)
         effects: Effects = []
-        for target in permitted if sig else ():
+        for target in open_:
             effects.append(self._relay(target, (sender, target.pid, id, sig, kind)))
         return effects + self._result(src, seq, 0)
 
