@@ -11,6 +11,7 @@ from libos_ipc.core.codes import Code
 from libos_ipc.core.lanes import Lane
 from libos_ipc.core.member import Member
 from libos_ipc.core.vocabulary import (
+    Disconnect,
     DropLane,
     Effects,
     Message,
@@ -166,6 +167,26 @@ def test_no_connection_is_needed_any_more(pair: tuple[End, End]) -> None:
     assert a.member.on_rebuilt(0.0) == []
     a.done(a.member.on_tick(10.0)[0])
     assert [sent[2].code for sent in a.memory] == [USER, Code.PROBE]
+    assert not a.connection
+
+
+def test_a_connection_is_dropped_when_all_that_it_carried_has_arrived(
+    pair: tuple[End, End],
+) -> None:
+    a, b = pair
+    offered(a, b)
+    taken(a, b)
+    opened(a, b)
+    assert Disconnect(3) not in a.member.on_tick(0.0)[0], "OPEN is still under way"
+    b.hear(a, a.connection)
+    b.send(2, b"heard")
+    a.hear(b, b.memory)
+    assert Disconnect(3) in a.member.on_tick(0.0)[0]
+    assert Disconnect(3) not in a.member.on_tick(0.0)[0], "there is none any more"
+    a.done(a.member.greet(3, 0.0))
+    a.done(a.member.ask_progress(3))
+    a.send(3, b"3")
+    assert [sent[2].code for sent in a.memory] == [Code.PROBE, Code.PROBE, USER]
     assert not a.connection
 
 

@@ -1,7 +1,9 @@
 """The links of one process, and what goes out over them.
 
 A connection is made when there is something to say, and again when it was lost while there
-still is. What callers wait for, and what time makes overdue, is asked for here.
+still is. What a lane has taken over needs none: it is dropped, since it costs both processes
+more memory than all else that they know of each other. What callers wait for, and what time
+makes overdue, is asked for here.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from libos_ipc.core.codes import Code
 from libos_ipc.core.counters import Tally
 from libos_ipc.core.links import Link, weight
 from libos_ipc.core.vocabulary import (
+    Disconnect,
     Effects,
     OfferLane,
     Open,
@@ -117,6 +120,9 @@ class Mesh:
                     effects += self._unnumbered(link, Code.PROBE)
             if link.ack_owed():
                 effects += self._unnumbered(link, Code.ACK)
+            if link.connected and link.by_lane:
+                link.connected = False
+                effects.append(Disconnect(link.peer))
         return effects, again
 
     def on_news(self, peer: int, every: int) -> Effects:

@@ -60,6 +60,12 @@ class Reopen(NamedTuple):
     peer: int
 
 
+class Disconnect(NamedTuple):
+    """Drop the connection to `peer`, which lives on: all that it was for has arrived."""
+
+    peer: int
+
+
 class Close(NamedTuple):
     """Forget `peer`: it is gone."""
 
@@ -316,6 +322,7 @@ class Note(NamedTuple):
 Effect: TypeAlias = (
     Open
     | Reopen
+    | Disconnect
     | Close
     | Transmit
     | Write

@@ -57,6 +57,7 @@ class Receiver:
         self._actions: dict[str, Callable[[], None]] = {
             "inbound": self._on_inbound,
             "zap": self._on_zap,
+            "outbound": self._on_outbound,
             "inbound monitor": self._on_inbound_monitor,
             "outbound monitor": self._on_outbound_monitor,
         }
@@ -91,8 +92,11 @@ class Receiver:
 
     def settle_ends(self) -> bool:
         """Tell the ends that are ready. True if something is still to be done soon."""
-        if not (self._fresh or self._more or self._ends):
+        closing = self._closing
+        if not (self._fresh or self._more or self._ends or closing):
             return False
+        if closing:
+            self._on_inbound_monitor()
         if self._fresh:
             # A ZeroMQ descriptor tells of what comes after its socket was last found empty.
             self._fresh = False
@@ -116,7 +120,11 @@ class Receiver:
                 if heard or now >= deadline:
                     del self._ends[vmid]
                     self._tell_end(vmid, dead, now)
-        return self._more or bool(self._ends)
+        return self._more or bool(self._ends) or self._closing
+
+    @property
+    def _closing(self) -> bool:
+        return self._transport is not None and self._transport.closing
 
     def _tell_end(self, vmid: int, dead: bool, now: float) -> None:
         session = self._session
@@ -314,10 +322,18 @@ class Receiver:
             address = self._transport.refused.pop()
             self._session.perform([Note("stranger refused", {"address": address})])
 
+    def _on_outbound(self) -> None:
+        with self._session.lock:
+            if self._transport is not None:
+                self._transport.attend()
+
     def _on_inbound_monitor(self) -> None:
         if self._transport is None:
             return
-        self._ended += self._transport.ended()
+        ended = self._transport.ended()
+        if ended:
+            self._ended += ended
+            self._more = True  # until the queue is found empty behind them
 
     def _on_outbound_monitor(self) -> None:
         session = self._session

@@ -28,6 +28,7 @@ from libos_ipc.core.vocabulary import (
     Close,
     Delegated,
     Discard,
+    Disconnect,
     Effects,
     Ended,
     Expect,
@@ -135,7 +136,8 @@ class Session(Calling):
         self.exchange = self.traffic.exchange
         self._perform_one: dict[type, Callable[..., None]] = {
             Open: self._open,
-            Reopen: self._reopen,
+            Reopen: self._open,
+            Disconnect: lambda effect: self._disconnect(effect.peer),
             Close: self._close_peer,
             Transmit: self._transmit,
             Message: host.deliver,
@@ -291,7 +293,7 @@ class Session(Calling):
         transport.transmit(peer, pack(number, acked, message, self._group_id))
         self.clock.on_sent()
 
-    def _open(self, effect: Open) -> None:
+    def _open(self, effect: Open | Reopen) -> None:
         try:
             self._connect(effect.peer)
         except OSError as error:
@@ -313,9 +315,6 @@ class Session(Calling):
             # Where lanes are used, the machine is to see what is sent, and count until one is due.
             if not self.member.lane_after and isinstance(port, NativePort):
                 self.exchange.reach(peer, port, route, self.member.links[peer])
-
-    def _reopen(self, effect: Reopen) -> None:
-        self._open(Open(effect.peer))
 
     def _close_peer(self, effect: Close) -> None:
         self.traffic.drop(effect.peer)

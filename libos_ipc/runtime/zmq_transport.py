@@ -23,6 +23,7 @@ from __future__ import annotations
 import os
 import socket as sockets
 import struct
+import time
 from collections.abc import Callable, Sequence
 
 import zmq
@@ -38,6 +39,8 @@ __all__ = ["Connection", "Transport", "ask_once"]
 _HANDSHAKE_MS = 5000
 #: What a monitor says first: the event, and a value (for most the connection's descriptor).
 _EVENT = struct.Struct("=Hi")
+#: Seconds in which ZeroMQ closes what it has said to be ended.
+_CLOSING_S = 0.2
 #: As good as never. ZeroMQ's own "never" (-1) closes a lost connection by its endpoint's name and a
 #: little later, and so would end the new connection that we have made to the same peer meanwhile.
 _NEVER_MS = 3_600_000
@@ -93,6 +96,7 @@ class Transport:
         self._connections: dict[bytes, Connection] = {}
         #: descriptors of connections that have ended, or are just about to be closed
         self._closing: set[int] = set()
+        self._closing_until = 0.0
         self._routes: dict[int, tuple[bytes, str]] = {}
         self._peers: dict[str, int] = {}
         self._route_number = 0
@@ -152,6 +156,7 @@ class Transport:
         return {
             "inbound": self._inbound.fileno(),
             "zap": self._zap.fileno(),
+            "outbound": self._outbound.fileno(),
             "inbound monitor": self._inbound_monitor.fileno(),
             "outbound monitor": self._outbound_monitor.fileno(),
         }
@@ -191,6 +196,11 @@ class Transport:
         route = self._routes.get(peer)
         if route is not None:
             self._out.send(route[0], frames)
+
+    def attend(self) -> None:
+        """Let ZeroMQ finish what it has begun, as it does in calls only: a connection that was
+        dropped is closed, and its memory free, when its socket has been used once more."""
+        self._outbound.get(zmq.EVENTS)
 
     def lost(self) -> list[int]:
         """Peers whose connection from us has ended since the last call."""
@@ -238,11 +248,18 @@ class Transport:
         except zmq.ZMQError:
             pass  # it went away
 
+    @property
+    def closing(self) -> bool:
+        """Whether `ended` is to be asked again soon: ZeroMQ has just said that a connection to us
+        has ended, and the kernel does not say so yet."""
+        return bool(self._closing) and time.monotonic() < self._closing_until
+
     def ended(self) -> list[Connection]:
         """Connections to us that have ended; what came over them is queued already."""
         closing = self._closing
         while _readable(self._inbound_monitor):
             closing.add(_EVENT.unpack(self._inbound_monitor.recv_multipart()[0])[1])
+            self._closing_until = time.monotonic() + _CLOSING_S
         if not closing:
             return []
         concerned = [c for c in self._connections.values() if c.fd in closing]

@@ -30,6 +30,7 @@ from libos_ipc.core.vocabulary import (
     Close,
     Delegated,
     Discard,
+    Disconnect,
     Effects,
     Ended,
     Expect,
@@ -136,6 +137,7 @@ class SimNode:
         self._perform_one = {
             Open: self._open,
             Reopen: self._open,
+            Disconnect: lambda effect: self._disconnect(effect.peer),
             Close: self._close,
             Transmit: self._transmit,
             Message: self.program.deliver,

@@ -1,0 +1,88 @@
+"""Which connections there are: none that a lane has made superfluous."""
+
+from __future__ import annotations
+
+import pytest
+from processes import DEADLINE_S, Forked, Line, Peer, poll
+
+import libos_ipc
+from libos_ipc import Group, Message
+
+ECHO = 71
+
+pytestmark = pytest.mark.config(transport="native")
+
+
+def answer(group: Group) -> None:
+    @group.on(ECHO)
+    def echo(message: Message) -> object:
+        return message.payload
+
+
+def connections(group: Group) -> int:
+    """Those of this process, in either direction; counted where they cost something."""
+    session = group._session
+    with session.lock:
+        transport = session._transport
+        assert transport is not None
+        return len(transport._routes) + len(transport._connections)
+
+
+def by_lanes_alone(group: Group, *vmids: int) -> None:
+    """Talk to the leader and to these, until no connection is left here or to here."""
+    for vmid in vmids:
+        assert group.request(vmid, ECHO, b"on", timeout=DEADLINE_S) == b"on"
+    assert group.ids.owner(group.pid) == group.vmid
+    poll(lambda: connections(group) == 0, what="no connection is left")
+
+
+def test_lanes_leave_no_connection(group: Group) -> None:
+    answer(group)
+    with Peer(group, answer) as peer:
+        by_lanes_alone(group, peer.vmid)
+        links = group._session.member.links
+        assert not any(link.connected for link in links.values())
+        assert group.request(peer.vmid, ECHO, b"still", timeout=DEADLINE_S) == b"still"
+        group.flush(DEADLINE_S)
+        assert connections(group) == 0
+
+
+def test_a_death_is_told_without_a_connection(group: Group) -> None:
+    answer(group)
+    with Peer(group, answer) as peer:
+        by_lanes_alone(group, peer.vmid)
+        peer.kill()  # whether it is found out before the request or during it is all one
+        with pytest.raises(libos_ipc.IpcError):
+            group.request(peer.vmid, 72, b"never answered", timeout=DEADLINE_S)
+    group.wait(peer.pid, DEADLINE_S)
+
+
+def test_last_words_come_before_the_news_of_a_death(group: Group) -> None:
+    """What a process has said by a lane alone, and has died at once."""
+    got: list[bytes] = []
+
+    @group.on(ECHO)
+    def echo(message: Message) -> object:
+        got.append(message.payload)
+        return message.payload
+
+    root = group.vmid
+
+    def speak(line: Line) -> None:
+        by_lanes_alone(group, root)
+        for number in range(100):
+            group.send(root, ECHO, b"%d" % number)
+
+    with Forked(speak) as child:
+        child.result()
+    poll(lambda: len(got) == 101, what="all words have come")
+    assert got[1:] == [b"%d" % number for number in range(100)]
+
+
+def test_a_connection_comes_back_for_who_has_no_lane_yet(group: Group) -> None:
+    answer(group)
+    with Peer(group, answer) as peer:
+        by_lanes_alone(group, peer.vmid)
+        with Peer(group, answer) as late:
+            assert group.request(late.vmid, ECHO, b"new", timeout=DEADLINE_S) == b"new"
+            by_lanes_alone(group, peer.vmid, late.vmid)
