@@ -10,6 +10,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/* Looks in vain after which there is no sense in them. */
+enum { MOST_VAIN = 3 };
+
 static void
 wake(struct bell *bell, uint32_t who)
 {
@@ -67,24 +70,31 @@ bell_is_left(const struct bell *bell)
     return bell_is_rung(bell) && (state & (BELL_DRAINING | BELL_AWAKE)) == 0;
 }
 
-/* Looks, for a while, without sleeping. Whether there is something to look at. */
+/* Whether who rang last did it on another processor. */
 static bool
-spin_for(const struct bell *bell, int64_t spin, uint32_t seen)
+is_rung_elsewhere(const struct bell *bell)
 {
     const uint32_t ringer = atomic_load_explicit(&bell->ringer, memory_order_relaxed);
 
-    if (spin <= 0 || ringer == 0 || ringer == processor_here()) {
-        return false;
-    }
-    const int64_t until = now_ns() + spin;
+    return ringer != 0 && ringer != processor_here();
+}
+
+/* Looks, for a while, without sleeping. Whether there is something to look at. */
+static bool
+look(const struct bell *bell, struct looks *looks, uint32_t seen)
+{
+    const int64_t until = now_ns() + looks->ns;
+
     do {
         for (int i = 0; i < LOOKS_PER_GLANCE; i++) {
             if (bell_is_rung(bell) || atomic_load(&bell->count) != seen) {
+                looks->vain = 0;
                 return true;
             }
             processor_pause();
         }
     } while (now_ns() < until);
+    looks->vain++;
     return false;
 }
 
@@ -121,15 +131,31 @@ sleep_on(struct bell *bell, uint32_t who, int64_t deadline, uint32_t seen)
     return slept >= 0 || errno == EAGAIN ? 0 : errno;
 }
 
+/* Sleeps on the count, as `sleep_on`, and sees whether to look would have done. */
+static int
+sleep_unseen(struct bell *bell, uint32_t who, int64_t deadline, struct looks *looks, uint32_t seen)
+{
+    const int64_t from = now_ns();
+    const int found = sleep_on(bell, who, deadline, seen);
+
+    if (now_ns() - from < looks->ns) {
+        looks->vain = 0;
+    }
+    return found;
+}
+
 int
-bell_sleep(struct bell *bell, uint32_t who, int64_t deadline, int64_t spin, uint32_t *seen)
+bell_sleep(struct bell *bell, uint32_t who, int64_t deadline, struct looks *looks,
+           uint32_t *seen)
 {
     /* Awake until it has looked for long enough: so nobody rings in vain, or calls the kernel. */
     const uint32_t awake = who == BELL_SEAT ? BELL_AWAKE : 0;
     const uint32_t before = awake == 0 ? 0 : change_state(bell, 0, awake);
+    const bool may_look = looks != NULL && looks->ns > 0 && is_rung_elsewhere(bell);
+    const bool hopeless = may_look && looks->vain >= MOST_VAIN;
     int found = 0;
 
-    if (spin_for(bell, spin, *seen)) {
+    if (may_look && !hopeless && look(bell, looks, *seen)) {
         if ((before & awake) != awake) {
             change_state(bell, awake, 0);
         }
@@ -139,7 +165,8 @@ bell_sleep(struct bell *bell, uint32_t who, int64_t deadline, int64_t spin, uint
     fall_asleep(bell, who, awake);
     /* What an awake seat will look at is not the porter's. */
     if (!(who == BELL_SEAT ? bell_is_rung(bell) : bell_is_left(bell))) {
-        found = sleep_on(bell, who, deadline, *seen);
+        found = hopeless ? sleep_unseen(bell, who, deadline, looks, *seen)
+                         : sleep_on(bell, who, deadline, *seen);
     }
     change_state(bell, who | awake, before & awake);
     *seen = atomic_load(&bell->count);

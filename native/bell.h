@@ -49,13 +49,21 @@ void bell_ring(struct bell *bell, unsigned line);
 /* From any thread of the owner: wake the one that sleeps as `who`, though nothing was rung. */
 void bell_nudge(struct bell *bell, uint32_t who);
 
+/* How long a sleeper looks before it sleeps, and how often in a row that was in vain. Memory of its own. */
+struct looks {
+    int64_t ns;
+    unsigned vain;
+};
+
 /* The owner: sleep as `who` until the bell rings or is nudged, at the latest until `deadline`, in
  * nanoseconds of CLOCK_MONOTONIC; without an alarm, which costs the kernel a quarter of a microsecond, if
  * that is INT64_MAX. 0, or an errno: ETIMEDOUT, EINTR. Blocks. `seen` is what was seen of the count: who
- * was nudged since the sleep before does not sleep. One thread per `who`. Looks for up to `spin`
- * nanoseconds before it sleeps, if who rang last did it on another processor: on the same one it would
- * only keep that process from ringing again. */
-int bell_sleep(struct bell *bell, uint32_t who, int64_t deadline, int64_t spin, uint32_t *seen);
+ * was nudged since the sleep before does not sleep. One thread per `who`. With `looks` it looks for a
+ * while before it sleeps, if who rang last did it on another processor: on the same one it would only
+ * keep that process from ringing again. Not after some looks in vain, until a sleep was so short that a
+ * look would have done: a hundred members that look for nothing take the processors from each other. */
+int bell_sleep(struct bell *bell, uint32_t who, int64_t deadline, struct looks *looks,
+               uint32_t *seen);
 
 /* The owner: who has the seat is awake, and will look before it sleeps: until `bell_stand` nobody is
  * woken, but by `bell_nudge`. True if something was rung that it is to look at. Not for long. */

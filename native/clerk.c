@@ -31,7 +31,7 @@ struct clerk {
     PyObject_HEAD
     PyObject *memory; /* Shared, of the reception */
     struct reception *reception;
-    int64_t spin;
+    struct looks looks; /* of the thread */
     bool begun;   /* there is to be a thread, if there is a desk */
     bool running; /* there is one, in the process `owner` */
     pid_t owner;
@@ -109,7 +109,7 @@ work(void *argument)
         if (bell_collect(bell, lines)) {
             look_at_rung(clerk, lines);
         }
-        bell_sleep(bell, BELL_PORTER, INT64_MAX, clerk->spin, &seen);
+        bell_sleep(bell, BELL_PORTER, INT64_MAX, &clerk->looks, &seen);
     }
     return NULL;
 }
@@ -341,7 +341,7 @@ clerk_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (self != NULL) {
         clerk_of(self)->memory = Py_NewRef(memory);
         clerk_of(self)->reception = (struct reception *)(void *)(bytes + RECEPTION_AT);
-        clerk_of(self)->spin = ns_of(spin);
+        clerk_of(self)->looks.ns = ns_of(spin);
         pthread_mutex_init(&clerk_of(self)->lock, NULL);
     }
     return self;

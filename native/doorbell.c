@@ -12,7 +12,7 @@ struct doorbell {
     struct bell *bell;
     struct vigil vigil;
     uint32_t seen; /* of the count, by SEAT */
-    int64_t spin;  /* nanoseconds that SEAT looks before it sleeps */
+    struct looks looks; /* of SEAT */
 };
 
 static struct doorbell *
@@ -45,7 +45,7 @@ doorbell_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         doorbell_of(self)->memory = Py_NewRef(memory);
         doorbell_of(self)->bell = bytes;
         doorbell_of(self)->vigil.bell = bytes;
-        doorbell_of(self)->spin = ns_of(spin);
+        doorbell_of(self)->looks.ns = ns_of(spin);
     }
     return self;
 }
@@ -79,7 +79,7 @@ doorbell_sleep(PyObject *object, uint32_t who, int64_t deadline)
     if (who == BELL_PORTER) {
         return vigil_sleep(&doorbell->vigil, deadline);
     }
-    return bell_sleep(doorbell->bell, BELL_SEAT, deadline, doorbell->spin, &doorbell->seen);
+    return bell_sleep(doorbell->bell, BELL_SEAT, deadline, &doorbell->looks, &doorbell->seen);
 }
 
 void
@@ -95,7 +95,7 @@ doorbell_nudge(PyObject *object, uint32_t who)
 int64_t
 doorbell_spin(PyObject *object)
 {
-    return doorbell_of(object)->spin;
+    return doorbell_of(object)->looks.ns;
 }
 
 struct vigil *

@@ -96,7 +96,7 @@ vigil_sleep(struct vigil *vigil, int64_t deadline)
         const bool keeping = atomic_load(&vigil->kept);
         const int64_t next = now_ns() + LOOK_NS;
         const int found = bell_sleep(vigil->bell, BELL_PORTER,
-                                     keeping && next < until ? next : until, 0, &vigil->seen);
+                                     keeping && next < until ? next : until, NULL, &vigil->seen);
         if (atomic_exchange(&vigil->called, false)) {
             return 0;
         }

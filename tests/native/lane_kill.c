@@ -248,7 +248,7 @@ sleep_seated(void)
     uint32_t seen = atomic_load(&shared->bell.count);
 
     bell_sit(&shared->bell);
-    assert(bell_sleep(&shared->bell, BELL_SEAT, INT64_MAX, 0, &seen) == 0);
+    assert(bell_sleep(&shared->bell, BELL_SEAT, INT64_MAX, NULL, &seen) == 0);
     _exit(0);
 }
 

@@ -48,7 +48,7 @@ wait_for_room(struct channel_end *out, uint64_t size, uint32_t *seen)
     uint64_t lines[BELL_WORDS];
 
     while (!channel_want(out, size)) {
-        bell_sleep(&writer_bell, BELL_SEAT, INT64_MAX, 0, seen);
+        bell_sleep(&writer_bell, BELL_SEAT, INT64_MAX, NULL, seen);
         while (bell_take(&writer_bell, lines)) {
         }
     }
@@ -116,10 +116,11 @@ read_all(void *as)
 {
     const uint32_t who = *(const uint32_t *)as;
     uint64_t lines[BELL_WORDS];
+    struct looks looks = {.ns = 1000};
     uint32_t seen = 0;
 
     while (!atomic_load(&done)) {
-        bell_sleep(&reader_bell, who, INT64_MAX, who == BELL_SEAT ? 1000 : 0, &seen);
+        bell_sleep(&reader_bell, who, INT64_MAX, who == BELL_SEAT ? &looks : NULL, &seen);
         pthread_mutex_lock(&rounds);
         while (bell_take(&reader_bell, lines)) {
             assert(lines[READERS_LINE / 64] == UINT64_C(1) << READERS_LINE % 64);
