@@ -22,6 +22,7 @@ from libos_ipc.metadata import Meta, Metadata
 from libos_ipc.runtime.children import ExitStatus
 from libos_ipc.runtime.fork import ForkHooks
 from libos_ipc.runtime.founding import LeaderStart
+from libos_ipc.runtime.muster import Muster
 from libos_ipc.runtime.rundir import GroupDir
 from libos_ipc.runtime.stacks import StackFile
 from libos_ipc.sharing import Sharing
@@ -80,6 +81,7 @@ class Group(Messaging, Signals, Metadata, Sharing):
         from libos_ipc.locks import Locks
 
         self._node = node
+        self._muster = Muster()
         self.ids = Ids(self)
         self.vmids = Vmids(self)
         self.meta = Meta(self)

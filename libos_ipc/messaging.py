@@ -17,6 +17,7 @@ from libos_ipc.errors import (
     WouldBlock,
 )
 from libos_ipc.runtime.handlers import as_payload, from_payload
+from libos_ipc.runtime.muster import Muster
 
 if TYPE_CHECKING:
     from libos_ipc.group import Member
@@ -40,6 +41,7 @@ class Messaging:
     """The part of `Group` that sends and handles messages."""
 
     _node: Node
+    _muster: Muster
 
     def members(self) -> list[Member]:
         """Every live process of the group."""
@@ -108,6 +110,39 @@ class Messaging:
             body, size = self._checked(code, payload)
             session.send_user(vmid, code, body, size, timeout)
 
+    def send_many(
+        self,
+        vmid: int,
+        code: int,
+        payloads: Iterable[object],
+        *,
+        timeout: float | None = None,
+    ) -> int:
+        """`send` for each of these, one behind the other, in a fraction of the time; their number.
+
+        `timeout` is for all of them. When it has passed, those that have been sent are, and theirs
+        is the number: less than all. Only if that is none, Timeout, or WouldBlock with 0. PeerDied
+        and MessageTooLarge also if some have been sent.
+
+        >>> group.send_many(group.vmid, 70, [b"one", b"two", b"three"])
+        3
+        """
+        session = self._node.session
+        deadline = None if timeout is None else time.monotonic() + timeout
+        bodies = tuple(payloads)
+        sent = 0
+        while (sent := session.exchange.post_many(vmid, code, bodies, sent)) < len(bodies):
+            body, size = self._checked(code, bodies[sent])
+            left = None if deadline is None else max(deadline - time.monotonic(), 0)
+            try:
+                session.send_user(vmid, code, body, size, left)
+            except (Timeout, WouldBlock):
+                if not sent:
+                    raise
+                break
+            sent += 1
+        return sent
+
     def request(
         self,
         vmid: int,
@@ -163,22 +198,24 @@ class Messaging:
         """Send to every other member but those of `exclude`; the VMIDs that it was sent to.
 
         A member whose buffer stays full for `timeout` seconds in all, or which dies meanwhile,
-        is left out of both. Asks the leader who is there.
+        is left out of both. Asks the leader who is there, if that may have changed.
         """
         body, size = self._checked(code, payload)
+        session = self._node.session
+        session.check_open()
         left_out = {self._node.identity.vmid, *exclude}
         deadline = None if timeout is None else time.monotonic() + timeout
-        reached = []
-        for member in self.members():
-            if member.vmid in left_out:
-                continue
+        journal = self._node.directory.journal(session.member.epoch)
+        members = self._muster.vmids(journal, lambda: tuple(m.vmid for m in self.members()))
+        vmids = tuple(vmid for vmid in members if vmid not in left_out)
+        missed = set()
+        for vmid in session.send_to_each(vmids, code, body):
             left = None if deadline is None else max(deadline - time.monotonic(), 0)
             try:
-                self._node.session.send_user(member.vmid, code, body, size, left)
+                session.send_user(vmid, code, body, size, left)
             except (Timeout, WouldBlock, PeerDied):
-                continue
-            reached.append(member.vmid)
-        return reached
+                missed.add(vmid)
+        return [vmid for vmid in vmids if vmid not in missed]
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until all that was sent before has arrived: in the receiver's hands, if not yet

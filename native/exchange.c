@@ -303,6 +303,15 @@ PyDoc_STRVAR(post_doc,
              "Send a one-way message of the program's. False if it has to be sent the long way, "
              "perhaps because something is wrong with it.");
 
+PyDoc_STRVAR(post_many_doc,
+             "post_many($self, peer, code, payloads, place, /)\n--\n\n"
+             "The same for those of a tuple from this place on, one behind the other: the place of the "
+             "first that has to be sent the long way, or the number of all.");
+
+PyDoc_STRVAR(post_all_doc, "post_all($self, peers, code, payload, /)\n--\n\n"
+                           "The same to each of a tuple of peers: those to whom it has to be sent the "
+                           "long way.");
+
 PyDoc_STRVAR(serve_doc,
              "serve($self, host, replies, handlers, queued, shared, /)\n--\n\n"
              "Read messages of the program, on the seat, and call their handlers, off it: "
@@ -356,6 +365,8 @@ static PyMethodDef exchange_methods[] = {
     {"ping", NATIVE_METHOD(exchange_ping), METH_FASTCALL, ping_doc},
     {"ask", NATIVE_METHOD(exchange_ask), METH_FASTCALL, ask_doc},
     {"post", NATIVE_METHOD(exchange_post_method), METH_FASTCALL, post_doc},
+    {"post_many", NATIVE_METHOD(exchange_post_many), METH_FASTCALL, post_many_doc},
+    {"post_all", NATIVE_METHOD(exchange_post_all), METH_FASTCALL, post_all_doc},
     {"serve", NATIVE_METHOD(exchange_serve), METH_FASTCALL, serve_doc},
     {"withdraw", NATIVE_METHOD(exchange_withdraw), METH_FASTCALL, withdraw_doc},
     {"reach", NATIVE_METHOD(exchange_reach), METH_FASTCALL, reach_doc},

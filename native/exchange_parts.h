@@ -2,6 +2,7 @@
  *
  *   exchange.c        the object: who is connected; what Python sees
  *   exchange_send.c   a message into a lane
+ *   exchange_many.c   many to one peer, or one to many
  *   exchange_read.c   messages out of lanes
  *   exchange_port.c   messages by connections
  *   exchange_seat.c   the seat of the bell, and reading from it
@@ -69,16 +70,21 @@ exchange_is_message(const struct exchange *exchange, PyObject *object)
 
 /* ---- sending */
 
-/* What is sent; `entry` is what is entered if it is a request. */
+/* What is sent; `entry` is what is entered if it is a request. What is put into a lane quietly has to be
+ * published there: more comes right behind it. */
 struct sending {
     struct header header;
     Py_buffer payload;
     PyObject *entry;
+    bool quietly;
 };
 
 /* Gets hold of the payload. Any Python code may run, but for bytes. */
 int sending_begin(struct sending *sending, PyObject *payload);
 void sending_end(struct sending *sending);
+
+/* Whether a message of the program's is as it should be, and needs nothing but to be sent. */
+bool exchange_is_plain(const struct exchange *exchange, PyObject *payload, uint64_t code);
 
 /* The same for a message of the program's to (peer, code, payload). 1; 0 if it is to go the long way,
  * perhaps because something is wrong with it; -1 with an exception. */
@@ -193,6 +199,8 @@ PyObject *exchange_call(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 PyObject *exchange_ask(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *exchange_ping(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *exchange_post_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *exchange_post_many(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *exchange_post_all(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *exchange_serve(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *exchange_withdraw(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *exchange_reach(PyObject *self, PyObject *const *args, Py_ssize_t nargs);

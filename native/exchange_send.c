@@ -118,7 +118,10 @@ exchange_post(struct exchange *exchange, uint64_t peer, struct sending *sending)
         return -1;
     }
     if (place == NULL) {
-        lane_post(lane, &envelope, &sending->header, &sending->payload);
+        lane_put(lane, &envelope, &sending->header, &sending->payload);
+        if (!sending->quietly) {
+            lane_publish(lane);
+        }
     } else {
         PyObject *kept = Py_NewRef(station->lane);
         lane_post_behind(lane, place, &envelope, &sending->header);
@@ -127,9 +130,8 @@ exchange_post(struct exchange *exchange, uint64_t peer, struct sending *sending)
     return 1;
 }
 
-/* Whether a message of the program's is as it should be, and needs nothing but to be sent. */
-static bool
-is_plain(const struct exchange *exchange, PyObject *payload, uint64_t code)
+bool
+exchange_is_plain(const struct exchange *exchange, PyObject *payload, uint64_t code)
 {
     return PyBytes_CheckExact(payload) && code >= FIRST_USER_CODE && !exchange->unclocked &&
            HEADER_SIZE + (uint64_t)PyBytes_GET_SIZE(payload) <= exchange->max_message;
@@ -144,7 +146,7 @@ sending_begin_plain(const struct exchange *exchange, struct sending *sending,
         PyErr_Clear(); /* the long way says what is wrong */
         return 0;
     }
-    if (!is_plain(exchange, args[2], sending->header.code)) {
+    if (!exchange_is_plain(exchange, args[2], sending->header.code)) {
         return 0;
     }
     return sending_begin(sending, args[2]) < 0 ? -1 : 1;

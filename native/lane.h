@@ -21,12 +21,15 @@ struct lane;
 bool lane_check(PyObject *object);
 struct lane *lane_of(PyObject *object);
 
-/* Sends a message, if nothing waits before it and there is room for all of it. Rings the bell.
- * The size in the header is filled in. Runs no Python code. */
-bool lane_post(struct lane *lane, const struct envelope *envelope, struct header *header,
-               const Py_buffer *payload);
+/* Puts a message that fits; its reader sees it when it is published. The size in the header is filled in.
+ * Runs no Python code. */
+void lane_put(struct lane *lane, const struct envelope *envelope, struct header *header,
+              const Py_buffer *payload);
 
-/* Whether a message with a payload of so many bytes can be posted now. Not a large one: it is copied
+/* What was put is there for the reader, and the bell rings. Nothing on a closed lane. */
+void lane_publish(struct lane *lane);
+
+/* Whether a message with a payload of so many bytes can be put now. Not a large one: it is copied
  * without the interpreter lock, from a place. */
 bool lane_fits(struct lane *lane, Py_ssize_t size);
 

@@ -179,23 +179,26 @@ lane_fits(struct lane *lane, Py_ssize_t size)
     return lane_stretch(lane, whole) && channel_room(&lane->out) >= whole;
 }
 
-bool
-lane_post(struct lane *lane, const struct envelope *envelope, struct header *header,
-          const Py_buffer *payload)
+void
+lane_put(struct lane *lane, const struct envelope *envelope, struct header *header,
+         const Py_buffer *payload)
 {
     unsigned char head[MESSAGE_HEAD];
 
     header->size = HEADER_SIZE + (uint64_t)payload->len;
-    if (!lane_fits(lane, payload->len)) {
-        return false;
-    }
     store_envelope(head, envelope);
     store_header(head + ENVELOPE_SIZE, header);
     channel_put(&lane->out, head, MESSAGE_HEAD);
     channel_put(&lane->out, payload->buf, (uint64_t)payload->len);
-    channel_publish(&lane->out);
-    lane_ring(lane);
-    return true;
+}
+
+void
+lane_publish(struct lane *lane)
+{
+    if (lane->memory != NULL) {
+        channel_publish(&lane->out);
+        lane_ring(lane);
+    }
 }
 
 bool
@@ -219,7 +222,9 @@ lane_send(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         PyObject_GetBuffer(args[4], &payload, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
-    if (lane_post(lane, &envelope, &header, &payload)) {
+    if (lane_fits(lane, payload.len)) {
+        lane_put(lane, &envelope, &header, &payload);
+        lane_publish(lane);
         PyBuffer_Release(&payload);
         Py_RETURN_FALSE;
     }

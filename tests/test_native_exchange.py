@@ -89,6 +89,57 @@ def test_messages_of_the_program_are_handed_out(sides: tuple[Side, Side]) -> Non
     assert (other.ledger.delivered, other.ledger.received_bytes) == (20, 20 * 17 + 190)
 
 
+def test_many_are_read_in_order_whenever_they_are_published(sides: tuple[Side, Side]) -> None:
+    one, other = sides
+    payloads = tuple(b"%d" % number for number in range(50))
+    assert one.exchange.post_many(3, USER, payloads, 0) == 50
+    assert one.exchange.post(3, USER, b"between")
+    assert one.exchange.post_many(3, USER, payloads, 45) == 50
+    found = [message.payload for message in other.read()]
+    assert found == [*payloads, b"between", *payloads[45:]]
+    assert (one.ledger.sent, other.ledger.delivered) == (56, 56)
+
+
+def test_many_end_at_the_first_that_goes_the_long_way(sides: tuple[Side, Side]) -> None:
+    one, other = sides
+    payloads = (b"one", b"two", "text", b"three")
+    assert one.exchange.post_many(3, USER, payloads, 0) == 2
+    assert one.exchange.post_many(3, USER, payloads, 2) == 2
+    assert one.exchange.post_many(3, USER, payloads, 3) == 4
+    assert one.exchange.post_many(3, USER, payloads, 9) == 9
+    assert one.exchange.post_many(9, USER, payloads, 0) == 0
+    assert one.exchange.post_many(3, 20, payloads, 0) == 0
+    assert one.exchange.post_many(-3, USER, payloads, 1) == 1
+    with one.lock:
+        assert one.exchange.post_many(3, USER, payloads, 0) == 0
+    assert [message.payload for message in other.read()] == [b"one", b"two", b"three"]
+    for wrong in ((3, USER, [b"list"], 0), (3, USER, (), -1)):
+        with pytest.raises((TypeError, OverflowError)):
+            one.exchange.post_many(*wrong)  # type: ignore[arg-type]
+
+
+def test_many_that_do_not_fit_go_on_when_there_is_room(sides: tuple[Side, Side]) -> None:
+    one, other = sides
+    payloads = tuple(b"%d" % number * 10 for number in range(1000))
+    assert one.exchange.post_many(3, USER, payloads, 0) == 1000
+    found: list[bytes] = []
+    while len(found) < 1000:
+        found += [message.payload for message in other.read()]
+        one.read()
+    assert tuple(found) == payloads
+
+
+def test_one_message_to_each_of_several_peers(sides: tuple[Side, Side]) -> None:
+    one, other = sides
+    assert one.exchange.post_all((9, 3, 4), USER, b"all") == [9, 4]
+    assert one.exchange.post_all((), USER, b"all") == []
+    assert one.exchange.post_all((3, 9), USER, "text") == [3, 9]
+    assert [message.payload for message in other.read()] == [b"all"]
+    for wrong in (([3], USER, b""), ((-1,), USER, b""), ((3,), 300, b"")):
+        with pytest.raises((TypeError, OverflowError)):
+            one.exchange.post_all(*wrong)  # type: ignore[arg-type]
+
+
 def test_news_of_what_has_arrived_for_those_who_want_it(sides: tuple[Side, Side]) -> None:
     one, other = sides
     for _ in range(EVERY):

@@ -1399,6 +1399,20 @@ def case_exchange_post() -> None:
     refused(one.post, 3)
 
 
+def case_exchange_post_many() -> None:
+    one, _, _ = both()
+    assert one.post_many(3, 70, (BYTES[:100], BYTES[:50], NUMBER, BYTES), 0) == 2
+    assert one.post_many(3, NUMBER, (BYTES,), 0) == 0
+    refused(one.post_many, 3, 70, [BYTES], 0)
+
+
+def case_exchange_post_all() -> None:
+    one, _, _ = both()
+    assert one.post_all((3, NUMBER % 2**32, 9), 70, BYTES[:100]) == [NUMBER % 2**32, 9]
+    refused(one.post_all, (3, TICKET), 70, BYTES[:100])
+    refused(one.post_all, [3], 70, BYTES[:100])
+
+
 class Host:
     """Serves until everything is read; what it is told goes nowhere."""
 

@@ -2,7 +2,7 @@
 
 `setup["by"]` names whose: *ours*, `group.broadcast` to the members of a group; *pyzmq*, PUB to as
 many SUB over ipc://. Each process tells by a byte in one pipe. Left out: members that come and go,
-which a broadcast of ours learns from the leader each time.
+which a broadcast of ours learns from the leader whenever it has decided something.
 """
 
 from __future__ import annotations

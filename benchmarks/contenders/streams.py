@@ -2,8 +2,8 @@
 handled: nanoseconds per message.
 
 `setup["by"]` names whose: *ours*, where a Python function handles each message; *batches*,
-where one handles those that came together in one call; *pyzmq*, PUSH to
-PULL over ipc://; *queue*, a `multiprocessing.SimpleQueue`. With the latter two the reading end is a
+where one handles those that came together in one call; *many*, the same, where `send_many`
+sends 200 at a time; *pyzmq*, PUSH to PULL over ipc://; *queue*, a `multiprocessing.SimpleQueue`. With the latter two the reading end is a
 loop around its socket or queue, which calls a Python function for each. Each end has one thread
 for it. Left out: several senders, and what a stream does to requests beside it.
 """
@@ -17,14 +17,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.contender import PAYLOAD, Sampler, Setup, answering, main
 from benchmarks.contenders.members import founded, member
 
+if TYPE_CHECKING:
+    from libos_ipc import Group
+
 #: Messages of one value; none is dropped, whatever the buffers between hold.
 COUNT = 20_000
 CODE = 70
+
+#: Messages that *many* sends at a time.
+TOGETHER = 200
 
 Send = Callable[[bytes], object]
 #: Calls a function for each message that arrives.
@@ -57,7 +63,8 @@ def ours(setup: Setup, tell: int) -> Iterator[Send]:
 
 
 @contextmanager
-def batches(setup: Setup, tell: int) -> Iterator[Send]:
+def batching(setup: Setup, tell: int) -> Iterator[tuple[Group, int]]:
+    """A group, and the member in it whose handler takes batches."""
     with founded(setup) as group:
 
         def body(until: int) -> None:
@@ -73,7 +80,19 @@ def batches(setup: Setup, tell: int) -> Iterator[Send]:
             os.read(until, 1)
 
         with member(group, setup, body) as other:
-            yield functools.partial(group.send, other.vmid, CODE)
+            yield group, other.vmid
+
+
+@contextmanager
+def batches(setup: Setup, tell: int) -> Iterator[Send]:
+    with batching(setup, tell) as (group, vmid):
+        yield functools.partial(group.send, vmid, CODE)
+
+
+@contextmanager
+def many(setup: Setup, tell: int) -> Iterator[Send]:
+    with batching(setup, tell) as (group, vmid):
+        yield lambda payload: group.send_many(vmid, CODE, [payload] * TOGETHER)
 
 
 def _loop(receive: Callable[[], object], handler: Callable[[object], None]) -> None:
@@ -113,14 +132,17 @@ def queue(setup: Setup, tell: int) -> Iterator[Send]:
 @contextmanager
 def opened(setup: Setup) -> Iterator[Sampler]:
     told, tell = os.pipe()
-    kind = {"ours": ours, "batches": batches, "pyzmq": pyzmq, "queue": queue}[setup["by"]]
+    kind = {"ours": ours, "batches": batches, "many": many, "pyzmq": pyzmq, "queue": queue}[
+        setup["by"]
+    ]
+    calls = COUNT // (TOGETHER if setup["by"] == "many" else 1)
     clock = time.perf_counter_ns
     with ExitStack() as stack:
         send = stack.enter_context(kind(setup, tell))
 
         def burst() -> float:
             started = clock()
-            for _ in range(COUNT):
+            for _ in range(calls):
                 send(PAYLOAD)
             os.read(told, 1)
             return (clock() - started) / COUNT

@@ -14,6 +14,7 @@ NAME = "streams"
 ROWS = "5"
 WHAT = "one-way messages, a Python handler for each; time per message"
 BATCHED = "one-way messages, handled in batches; time per message"
+MANY = "one-way messages, sent 200 at a time and handled in batches; time per message"
 PEERS = (("pyzmq PUSH/PULL", "pyzmq", 2.0), ("multiprocessing.SimpleQueue", "queue", 8.0))
 
 
@@ -24,7 +25,10 @@ def run(effort: Effort) -> list[Line]:
         ours = Entry.module("ours", "streams", by="ours", **where)
         peers = {name: Entry.module(name, "streams", by=by, **where) for name, by, _ in PEERS}
         batches = Entry.module("batches", "streams", by="batches", **where)
-        found = compete([ours, batches, *peers.values()], rounds=effort(5, 2), count=effort(5, 2))
+        many = Entry.module("many", "streams", by="many", **where)
+        found = compete(
+            [ours, batches, many, *peers.values()], rounds=effort(5, 2), count=effort(5, 2)
+        )
         lines += [
             Line(
                 "5",
@@ -37,15 +41,16 @@ def run(effort: Effort) -> list[Line]:
             )
             for name, _, target in PEERS
         ]
-        lines.append(
+        lines += [
             Line(
                 "5",
-                BATCHED,
+                what,
                 placement.name,
                 "faster",
                 5.0,
-                ours=found["batches"].measured("message"),
+                ours=found[by].measured("message"),
                 peer=found[PEERS[0][0]].measured("message"),
             )
-        )
+            for what, by in ((BATCHED, "batches"), (MANY, "many"))
+        ]
     return lines

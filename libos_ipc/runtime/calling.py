@@ -150,6 +150,13 @@ class Calling:
                 self._get_room(dst, size, timeout)
             self.send_locked(dst, code, body)
 
+    def send_to_each(self, vmids: tuple[int, ...], code: int, body: Body) -> list[int]:
+        """The same to all of these who have room for it now; the others, in order."""
+        if type(body) is not bytes or self.leaving:
+            return list(vmids)
+        self._keep_time()
+        return self.exchange.post_all(vmids, code, body)
+
     def _get_room(self, dst: int, size: int, timeout: float | None) -> None:
         member = self.member
         if timeout is not None and timeout <= 0:

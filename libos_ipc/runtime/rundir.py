@@ -73,6 +73,10 @@ class GroupDir:
             )
         self.lock_fd = -1
 
+    def journal(self, epoch: int) -> str:
+        """The path of what the leader of this epoch has granted."""
+        return self._file("journal")
+
     # ---- founding
 
     def claim(self) -> None:
