@@ -205,9 +205,7 @@ class Messaging:
         session.check_open()
         left_out = {self._node.identity.vmid, *exclude}
         deadline = None if timeout is None else time.monotonic() + timeout
-        journal = self._node.directory.journal(session.member.epoch)
-        members = self._muster.vmids(journal, lambda: tuple(m.vmid for m in self.members()))
-        vmids = tuple(vmid for vmid in members if vmid not in left_out)
+        vmids = tuple(vmid for vmid in self._present() if vmid not in left_out)
         missed = set()
         for vmid in session.send_to_each(vmids, code, body):
             left = None if deadline is None else max(deadline - time.monotonic(), 0)
@@ -216,6 +214,17 @@ class Messaging:
             except (Timeout, WouldBlock, PeerDied):
                 missed.add(vmid)
         return [vmid for vmid in vmids if vmid not in missed]
+
+    def _present(self) -> tuple[int, ...]:
+        """The VMIDs of the members, from the leader or as it told the last time."""
+        member = self._node.session.member
+        link = member.links.get(member.leader_vmid)
+        return self._muster.vmids(
+            member.vmid,
+            self._node.directory.journal(member.epoch),
+            lambda: 0 if link is None else link.sent,
+            lambda: tuple(m.vmid for m in self.members()),
+        )
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until all that was sent before has arrived: in the receiver's hands, if not yet

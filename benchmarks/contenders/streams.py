@@ -3,9 +3,10 @@ handled: nanoseconds per message.
 
 `setup["by"]` names whose: *ours*, where a Python function handles each message; *batches*,
 where one handles those that came together in one call; *many*, the same, where `send_many`
-sends 200 at a time; *pyzmq*, PUSH to PULL over ipc://; *queue*, a `multiprocessing.SimpleQueue`. With the latter two the reading end is a
-loop around its socket or queue, which calls a Python function for each. Each end has one thread
-for it. Left out: several senders, and what a stream does to requests beside it.
+sends 200 at a time; *pyzmq*, PUSH to PULL over ipc://; *queue*, a `multiprocessing.SimpleQueue`.
+With the latter two the reading end is a loop around its socket or queue, which calls a Python
+function for each. Each end has one thread for it. Left out: several senders, and what a stream
+does to requests beside it.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ the journal's head says what it said before the leader was asked the last time, 
 the one that it would give. Whoever has been told of a new member finds a head that has changed. The
 head is read anew each time, by its name: eight bytes of magic, and a word that changes with every
 commit, and when a successor seals the journal. Where it cannot be read (another user's leader) the
-leader is asked.
+leader is asked; and so it is if this process has told it anything since, such as that it has
+forked, which may be on its way.
 """
 
 from __future__ import annotations
@@ -23,15 +24,19 @@ class Muster:
     """The members' VMIDs, as one process of the group knows them. For any thread."""
 
     def __init__(self) -> None:
-        self._known: tuple[tuple[str, int, bytes] | None, tuple[int, ...]] = (None, ())
+        self._known: tuple[object, tuple[int, ...]] = (None, ())
 
-    def vmids(self, journal: str, ask: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
-        """Those of now. `journal` is the path of the present epoch's."""
-        head = _head_of(journal)
+    def vmids(
+        self, me: int, journal: str, told: Callable[[], int], ask: Callable[[], tuple[int, ...]]
+    ) -> tuple[int, ...]:
+        """Those of now. `journal` is the path of the present epoch's, `told` the number of messages
+        that `me`, this process, has sent to the leader, and `ask` asks it, by one at most."""
+        head, before = _head_of(journal), told()
         seen, vmids = self._known
-        if head is None or head != seen:
+        if head is None or (me, head, before) != seen:
             vmids = ask()  # after the look: whatever changes meanwhile is a change next time
-            self._known = head, vmids
+            after = told()
+            self._known = (me, head, after) if after <= before + 1 else None, vmids
         return vmids
 
 
