@@ -314,7 +314,7 @@ class Delegation:
 @final
 class QuickFiles:
     """POSIX locks of files that this process has to itself, by descriptor; see
-    native/quick_files.h. `QuickLockf` sets them."""
+    native/quick_files.h. `QuickCall` sets them."""
 
     def offer(self, fd: int, device: int, inode: int, slot: Delegation, /) -> bool:
         """From now on lock this file by this descriptor in this slot. False if there are too many
@@ -325,11 +325,42 @@ class QuickFiles:
         """Lock nothing here any more."""
 
 @final
-class QuickLockf:
-    """`lockf` that needs no Python where it can; see native/quick_lockf.h."""
+class QuickFlocks:
+    """Files locked by `flock` that this process has to itself; see native/quick_flocks.h.
+    `QuickCall` sets them."""
 
-    def __new__(cls, function: Callable[..., None], groups: list[Any], files: str) -> QuickLockf:
-        """`function` in the whole; the last of `groups` has a QuickFiles by the name `files`."""
+    turn: int
+
+    def __new__(cls, numbers: Iterator[int], lowest: int) -> QuickFlocks:
+        """Handles are made of the numbers, duplicates are numbered from `lowest` on."""
+    def offer(
+        self,
+        turn: int,
+        device: int,
+        inode: int,
+        slot: Delegation,
+        base: int,
+        others: tuple[Descriptor, ...],
+        /,
+    ) -> bool:
+        """From now on lock this file in this slot, by handles from `base` on, but not by
+        descriptions of which `others` are duplicates. False if there are too many already, or all
+        has been withdrawn since that turn; ValueError if the slot is closed."""
+    def withdraw(self, device: int, inode: int, /) -> list[tuple[int, int, Descriptor, int, int]]:
+        """Lock this file here no more: (handle, fd, duplicate, device, inode) of each description
+        of it that has a lock. The same for all files when there is no room for more."""
+    def withdraw_all(self) -> list[tuple[int, int, Descriptor, int, int]]:
+        """The same for all files. Offers that were begun before that fail."""
+    def forget(self, handle: int, /) -> None:
+        """This one, which was withdrawn, is known elsewhere now."""
+
+@final
+class QuickCall:
+    """`lockf` or `flock` that needs no Python where it can; see native/quick_call.h."""
+
+    def __new__(cls, function: Callable[..., None], groups: list[Any], files: str) -> QuickCall:
+        """`function` in the whole; the last of `groups` has a QuickFiles or QuickFlocks by the
+        name `files`."""
     def __call__(self, *args: Any, **kwargs: Any) -> None: ...
 
 class Record:

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from libos_ipc._native import QuickLockf
+from libos_ipc._native import QuickCall
 from libos_ipc.core.lock_words import EOF, NO_WAIT, READ, UNLOCK, WAIT, WAIT_TIMED, WRITE, Kind
 from libos_ipc.errors import InvalidRange, IpcError, NotJoined, Timeout, error_for
 from libos_ipc.group import _joined, current
@@ -77,6 +77,10 @@ def flock(fd: _Fd, operation: int, /, *, timeout: float | None = None) -> None:
     _set(group, number, Kind.FLOCK, (_TYPES[what], 0, EOF), waits, timeout)
 
 
+if not TYPE_CHECKING:
+    flock = QuickCall(flock, _joined, "_quick_flocks")
+
+
 def lockf(
     fd: _Fd,
     cmd: int,
@@ -105,7 +109,7 @@ def lockf(
 
 
 if not TYPE_CHECKING:
-    lockf = QuickLockf(lockf, _joined, "_quick_files")
+    lockf = QuickCall(lockf, _joined, "_quick_files")
 
 
 def fcntl(fd: _Fd, cmd: int, arg: Any = 0, /) -> Any:

@@ -87,6 +87,7 @@ class Group(Messaging, Signals, Metadata, Sharing):
         self.meta = Meta(self)
         self.locks = Locks(self)
         self._quick_files = node.descriptions.quick
+        self._quick_flocks = node.descriptions.flocks
         node.dispatcher.on_alone = leave_all
         node.signalling.all_of_them = lambda: [g._node.signalling for g in reversed(_joined)]
         _joined.append(self)

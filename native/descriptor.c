@@ -24,7 +24,6 @@ close_it(struct descriptor *self)
     }
 }
 
-/* A duplicate with a number from `lowest` on, or any where there are not so many. */
 static int
 duplicate(int fd, int lowest)
 {
@@ -42,6 +41,34 @@ keep(int fd)
     return open(path, O_PATH | O_CLOEXEC);
 }
 
+/* Made of a descriptor that is ours from now on, or of the error that there is none. */
+static PyObject *
+make(PyTypeObject *type, int fd)
+{
+    if (fd < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    PyObject *self = type->tp_alloc(type, 0);
+    if (self == NULL) {
+        close(fd);
+        return NULL;
+    }
+    ((struct descriptor *)self)->fd = fd;
+    return self;
+}
+
+PyObject *
+descriptor_duplicate(PyObject *type, int fd, int lowest)
+{
+    return make((PyTypeObject *)type, duplicate(fd, lowest));
+}
+
+int
+descriptor_number(const PyObject *self)
+{
+    return ((const struct descriptor *)self)->fd;
+}
+
 static PyObject *
 descriptor_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -54,17 +81,7 @@ descriptor_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         (from != Py_None && as_signed(from, "lowest", 0, INT32_MAX, &lowest) < 0)) {
         return NULL;
     }
-    struct descriptor *self = (struct descriptor *)type->tp_alloc(type, 0);
-    if (self == NULL) {
-        return NULL;
-    }
-    self->fd = from == Py_None ? keep((int)fd) : duplicate((int)fd, (int)lowest);
-    if (self->fd < 0) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        Py_DECREF(self);
-        return NULL;
-    }
-    return (PyObject *)self;
+    return make(type, from == Py_None ? keep((int)fd) : duplicate((int)fd, (int)lowest));
 }
 
 static void
@@ -121,5 +138,7 @@ static PyType_Spec descriptor_spec = {
 int
 descriptor_setup(PyObject *module)
 {
-    return native_add_type(module, &descriptor_spec);
+    PyObject *type = PyType_FromModuleAndSpec(module, &descriptor_spec, NULL);
+    native_state_of(module)->descriptor = type;
+    return type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)type);
 }

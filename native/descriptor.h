@@ -11,6 +11,13 @@
 
 #include "native.h"
 
+/* A duplicate, numbered from `lowest` on, or any where there are not so many. `type` is that of
+ * Descriptors (native_state). NULL with OSError or MemoryError. */
+PyObject *descriptor_duplicate(PyObject *type, int fd, int lowest);
+
+/* The number of a Descriptor, -1 once closed. */
+int descriptor_number(const PyObject *self);
+
 int descriptor_setup(PyObject *module);
 
 #endif

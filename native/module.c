@@ -13,10 +13,11 @@
 #include "local_ids.h"
 #include "lock.h"
 #include "native.h"
+#include "quick_call.h"
 #include "quick_files.h"
+#include "quick_flocks.h"
 #include "quick_handle.h"
 #include "quick_lock.h"
-#include "quick_lockf.h"
 #include "record.h"
 #include "section.h"
 #include "shared.h"
@@ -38,13 +39,13 @@ add_malformed(PyObject *module)
     return PyModule_AddObjectRef(module, "Malformed", malformed);
 }
 
-/* What each file has to export, in order: a ledger's and a ticket's type are kept for others. */
+/* What each file has to export, in order: the types of the state are kept for others. */
 static int (*const setups[])(PyObject *module) = {
     codec_setup,      frames_setup,     layout_setup,      calls_setup,      system_setup,
-    delegation_setup, quick_lock_setup, quick_files_setup, quick_lockf_setup, descriptor_setup,
-    shared_setup,     doorbell_setup,   lane_setup,        ticket_setup,     lock_setup,
-    exchange_setup,   clerk_setup,      handle_cell_setup, quick_handle_setup, ledger_setup,
-    local_ids_setup,  zeromq_setup,     record_setup,      section_setup,
+    delegation_setup, quick_lock_setup, quick_files_setup, quick_flocks_setup, quick_call_setup,
+    descriptor_setup, shared_setup,     doorbell_setup,    lane_setup,         ticket_setup,
+    lock_setup,       exchange_setup,   clerk_setup,       handle_cell_setup,  quick_handle_setup,
+    ledger_setup,     local_ids_setup,  zeromq_setup,      record_setup,       section_setup,
 };
 
 static int
@@ -67,6 +68,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(native_state_of(module)->malformed);
     Py_VISIT(native_state_of(module)->ledger);
     Py_VISIT(native_state_of(module)->ticket);
+    Py_VISIT(native_state_of(module)->descriptor);
     return 0;
 }
 
@@ -76,6 +78,7 @@ module_clear(PyObject *module)
     Py_CLEAR(native_state_of(module)->malformed);
     Py_CLEAR(native_state_of(module)->ledger);
     Py_CLEAR(native_state_of(module)->ticket);
+    Py_CLEAR(native_state_of(module)->descriptor);
     return 0;
 }
 

@@ -20,9 +20,10 @@
 /* Dropped with the module. The types that need it are not subclassable, so that the type of an
  * instance always leads back here: PyType_GetModuleState(Py_TYPE(self)). */
 struct native_state {
-    PyObject *malformed; /* class Malformed(ValueError): input that is not what it should be */
-    PyObject *ledger;    /* class Ledger */
-    PyObject *ticket;    /* class Ticket */
+    PyObject *malformed;  /* class Malformed(ValueError): input that is not what it should be */
+    PyObject *ledger;     /* class Ledger */
+    PyObject *ticket;     /* class Ticket */
+    PyObject *descriptor; /* class Descriptor */
 };
 
 static inline struct native_state *

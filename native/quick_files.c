@@ -2,12 +2,22 @@
 
 #include "arguments.h"
 #include "delegation.h"
+#include "quick_arguments.h"
 #include "thread_number.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { POSIX = 1 /* the kind of these locks */, MOST_FILES = 16 };
+enum { FEWEST = 2, MOST = 5 }; /* arguments: fd, cmd, len, start, whence */
+
+/* What is wanted of a range: `type` is one of lock_type (lock_slot.h). */
+struct quick_range {
+    uint32_t type;
+    uint64_t start;
+    uint64_t end; /* included */
+};
 
 struct quick_file {
     PyObject *slot; /* a Delegation; NULL for a free place */
@@ -50,11 +60,24 @@ free_place(struct quick_file *file)
     Py_CLEAR(file->slot);
 }
 
-bool
-quick_files_knows(PyObject *files, int fd)
+/* What the arguments behind the descriptor mean, if that is a range from a byte on. */
+static bool
+range_of(PyObject *const *args, Py_ssize_t nargs, int64_t numbers[MOST], struct quick_range *range)
 {
-    struct quick_files *self = quick_files_of(files);
-    return self != NULL && find(self, fd) != NULL;
+    for (Py_ssize_t i = 1; i < MOST; i++) {
+        numbers[i] = 0;
+        if (i < nargs && !quick_number(args[i], &numbers[i])) {
+            return false;
+        }
+    }
+    const int64_t length = numbers[2], start = numbers[3];
+    if (!quick_type(numbers[1], &range->type) || length < 0 || start < 0 || numbers[4] != SEEK_SET ||
+        (length > 0 && length - 1 > INT64_MAX - start)) {
+        return false;
+    }
+    range->start = (uint64_t)start;
+    range->end = length == 0 ? INT64_MAX : (uint64_t)(start + length - 1);
+    return true;
 }
 
 /* Whether what was opened like this may be locked like that. */
@@ -66,11 +89,11 @@ is_fit(int flags, uint32_t type)
            !(type == SLOT_WRITE && mode == O_RDONLY);
 }
 
-bool
-quick_files_is_open(PyObject *files, int fd, const struct quick_range *range)
+/* Whether it still is what was offered, and is open for such a lock. Other threads run meanwhile. */
+static bool
+is_open(struct quick_files *self, int fd, uint32_t type)
 {
-    struct quick_files *self = quick_files_of(files);
-    const struct quick_file *known = self == NULL ? NULL : find(self, fd);
+    const struct quick_file *known = find(self, fd);
     struct stat found;
     bool fit;
 
@@ -82,18 +105,18 @@ quick_files_is_open(PyObject *files, int fd, const struct quick_range *range)
     Py_BEGIN_ALLOW_THREADS
     fit = fstat(fd, &found) == 0 && (uint64_t)found.st_dev == device &&
           (uint64_t)found.st_ino == inode &&
-          (range->type == SLOT_NONE || is_fit(fcntl(fd, F_GETFL), range->type));
+          (type == SLOT_NONE || is_fit(fcntl(fd, F_GETFL), type));
     Py_END_ALLOW_THREADS
     /* Another thread may have been here. */
     known = fit ? find(self, fd) : NULL;
     return known != NULL && known->device == device && known->inode == inode;
 }
 
-bool
-quick_files_set(PyObject *files, int fd, const struct quick_range *range)
+/* Locks or unlocks: whether that was done. If not, nothing has changed. */
+static bool
+set(struct quick_files *self, int fd, const struct quick_range *range)
 {
-    struct quick_files *self = quick_files_of(files);
-    struct quick_file *known = self == NULL ? NULL : find(self, fd);
+    struct quick_file *known = find(self, fd);
     struct lock_slot *slot = known == NULL ? NULL : delegation_slot(known->slot);
 
     if (slot == NULL) {
@@ -111,6 +134,28 @@ quick_files_set(PyObject *files, int fd, const struct quick_range *range)
         free_place(known);
     }
     return done >= 0;
+}
+
+int
+quick_files_lockf(PyObject *files, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct quick_files *self = quick_files_of(files);
+    int64_t numbers[MOST];
+    struct quick_range range;
+
+    if (self == NULL || nargs < FEWEST || nargs > MOST) {
+        return 0;
+    }
+    const int fd = quick_descriptor(args[0]);
+    if (fd < 0 || find(self, fd) == NULL || !range_of(args, nargs, numbers, &range) ||
+        !is_open(self, fd, range.type)) {
+        return 0;
+    }
+    if (PySys_Audit("fcntl.lockf", "iiLLi", fd, (int)numbers[1], (long long)numbers[2],
+                    (long long)numbers[3], (int)numbers[4]) < 0) {
+        return -1;
+    }
+    return set(self, fd, &range);
 }
 
 /* A place for this descriptor: its own, or a free one, or one whose slot is closed. NULL for none. */
@@ -216,7 +261,7 @@ static PyMethodDef quick_files_methods[] = {
 };
 
 PyDoc_STRVAR(quick_files_doc, "QuickFiles()\n--\n\n"
-                              "Files locked by descriptor without Python; see "
+                              "Files locked by `lockf` without Python; see "
                               "native/quick_files.h.");
 
 static PyType_Slot quick_files_slots[] = {

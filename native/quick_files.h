@@ -17,22 +17,9 @@
 
 #include "native.h"
 
-/* What is wanted of a range: `type` is one of lock_type (lock_slot.h). */
-struct quick_range {
-    uint32_t type;
-    uint64_t start;
-    uint64_t end; /* included */
-};
-
-/* Whether this descriptor has been offered to a QuickFiles; false for any other object. */
-bool quick_files_knows(PyObject *files, int fd);
-
-/* Whether it still is what was offered, and is open for such a lock: then the range may be set. Other
- * threads run meanwhile. */
-bool quick_files_is_open(PyObject *files, int fd, const struct quick_range *range);
-
-/* Locks or unlocks: whether that was done. If not, nothing has changed. */
-bool quick_files_set(PyObject *files, int fd, const struct quick_range *range);
+/* `lockf` with these arguments, if `files` is a QuickFiles that knows how: 1, with the audit event that
+ * is due; 0 if that is for Python, and nothing has changed; -1 with an exception. */
+int quick_files_lockf(PyObject *files, PyObject *const *args, Py_ssize_t nargs);
 
 int quick_files_setup(PyObject *module);
 

@@ -3,12 +3,16 @@
 #include "arguments.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/kcmp.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 enum { LARGEST_PID = INT32_MAX };
+
+/* F_DUPFD_QUERY, which kernels have from 6.10 on and not every header knows. */
+enum { DUPFD_QUERY = 1024 + 3 };
 
 static int
 as_int(PyObject *value, const char *what, int *result)
@@ -34,6 +38,18 @@ system_tgkill(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     Py_RETURN_NONE;
+}
+
+int
+system_is_same_file(int fd, int other)
+{
+    const int same = fcntl(fd, DUPFD_QUERY, other);
+    if (same >= 0 || errno != EINVAL) {
+        return same;
+    }
+    const pid_t me = getpid();
+    const long order = syscall(SYS_kcmp, me, me, KCMP_FILE, (unsigned long)fd, (unsigned long)other);
+    return order < 0 ? -1 : order == 0;
 }
 
 static PyObject *

@@ -1,6 +1,6 @@
 /* The few system calls that Python does not offer.
  *
- * Both return at once, so the interpreter lock is kept. Numbers name processes, threads and
+ * They return at once, so the interpreter lock is kept. Numbers name processes, threads and
  * descriptors of the kernel; whether a number still means who it once meant is the caller's
  * business.
  */
@@ -8,6 +8,10 @@
 #define LIBOS_IPC_SYSTEM_H
 
 #include "native.h"
+
+/* Whether two descriptors of this process are of one open file description: 1, 0, or -1 if the kernel
+ * does not tell. */
+int system_is_same_file(int fd, int other);
 
 int system_setup(PyObject *module);
 

@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import processes
@@ -22,7 +23,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import libos_ipc
+from libos_ipc import fcntl
 from libos_ipc.core import delegations
+from libos_ipc.runtime import descriptor_call
 
 #: Paths of Unix sockets have 107 bytes: the directory has a short name, in memory if possible.
 SHORT = "/dev/shm" if os.path.isdir("/dev/shm") else None
@@ -150,6 +153,20 @@ def group(request: pytest.FixtureRequest, found: Callable[..., libos_ipc.Group])
     if kind == "delegating":
         request.getfixturevalue("monkeypatch").setattr(delegations, "STREAK", 1)
     return found(leader="process" if kind == "process" else "embedded")
+
+
+@pytest.fixture
+def long_ways(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The descriptors of the calls of `libos_ipc.fcntl` that went through Python."""
+    seen: list[int] = []
+
+    class Counted(descriptor_call.DescriptorCall):
+        def __init__(self, session: Any, descriptions: Any, pid: int, fd: int, kind: Any) -> None:
+            seen.append(fd)
+            super().__init__(session, descriptions, pid, fd, kind)
+
+    monkeypatch.setattr(fcntl, "DescriptorCall", Counted)
+    return seen
 
 
 def every_way(metafunc: pytest.Metafunc) -> None:

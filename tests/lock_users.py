@@ -30,6 +30,17 @@ def until_waiting(group: Group, count: int = 1) -> list[LockInfo]:
     return waiting(group)
 
 
+def until_quick(lock_and_unlock: Callable[[], None], long_ways: list[int]) -> None:
+    """Until that needs no Python; `long_ways` is the fixture."""
+
+    def is_quick() -> bool:
+        del long_ways[:]
+        lock_and_unlock()
+        return not long_ways
+
+    poll(is_quick, what="locked without Python")
+
+
 @contextmanager
 def cycle_of_three(
     group: Group, member: Callable[[int], Callable[[Line], None]], paths: Sequence[Path]

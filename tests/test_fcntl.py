@@ -911,7 +911,7 @@ def test_raising_handlers_at_any_moment_leave_no_lock_to_nobody(
             fcntl.flock(mine, LOCK_EX)
             fcntl.flock(mine, LOCK_UN)
 
-    def interrupted(line: Line) -> int:
+    def interrupted(line: Line) -> None:
         armed = False
 
         def handler(*_: object) -> None:
@@ -920,27 +920,22 @@ def test_raising_handlers_at_any_moment_leave_no_lock_to_nobody(
 
         signal.signal(signal.SIGALRM, handler)
         mine = os.open(file, os.O_RDWR)
-        raised = 0
         fcntl.flock(mine, LOCK_EX)
         for number in range(150):
             fcntl.flock(mine, LOCK_UN)
-            signal.setitimer(signal.ITIMER_REAL, 0.0002 + number * 0.00001)
             try:
                 armed = True
-                for _ in range(20):
+                signal.setitimer(signal.ITIMER_REAL, 0.0002 + number * 0.00001)
+                while True:
                     fcntl.flock(mine, LOCK_EX)
                     fcntl.flock(mine, LOCK_UN)
-                armed = False
             except Enough:
                 armed = False
-                raised += 1
-            signal.setitimer(signal.ITIMER_REAL, 0)
             mine_waiting = [r for r in rows(group) if r.waiting and r.vmid == group.vmid]
             assert mine_waiting == []
-        return raised
 
     with Forked(contends) as rival, Forked(interrupted) as other:
-        assert other.result() > 50
+        other.result()
         rival.send("end")
         rival.result()
     fcntl.flock(fd, LOCK_EX, timeout=DEADLINE_S)

@@ -158,7 +158,7 @@ def case_descriptor_close() -> None:
 
 
 class Files:
-    """A group, to QuickLockf."""
+    """A group, to QuickCall for `lockf`."""
 
     def __init__(self) -> None:
         self.files = _native.QuickFiles()
@@ -169,7 +169,7 @@ def quick_lockf(fd: int) -> tuple[Files, Any]:
     given.begin(1, NUMBER)
     found = os.fstat(fd)
     assert group.files.offer(fd, found.st_dev, found.st_ino, given)
-    return group, _native.QuickLockf(lambda *_: NUMBER, [group], "files")
+    return group, _native.QuickCall(lambda *_: NUMBER, [group], "files")
 
 
 def case_quickfiles() -> None:
@@ -202,7 +202,92 @@ def case_quickfiles_clear() -> None:
     files.clear()
 
 
-def case_quicklockf() -> None:
+class Flocks:
+    """A group, to QuickCall for `flock`."""
+
+    def __init__(self) -> None:
+        self.files = _native.QuickFlocks(itertools.count(1), 0)
+
+
+def offer_flocks(fd: int, given: _native.Delegation) -> Flocks:
+    group = Flocks()
+    found = os.fstat(fd)
+    assert group.files.offer(0, found.st_dev, found.st_ino, given, 1 << 32, ())
+    return group
+
+
+def case_quickflocks() -> None:
+    _native.QuickFlocks(itertools.count(1), 0)
+    refused(_native.QuickFlocks, 1, 0)
+    refused(_native.QuickFlocks, itertools.count(1), -1)
+
+
+def case_quickflocks_offer() -> None:
+    files, given = _native.QuickFlocks(itertools.count(1), 0), slot()
+    for inode in range(20):
+        assert files.offer(0, 1, inode, given, 0, ()) == (inode < 16)
+    assert files.offer(0, 1, 3, given, 0, ())
+    assert not files.offer(1, 1, 3, given, 0, ())
+    refused(files.offer, 0, NUMBER, NUMBER, None, 0, ())
+    refused(files.offer, 0, NUMBER, NUMBER, given, 0, (None,))
+    assert files.offer(0, 1, 4, given, 0, (_native.Descriptor(0, 0),))
+    given.close()
+    refused(files.offer, 0, NUMBER, NUMBER, given, 0, ())
+    assert files.offer(0, 1, 99, slot(), 0, ())
+
+
+def case_quickflocks_withdraw() -> None:
+    with open(os.devnull, "r+b") as file:
+        given = slot()
+        given.begin(1, NUMBER)
+        group = offer_flocks(file.fileno(), given)
+        flock = _native.QuickCall(lambda *_: NUMBER, [group], "files")
+        assert flock(file, 2) is None
+        found = os.fstat(file.fileno())
+        assert group.files.withdraw(1, 2) == []
+        ((handle, fd, duplicate, *where),) = group.files.withdraw(found.st_dev, found.st_ino)
+        assert (fd, where) == (file.fileno(), [found.st_dev, found.st_ino])
+        assert flock(file, 8) == NUMBER
+        group.files.forget(handle)
+        assert duplicate.fileno() == -1 or os.fstat(duplicate.fileno())
+        refused(group.files.withdraw, -1, 0)
+
+
+def case_quickflocks_withdraw_all() -> None:
+    with open(os.devnull, "r+b") as file:
+        group = offer_flocks(file.fileno(), slot())
+        before = group.files.turn
+        assert group.files.withdraw_all() == []
+        assert group.files.turn == before + 1
+
+
+def case_quickflocks_turn() -> None:
+    assert _native.QuickFlocks(itertools.count(1), 0).turn == 0
+
+
+def case_quickflocks_forget() -> None:
+    _native.QuickFlocks(itertools.count(1), 0).forget(NUMBER)
+    refused(_native.QuickFlocks(itertools.count(1), 0).forget, -1)
+
+
+def flock_quickly() -> None:
+    with open(os.devnull, "r+b") as file, open(os.devnull, "r+b") as other:
+        given = slot()
+        given.begin(1, NUMBER)
+        group = offer_flocks(file.fileno(), given)
+        flock = _native.QuickCall(lambda *_: NUMBER, [group], "files")
+        assert [flock(file, what) for what in (1, 2, 1, 5)] == [None] * 4
+        assert flock(other, 6) == NUMBER  # it would wait
+        assert flock(other, 1) is None
+        assert [flock(each, 8) for each in (other, file)] == [None] * 2
+        for arguments in ((file, 8), (file, 99), ("no", 2), (file,), (file, 2, 0)):
+            assert flock(*arguments) == NUMBER
+        given.recall()
+        assert flock(file, 2) == NUMBER
+
+
+def case_quickcall() -> None:
+    flock_quickly()
     with open(os.devnull, "r+b") as file:
         group, lockf = quick_lockf(file.fileno())
         assert lockf(file, 2) is None
@@ -217,32 +302,32 @@ def case_quicklockf() -> None:
             assert lockf(*arguments) == NUMBER
         group.files.clear()
         assert lockf(file, 2) == NUMBER
-    refused(_native.QuickLockf, None, (), "files")
+    refused(_native.QuickCall, None, (), "files")
 
 
-def case_quicklockf_reduce() -> None:
+def case_quickcall_reduce() -> None:
     assert lockf_of(slot).__reduce__() == "slot"
 
 
-def case_quicklockf_repr() -> None:
+def case_quickcall_repr() -> None:
     assert "slot" in repr(lockf_of(slot))
 
 
 def lockf_of(function: Any) -> Any:
-    return _native.QuickLockf(function, [], "files")
+    return _native.QuickCall(function, [], "files")
 
 
-def case_quicklockf_getattribute() -> None:
+def case_quickcall_getattribute() -> None:
     assert lockf_of(slot).__name__ == "slot"  # the function's, as all but the call
     with contextlib.suppress(AttributeError):
         _ = lockf_of(slot).no_such_thing
 
 
-def case_quicklockf_call() -> None:
+def case_quickcall_call() -> None:
     assert lockf_of(lambda *given, **named: (given, named))(1, a=2) == ((1,), {"a": 2})
 
 
-def case_quicklockf_wrapped() -> None:
+def case_quickcall_wrapped() -> None:
     assert lockf_of(slot).__wrapped__ is slot
 
 

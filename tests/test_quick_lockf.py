@@ -9,14 +9,12 @@ import sys
 import threading
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN
 from pathlib import Path
-from typing import Any
 
 import pytest
-from lock_users import held, until_waiting
-from processes import Forked, Line, poll, until_settled
+from lock_users import held, until_quick, until_waiting
+from processes import Forked, Line, until_settled
 
 from libos_ipc import Group, fcntl
-from libos_ipc.runtime import descriptor_call
 
 
 @pytest.fixture
@@ -25,30 +23,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "file"
 
 
-@pytest.fixture
-def long_ways(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The descriptors of the calls that went through Python."""
-    seen: list[int] = []
-
-    class Counted(descriptor_call.DescriptorCall):
-        def __init__(self, session: Any, descriptions: Any, pid: int, fd: int, kind: Any) -> None:
-            seen.append(fd)
-            super().__init__(session, descriptions, pid, fd, kind)
-
-    monkeypatch.setattr(fcntl, "DescriptorCall", Counted)
-    return seen
+def make_quick(fd: int, long_ways: list[int]) -> None:
+    until_quick(lambda: locked(fd), long_ways)
 
 
-def make_quick(group: Group, fd: int, long_ways: list[int]) -> None:
-    """Lock and unlock until that needs no Python."""
-
-    def is_quick() -> bool:
-        del long_ways[:]
-        fcntl.lockf(fd, LOCK_EX)
-        fcntl.lockf(fd, LOCK_UN)
-        return not long_ways
-
-    poll(is_quick, what="locked without Python")
+def locked(fd: int) -> None:
+    fcntl.lockf(fd, LOCK_EX)
+    fcntl.lockf(fd, LOCK_UN)
 
 
 delegating = pytest.mark.parametrize("group", ["delegating"], indirect=True)
@@ -57,7 +38,7 @@ delegating = pytest.mark.parametrize("group", ["delegating"], indirect=True)
 @delegating
 def test_all_that_is_usual_needs_no_python(group: Group, path: Path, long_ways: list[int]) -> None:
     with open(path, "r+b") as file:
-        make_quick(group, file.fileno(), long_ways)
+        make_quick(file.fileno(), long_ways)
         fcntl.lockf(file, LOCK_EX | LOCK_NB, 10)
         fcntl.lockf(file.fileno(), LOCK_SH, 2, 4)
         fcntl.lockf(file, LOCK_UN, 0, 8, os.SEEK_SET)
@@ -76,7 +57,7 @@ def test_all_that_is_usual_needs_no_python(group: Group, path: Path, long_ways: 
 def test_what_is_unusual_goes_the_long_way(group: Group, path: Path, long_ways: list[int]) -> None:
     with open(path, "r+b") as file:
         fd = file.fileno()
-        make_quick(group, fd, long_ways)
+        make_quick(fd, long_ways)
         file.seek(2)
         fcntl.lockf(fd, LOCK_EX, 1, 1, os.SEEK_CUR)
         fcntl.lockf(fd, LOCK_EX, -1, 2)
@@ -103,7 +84,7 @@ def test_a_number_may_be_another_descriptor_by_now(
     other.touch()
     until_settled()
     fd = os.open(path, os.O_RDWR)
-    make_quick(group, fd, long_ways)
+    make_quick(fd, long_ways)
     fcntl.lockf(fd, LOCK_EX)
     os.close(fd)
     assert os.open(other, os.O_RDWR) == fd
@@ -131,7 +112,7 @@ def test_another_process_gets_what_was_locked_so(
             line.recv()
 
     with open(path, "r+b") as file:
-        make_quick(group, file.fileno(), long_ways)
+        make_quick(file.fileno(), long_ways)
         fcntl.lockf(file, LOCK_EX)
         assert long_ways == []
         with Forked(other) as waiting:
@@ -159,7 +140,7 @@ def test_a_child_has_nothing_of_it(group: Group, path: Path, long_ways: list[int
 
     fd = os.open(path, os.O_RDWR)
     try:
-        make_quick(group, fd, long_ways)
+        make_quick(fd, long_ways)
         fcntl.lockf(fd, LOCK_EX)
         with Forked(child) as one:
             assert one.recv() == 1
@@ -173,7 +154,7 @@ def test_a_child_has_nothing_of_it(group: Group, path: Path, long_ways: list[int
 @delegating
 def test_a_closed_group_locks_nothing(group: Group, path: Path, long_ways: list[int]) -> None:
     with open(path, "r+b") as file:
-        make_quick(group, file.fileno(), long_ways)
+        make_quick(file.fileno(), long_ways)
         group.close()
         fcntl.lockf(file, LOCK_EX)  # the kernel's
 
@@ -194,7 +175,7 @@ def test_threads_that_lock_and_unlock_at_once(
     """A process is one owner: whatever they do, at the end nothing is held."""
     with open(path, "r+b") as file:
         fd = file.fileno()
-        make_quick(group, fd, long_ways)
+        make_quick(fd, long_ways)
 
         def work(number: int) -> None:
             for _ in range(300):
@@ -224,7 +205,7 @@ def test_it_is_audited(group: Group, path: Path, long_ways: list[int]) -> None:
     global _listening
     with open(path, "r+b") as file:
         fd = file.fileno()
-        make_quick(group, fd, long_ways)
+        make_quick(fd, long_ways)
         sys.addaudithook(_hook)
         _listening = True
         try:

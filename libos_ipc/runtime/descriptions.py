@@ -13,9 +13,11 @@ duplicate would.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import functools
+import itertools
 import logging
 import os
 import resource
@@ -23,7 +25,7 @@ import threading
 import weakref
 from typing import NamedTuple, TypeAlias
 
-from libos_ipc._native import Delegation, Descriptor, QuickFiles, same_file
+from libos_ipc._native import Delegation, Descriptor, QuickFiles, QuickFlocks, same_file
 from libos_ipc.core.codes import Code
 from libos_ipc.core.descriptors import Spot
 from libos_ipc.core.lock_words import FileId, Kind
@@ -42,7 +44,7 @@ class Place(NamedTuple):
     """What a lock request says of its file and handle, and by which descriptors it locks.
 
     `fresh` that POSIX locks of before are gone with their descriptor; `shared` that other processes
-    may have this description, too.
+    may have this description, too; `turn` how often `QuickFlocks` had been emptied before.
     """
 
     file: FileId
@@ -51,6 +53,7 @@ class Place(NamedTuple):
     spot: Spot
     fresh: bool
     shared: bool
+    turn: int
 
 
 class _Known:
@@ -84,21 +87,24 @@ class _Known:
 class _Description(_Known):
     __slots__ = ("duplicate", "file", "handle", "shared")
 
-    def __init__(self, file: FileId, handle: int, fd: int) -> None:
+    def __init__(self, file: FileId, handle: int, fd: int, duplicate: Descriptor) -> None:
         super().__init__(fd)
         self.file = file
         self.handle = handle
         self.shared = False
-        self.duplicate = Descriptor(fd, _lowest())
+        self.duplicate = duplicate
 
     def close(self) -> None:
         self.duplicate.close()
 
     def is_of(self, fd: int) -> bool:
         """Whether `fd` is of this description."""
+        duplicate = self.duplicate.fileno()
+        if duplicate < 0:
+            return False  # it was closed while a fork took it over from `flocks`
         try:
             me = os.getpid()
-            return same_file(me, fd, me, self.duplicate.fileno())
+            return same_file(me, fd, me, duplicate)
         except OSError as error:
             if error.errno == errno.EBADF:
                 return False
@@ -129,7 +135,9 @@ class Descriptions:
         self._posix: dict[FileId, _PosixFile] = {}
         #: those of them that are ours to lock, which `lockf` does there without us
         self.quick = QuickFiles()
-        self._last = 0
+        self._numbers = itertools.count(1)
+        #: the same for `flock`: a description that has a lock is known there or here
+        self.flocks = QuickFlocks(self._numbers, _lowest())
         self._forking = False
         self._sweep_at = _SWEEP_FROM
 
@@ -143,18 +151,30 @@ class Descriptions:
         with self._lock:
             if kind == Kind.POSIX:
                 return self._posix_place(fd, file, call)
+            turn = self.flocks.turn
+            self._adopt(self.flocks.withdraw(*file))
             one = next((one for one in self._of.get(file, ()) if one.is_of(fd)), None)
             if one is None:
-                self._last += 1
-                handle = vmid << 32 | self._last
-                one = _Description(file, handle, fd)
-                self._of.setdefault(file, []).append(one)
-                self._by_handle[handle] = one
-                one.shared = self._forking  # read after that, so that `begin_fork` sees it or we do
+                handle = vmid << 32 | next(self._numbers)
+                one = _Description(file, handle, fd, Descriptor(fd, _lowest()))
+                self._add(one)
             one.enter(kind, call)
-            return Place(
-                file, kind, one.handle, Spot(one.fd, one.duplicate.fileno()), False, one.shared
-            )
+            spot = Spot(one.fd, one.duplicate.fileno())
+            return Place(file, kind, one.handle, spot, False, one.shared, turn)
+
+    def _add(self, one: _Description) -> None:
+        self._of.setdefault(one.file, []).append(one)
+        self._by_handle[one.handle] = one
+        one.shared = self._forking  # read after that, so that `begin_fork` sees it or we do
+
+    def _adopt(self, rows: list[tuple[int, int, Descriptor, int, int]]) -> None:
+        """What `flocks` has withdrawn is known here now. A fork may be doing the same."""
+        for handle, fd, duplicate, *file in rows:
+            if handle not in self._by_handle:
+                one = _Description((file[0], file[1]), handle, fd, duplicate)
+                one.used.add(Kind.FLOCK)
+                self._add(one)
+            self.flocks.forget(handle)
 
     def _posix_place(self, fd: int, file: FileId, call: Call) -> Place:
         known = self._posix.get(file)
@@ -162,7 +182,7 @@ class Descriptions:
             known = self._posix[file] = _PosixFile(fd)
         fresh = known.fd != fd and not _leads_to(known.fd, file)
         known.enter(Kind.POSIX, call)
-        return Place(file, Kind.POSIX, 0, Spot(fd if fresh else known.fd, -1), fresh, False)
+        return Place(file, Kind.POSIX, 0, Spot(fd if fresh else known.fd, -1), fresh, False, 0)
 
     def refresh(self, place: Place) -> None:
         """What was locked by a former descriptor is given up: this is the one by now."""
@@ -211,6 +231,8 @@ class Descriptions:
             if (freed or (lost and not granted)) and not crossed:
                 left = alone and place.kind in one.told and place.handle
                 self._drop(place.kind, place.handle, place.file)
+                if slot is not None and not lost:
+                    self._offer_flocks(place, slot)
                 return (Code.HANDLE_CLOSED, (place.kind, place.handle, 0, 0)) if left else None
             if lost:
                 return _at(place)
@@ -226,6 +248,15 @@ class Descriptions:
             return self.quick.offer(place.spot.fd, *place.file, slot)
         except ValueError:
             return False  # it was taken back just now
+
+    def _offer_flocks(self, place: Place, slot: Delegation) -> None:
+        """Have `flock` do the next by itself, but for the descriptions that are known here."""
+        others = tuple(one.duplicate for one in self._of.get(place.file, ()))
+        if place.kind != Kind.FLOCK or place.shared or len(others) > _MOST_OTHERS:
+            return
+        base = place.handle >> 32 << 32
+        with contextlib.suppress(ValueError):  # it was taken back just now
+            self.flocks.offer(place.turn, *place.file, slot, base, others)
 
     def _find(self, place: Place) -> _Known | None:
         if place.kind == Kind.POSIX:
@@ -244,6 +275,7 @@ class Descriptions:
             if one is not None and one.is_busy():
                 one.lost.add(kind)
             else:
+                self.flocks.forget(handle)
                 self._drop(kind, handle, (device, inode))
 
     def _drop(self, kind: int, handle: int, file: FileId) -> None:
@@ -292,6 +324,7 @@ class Descriptions:
         """Until `end_fork` a child may get every description that is or comes here. No lock is
         taken: this may be a signal handler's thread."""
         self._forking = True
+        self._adopt(self.flocks.withdraw_all())
         for one in list(self._by_handle.values()):
             one.shared = True
 
@@ -305,6 +338,7 @@ class Descriptions:
         self._lock = threading.Lock()
         self._forking = False
         self.quick.clear()
+        self._adopt(self.flocks.withdraw_all())
         for posix in self._posix.values():
             posix.close()
         self._posix.clear()
@@ -316,6 +350,7 @@ class Descriptions:
         """Give all descriptors back: the process has left the group."""
         with self._lock:
             self.quick.clear()
+            self._adopt(self.flocks.withdraw_all())
             for description in self._by_handle.values():
                 description.close()
             for posix in self._posix.values():
@@ -337,6 +372,8 @@ def _at(place: Place) -> Word:
 
 #: Descriptions from which on it is worth looking for closed ones.
 _SWEEP_FROM = 16
+#: Descriptions of a file with which `flock` may compare each time.
+_MOST_OTHERS = 4
 #: The least number of a duplicate, where so many are allowed.
 _LOWEST = 4096
 

@@ -67,7 +67,7 @@ class DescriptorCall:
         self._freed = what == _ALL_FREE
 
     def _set_alone(self, what: What, how: int) -> bool:
-        file, kind, handle, spot, _, shared = self._place
+        file, kind, handle, spot, _, shared, _ = self._place
         locker = Locker(file, kind, handle, threading.get_native_id(), spot)
         held = self._session.held_files
         if shared or not held.has(locker.place):
