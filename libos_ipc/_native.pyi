@@ -108,9 +108,19 @@ class Outstanding:
     def peer_of(self, seq: int, /) -> int | None:
         """The peer a request was asked of, or None if there is no such request."""
     def fail_peer(self, peer: int, /) -> list[Any]:
-        """Take out the tickets of all requests to this peer, oldest first."""
+        """Take out the tickets of all requests to this peer, in the order in which they were
+        given to it."""
+    def of_peer(self, peer: int, /) -> list[tuple[int, Any]]:
+        """Number and ticket of each request to this peer, in that order. They stay."""
+    def move(self, seq: int, peer: int) -> bool:
+        """Another peer is to answer this request. False if there is no such request."""
     def drain(self) -> list[Any]:
         """Take out all tickets, oldest first."""
+
+def exchange_word(memory: Buffer, offset: int, expected: int, desired: int, /) -> int:
+    """The 64-bit word that was at this offset of a writable buffer; `desired` is there now, if that
+    was `expected`. One step, as all processes that share the memory see it. ValueError where no
+    aligned word is."""
 
 FIRST_PROBE_S: Final = 0.25
 #: What `Ledger.receive` found.

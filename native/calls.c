@@ -184,7 +184,8 @@ take_all(struct requests *table, const uint64_t *vmid)
 }
 
 PyDoc_STRVAR(fail_peer_doc, "fail_peer($self, peer, /)\n--\n\n"
-                            "Take out the tickets of all requests to this peer, oldest first.");
+                            "Take out the tickets of all requests to this peer, in the order in which"
+                            " they were given to it.");
 
 static PyObject *
 outstanding_fail_peer(PyObject *self, PyObject *argument)
@@ -195,6 +196,72 @@ outstanding_fail_peer(PyObject *self, PyObject *argument)
         return NULL;
     }
     return take_all(requests_of(self), &vmid);
+}
+
+/* A list of (number, ticket). Making it may run the garbage collector, and with it finalizers that
+ * take requests out: so each is looked for again by its number. */
+static PyObject *
+pairs_of(const struct requests *table, const uint64_t *seqs, Py_ssize_t count)
+{
+    PyObject *pairs = PyList_New(0);
+
+    for (Py_ssize_t i = 0; pairs != NULL && i < count; i++) {
+        const struct request *request = requests_find(table, seqs[i]);
+        if (request == NULL) {
+            continue;
+        }
+        PyObject *ticket = Py_NewRef(request->ticket);
+        PyObject *pair = Py_BuildValue("KN", (unsigned long long)seqs[i], ticket);
+        if (pair == NULL || PyList_Append(pairs, pair) < 0) {
+            Py_CLEAR(pairs);
+        }
+        Py_XDECREF(pair);
+    }
+    return pairs;
+}
+
+PyDoc_STRVAR(of_peer_doc, "of_peer($self, peer, /)\n--\n\n"
+                          "Number and ticket of each request to this peer, in that order. They stay.");
+
+static PyObject *
+outstanding_of_peer(PyObject *self, PyObject *argument)
+{
+    const struct requests *table = requests_of(self);
+    uint64_t vmid;
+
+    if (as_unsigned(argument, "peer", UINT32_MAX, &vmid) < 0) {
+        return NULL;
+    }
+    const Py_ssize_t count = requests_count(table, &vmid);
+    uint64_t *seqs = PyMem_Calloc((size_t)count + 1, sizeof *seqs);
+    if (seqs == NULL) {
+        return PyErr_NoMemory();
+    }
+    requests_list(table, vmid, seqs);
+    PyObject *pairs = pairs_of(table, seqs, count);
+    PyMem_Free(seqs);
+    return pairs;
+}
+
+PyDoc_STRVAR(move_doc, "move($self, seq, peer)\n--\n\n"
+                       "Another peer is to answer this request. False if there is no such request.");
+
+static PyObject *
+outstanding_move(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct requests *table = requests_of(self);
+    uint64_t seq, vmid;
+
+    if (require_count("move", nargs, 2) < 0 ||
+        as_unsigned(args[0], "seq", UINT64_MAX, &seq) < 0 ||
+        as_unsigned(args[1], "peer", UINT32_MAX, &vmid) < 0) {
+        return NULL;
+    }
+    struct request *request = requests_find(table, seq);
+    if (request != NULL && requests_move(table, request, vmid) < 0) {
+        return NULL;
+    }
+    return PyBool_FromLong(request != NULL);
 }
 
 PyDoc_STRVAR(drain_doc, "drain($self, /)\n--\n\n"
@@ -224,6 +291,8 @@ static PyMethodDef outstanding_methods[] = {
     {"discard", outstanding_discard, METH_O, discard_doc},
     {"peer_of", outstanding_peer_of, METH_O, peer_of_doc},
     {"fail_peer", outstanding_fail_peer, METH_O, fail_peer_doc},
+    {"of_peer", outstanding_of_peer, METH_O, of_peer_doc},
+    {"move", NATIVE_METHOD(outstanding_move), METH_FASTCALL, move_doc},
     {"drain", outstanding_drain, METH_NOARGS, drain_doc},
     {NULL, NULL, 0, NULL},
 };

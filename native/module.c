@@ -24,6 +24,7 @@
 #include "system.h"
 #include "thread_number.h"
 #include "ticket.h"
+#include "word.h"
 #include "zeromq.h"
 
 static int
@@ -46,6 +47,7 @@ static int (*const setups[])(PyObject *module) = {
     descriptor_setup, shared_setup,     doorbell_setup,    lane_setup,         ticket_setup,
     lock_setup,       exchange_setup,   clerk_setup,       handle_cell_setup,  quick_handle_setup,
     ledger_setup,     local_ids_setup,  zeromq_setup,      record_setup,       section_setup,
+    word_setup,
 };
 
 static int

@@ -95,6 +95,37 @@ requests_remove(struct requests *table, struct request *request)
     return ticket;
 }
 
+int
+requests_move(struct requests *table, struct request *request, uint64_t vmid)
+{
+    struct peer *before = request->peer;
+    struct peer *peer = find_or_make_peer(table, vmid);
+
+    if (peer == NULL) {
+        return -1;
+    }
+    ring_remove(&request->by_peer);
+    ring_append(&peer->requests, &request->by_peer);
+    request->peer = peer;
+    peer->count++;
+    before->count--;
+    drop_if_idle(table, before);
+    return 0;
+}
+
+void
+requests_list(const struct requests *table, uint64_t vmid, uint64_t *seqs)
+{
+    const struct peer *peer = find_peer(table, vmid);
+
+    if (peer != NULL) {
+        const struct link *head = &peer->requests;
+        for (const struct link *link = head->next; link != head; link = link->next) {
+            *seqs++ = RING_MEMBER(link, struct request, by_peer)->node.key;
+        }
+    }
+}
+
 Py_ssize_t
 requests_count(const struct requests *table, const uint64_t *vmid)
 {

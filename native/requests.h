@@ -64,6 +64,12 @@ struct request *requests_find(const struct requests *table, uint64_t seq);
 /* Takes a request out and frees it; its ticket becomes the caller's. */
 PyObject *requests_remove(struct requests *table, struct request *request);
 
+/* Has a request answered by another peer: -1 with MemoryError, and then nothing has changed. */
+int requests_move(struct requests *table, struct request *request, uint64_t vmid);
+
+/* Writes the numbers of a peer's requests, oldest first, to seqs[0 .. count of that peer - 1]. */
+void requests_list(const struct requests *table, uint64_t vmid, uint64_t *seqs);
+
 /* How many there are, and the oldest of them (there is one): of one peer, or of all if `vmid` is
  * NULL. */
 Py_ssize_t requests_count(const struct requests *table, const uint64_t *vmid);

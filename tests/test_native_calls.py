@@ -74,6 +74,15 @@ class AgainstTheTwin(RuleBasedStateMachine):
             peer = self.twin.requests[seq][0]
             self.same(self.table.take(seq, peer), self.twin.take(seq, peer))
 
+    @rule(peer=peers)
+    def of_peer(self, peer: int) -> None:
+        self.same(self.table.of_peer(peer), self.twin.of_peer(peer))
+
+    @rule(data=st.data(), peer=peers)
+    def move(self, data: st.DataObject, peer: int) -> None:
+        seq = data.draw(st.one_of(self.seqs, st.sampled_from([0, *sorted(self.twin.requests)])))
+        self.same(self.table.move(seq, peer), self.twin.move(seq, peer))
+
     @rule(seq=seqs)
     def discard(self, seq: int) -> None:
         self.same(self.table.discard(seq), self.twin.discard(seq))

@@ -41,6 +41,7 @@ from libos_ipc._native import (
     Port,
     Shared,
     Ticket,
+    exchange_word,
 )
 from libos_ipc.core.vocabulary import Message, Outgoing
 
@@ -847,6 +848,31 @@ def case_outstanding_fail_peer() -> None:
     assert table.fail_peer(1) == [TICKET, TICKET]
     assert table.fail_peer(1) == []
     refused(table.fail_peer, NUMBER)
+
+
+def case_outstanding_of_peer() -> None:
+    table = full_table()
+    assert table.of_peer(1) == [(1, TICKET), (3, TICKET)]
+    assert table.of_peer(7) == []
+    refused(table.of_peer, NUMBER)
+
+
+def case_outstanding_move() -> None:
+    table = full_table()
+    assert table.move(1, 2)
+    assert not table.move(NUMBER, 2)
+    refused(table.move, 1, NUMBER)
+    refused(table.move, 1)
+
+
+def case_exchange_word() -> None:
+    memory = bytearray(16)
+    assert exchange_word(memory, 8, 0, NUMBER) == 0
+    assert exchange_word(memory, 8, 0, 1) == NUMBER
+    refused(exchange_word, memory, 1, 0, 0)
+    refused(exchange_word, memory, 16, 0, 0)
+    refused(exchange_word, b"12345678", 0, 0, 0)
+    refused(exchange_word, memory, 0, 0)
 
 
 def case_outstanding_drain() -> None:

@@ -27,8 +27,17 @@ class OutstandingTwin:
     def peer_of(self, seq: int) -> int | None:
         return self.requests.get(seq, (None, None))[0]
 
+    def of_peer(self, peer: int) -> list[tuple[int, object]]:
+        return [(seq, ticket) for seq, (asked, ticket) in self.requests.items() if asked == peer]
+
+    def move(self, seq: int, peer: int) -> bool:
+        found = self.requests.pop(seq, None)
+        if found is not None:
+            self.requests[seq] = (peer, found[1])
+        return found is not None
+
     def fail_peer(self, peer: int) -> list[object]:
-        return [self.discard(seq) for seq in sorted(self.requests) if self.peer_of(seq) == peer]
+        return [self.discard(seq) for seq in list(self.requests) if self.peer_of(seq) == peer]
 
     def drain(self) -> list[object]:
         return [self.discard(seq) for seq in sorted(self.requests)]
