@@ -10,6 +10,7 @@ that program gives it up or the leader says that its owner is gone.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -177,6 +178,8 @@ class History:
         elif ticket.code in LOCK_CODES and isinstance(error, Deadlock | WouldBlock | NotJoined):
             left = ticket.node.goodbye_said
             self._must(left or not isinstance(error, NotJoined), f"refused, but a member: {error}")
+        elif error.errno == errno.ECANCELED:
+            self._must(ticket in self.locks.taken_back, f"nobody has withdrawn this: {error}")
         elif isinstance(error, PeerDied):
             self._must(not self._is_listening(ticket.dst), f"VMID {ticket.dst} lives: {error}")
         else:

@@ -25,7 +25,7 @@ from libos_ipc.core.lock_words import (
 from libos_ipc.core.lock_words import Owner as LockOwner
 from libos_ipc.core.vocabulary import Delegated, Recalled
 
-from .threads import Running, Wait, never
+from .threads import Running, Ticket, Wait, never
 
 if TYPE_CHECKING:
     from .node import SimNode
@@ -57,6 +57,8 @@ class LockHistory:
         self.under_way: dict[tuple[Owner, int], int] = {}
         self.crossed: set[tuple[Owner, int]] = set()
         self.numbers: set[int] = set()
+        #: requests that are answered with ECANCELED, if they are answered at all
+        self.taken_back: set[Ticket] = set()
         self.last_number: dict[object, int] = {}  # by file
 
     def on_record(self, ask: Ask, number: int) -> None:
@@ -342,6 +344,7 @@ class Locking:
         if not answered:
             if node.goodbye_said:
                 return
+            history.locks.taken_back.add(ticket)
             back = node.program._ask(Code.FILE_LOCK_WITHDRAW, seq)
             yield Wait(back.settled, None, back)
             if back.error is not None or back.payload == (0,):

@@ -37,11 +37,16 @@ from libos_ipc.core.vocabulary import (
     Fail,
     GetMeta,
     HandleDropped,
+    Heard,
     Journal,
     KernelSignal,
+    LeaderGone,
+    LookForEpoch,
     Message,
     Note,
     Open,
+    Outgoing,
+    Own,
     PgidChanged,
     Progress,
     Publish,
@@ -124,6 +129,8 @@ class SimNode:
         self.watched: set[int] = set()
         self.watched_processes: dict[int, OsProcess] = {}
         self._up = False
+        self._own: deque[Outgoing] = deque()  # from itself to itself, after what is performed
+        self._performing = 0
         self._idle = False
         self._next_tick = 0.0
         self._wake_at = inf
@@ -145,6 +152,10 @@ class SimNode:
             Resolve: self._resolve,
             Fail: self._fail,
             Progress: lambda effect: self.program.on_progress(),
+            Own: lambda effect: self._own.append(effect.message),
+            Heard: lambda effect: self.member.on_heard(effect.message),
+            LeaderGone: self._leader_gone,
+            LookForEpoch: lambda effect: None,
             Journal: lambda effect: world.history.on_journal(effect.record),
             Expect: self._expect,
             ChildExit: lambda effect: world.history.on_child_exit(self, effect),
@@ -231,9 +242,18 @@ class SimNode:
     def perform(self, effects: Effects) -> None:
         """Do what the machine has decided."""
         self.world.touch(self)
+        self._performing += 1
         table = self._perform_one
         for effect in effects:
             table[type(effect)](effect)
+        self._performing -= 1
+        while self._own and not self._performing:
+            message = self._own.popleft()
+            self.perform(self.member.on_own(message, self.world.now))
+
+    def _leader_gone(self, effect: LeaderGone) -> None:
+        """Nobody can take over here: `reigns.py` has groups where somebody does."""
+        self.perform(self.member.on_leader_lost(self.world.now))
 
     def _open(self, effect: Open | Reopen) -> None:
         peer = effect.peer
