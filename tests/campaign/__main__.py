@@ -51,6 +51,7 @@ def _summary(counts: Counter[str]) -> str:
     named = {
         "processes": "hello",
         "killed": "killing",
+        "leaders killed": "beheading",
         "messages": "got",
         "answers": "answered",
         "broadcasts": "told",

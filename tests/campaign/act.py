@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from libos_ipc import Child, Group
 from libos_ipc.core import delegations
+from libos_ipc.runtime.journal_file import read_head
 
 from .deeds import Deeds
 from .deeds_with_locks import make_files
@@ -79,7 +80,13 @@ class _Act:
     def disturb(self, seconds: float) -> None:
         """Faults, until the time is over."""
         until = time.monotonic() + seconds
-        faults = {"rest": self.rest, "stop": self.stop, "kill": self.kill}
+        faults = {
+            "rest": self.rest,
+            "stop": self.stop,
+            "kill": self.kill,
+            "behead": self.behead,
+            "depose": self.depose,
+        }
         names, weights = list(self.script.faults), list(self.script.faults.values())
         while time.monotonic() < until:
             faults[self.rng.choices(names, weights)[0]]()
@@ -98,10 +105,43 @@ class _Act:
         time.sleep(self.rng.choice([0.001, 0.05, 0.5]))
         child.kill(signal.SIGCONT)
 
-    def kill(self) -> None:
+    def behead(self) -> None:
+        """Whoever leads is killed, unless that is the conductor."""
+        leader = self.leader()
+        if leader == os.getpid():
+            return
+        self.record("beheading", leader)
+        place = self.place_of(leader)
+        if place is None:
+            os.kill(leader, signal.SIGKILL)
+        else:
+            self.kill(place)
+
+    def depose(self) -> None:
+        """Whoever leads stands still for longer than a leader may."""
+        leader = self.leader()
+        if leader != os.getpid():
+            os.kill(leader, signal.SIGSTOP)
+            time.sleep(self.rng.choice([0.1, 1.0]))
+            os.kill(leader, signal.SIGCONT)
+
+    def leader(self) -> int:
+        """The OS pid of the last leader that has begun."""
+        path = self.group._node.directory.journal
+        leader, epoch = 0, 1
+        while (head := read_head(path(epoch))) is not None:
+            leader = head.os_pid if head.committed else leader
+            epoch += 1
+        return leader if os.path.exists(f"/proc/{leader}") else os.getpid()
+
+    def place_of(self, os_pid: int) -> int | None:
+        places = (place for place, child in self.workers.items() if child.os_pid == os_pid)
+        return next(places, None)
+
+    def kill(self, place: int | None = None) -> None:
         if self.places >= MOST_WORKERS:
             return
-        place = self.somebody()
+        place = self.somebody() if place is None else place
         child = self.workers.pop(place)
         self.record("killing", child.vmid)
         child.kill(signal.SIGKILL)

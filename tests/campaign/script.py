@@ -14,7 +14,8 @@ MOODS = {
     "calm": {"rest": 8, "stop": 1},
     "stops": {"rest": 4, "stop": 4},
     "deaths": {"rest": 4, "kill": 4, "stop": 1},
-    "storm": {"rest": 1, "kill": 4, "stop": 3},
+    "storm": {"rest": 1, "kill": 4, "stop": 3, "behead": 1, "depose": 1},
+    "regicide": {"rest": 4, "behead": 3, "depose": 1, "kill": 1, "stop": 1},
 }
 
 
@@ -55,6 +56,7 @@ def draw(seed: int) -> Script:
         "lock_delegation": rng.choice([True, True, False]),
         "spin": rng.choice([0.0, 5e-5]),
         "fork_timeout": 5.0,
+        "leader_stall": 0.3,
     }
     leader = rng.choice(["process", "embedded"])
     return Script(
