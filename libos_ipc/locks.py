@@ -7,7 +7,7 @@ import stat
 import threading
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from libos_ipc.core.codes import Code
+from libos_ipc.core.codes import LEADER, Code
 from libos_ipc.core.lock_desk import ANY_PID
 from libos_ipc.core.lock_words import EOF, NO_WAIT, READ, UNLOCK, WAIT, WAIT_TIMED, WRITE, Kind
 from libos_ipc.errors import InvalidArgument, InvalidRange, NotFound, error_for
@@ -190,7 +190,7 @@ def check_range(start: int, end: int) -> None:
 def query(group: Group, fields: Asks) -> LockInfo | None:
     """FILE_LOCK_GET: what is in the way."""
     session = group._session
-    answer: Any = session.call(session.member.leader_vmid, Code.FILE_LOCK_GET, fields, None)
+    answer: Any = session.call(LEADER, Code.FILE_LOCK_GET, fields, None)
     _, family, type, start, end, pid, handle = answer
     if type == UNLOCK:
         return None

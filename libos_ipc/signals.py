@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from libos_ipc.core.codes import Code
+from libos_ipc.core.codes import LEADER, Code
 from libos_ipc.core.signals import LAST_SIGNAL, Kind, may_signal
 from libos_ipc.core.vocabulary import SignalInfo
 from libos_ipc.errors import InvalidArgument, InvalidRange, IpcError, PeerDied, Timeout, error_for
@@ -221,7 +221,7 @@ class Signals:
 
     def _forget_thread(self, tid: int) -> None:
         session = self._node.session
-        session.send(session.member.leader_vmid, Code.SET_THREAD, (tid, 0))
+        session.send(LEADER, Code.SET_THREAD, (tid, 0))
         self.ids.release(tid)
 
     # ---- receiving

@@ -61,6 +61,7 @@ ENTRY_MAX_BYTES: Final = 2**16 + 2**8
 MEMBERS_MAX_BYTES: Final = 2**26
 DATA_MAX_BYTES: Final = 2**32 - 1
 TRADE_MAX_BYTES: Final = 64 * 8  # pairs of IDs
+BACK_MAX_BYTES: Final = 2**26  # numbers of requests
 
 
 class Row(NamedTuple):
@@ -184,6 +185,8 @@ ROWS: Final[dict[Code, Row]] = {
             Layout("", TRADE_MAX_BYTES),
         ),
         Row(Code.PING, "anyone", "anyone", _EMPTY, _EMPTY),
+        Row(Code.BACK, "member", "leader", Layout("Q", BACK_MAX_BYTES), Layout("QQ")),
+        Row(Code.NEW_EPOCH, "leader", "member", _EMPTY),
     )
 }
 

@@ -76,7 +76,7 @@ def test_a_step_is_one_record_ahead_of_all_that_goes_out() -> None:
     assert kind == "step"
     assert [record[0] for record in records] == ["trade"]
     assert told == [(ONE, 5, Code.TRADE_ID_RANGES, answers(effects)[0][1])]
-    assert (cause, received) == ((), [])
+    assert (cause, received) == ((ONE, 1, 1), [])
     play.successor()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Leader
 from libos_ipc.core.roster import Applicant
-from libos_ipc.core.signals import FIRST_REAL_TIME, MOST_PENDING, Inbox, Pending
+from libos_ipc.core.signals import FIRST_REAL_TIME, MOST_PENDING, Inbox, Pending, numbered
 from libos_ipc.core.vocabulary import (
     Answer,
     Effects,
@@ -133,9 +133,9 @@ def test_a_relay_goes_as_a_message_where_the_number_is_caught() -> None:
     assert result(ask(leader, two, Code.SET_CAUGHT, 1 << 10 | 1 << 9 | 1)) == 0
     assert leader.particulars.caught == {two: 1 << 10}, "nobody catches SIGKILL"
     effects = ask(leader, one, Code.PID_KILL, 1, 0, 0, 10, 3)
-    assert Say(two, Code.PID_KILL, (1, 33, 0, 10, 3)) in effects
+    assert Say(two, Code.PID_KILL, (1, 33, 0, 10, numbered(3, 1))) in effects
     assert KernelSignal(three, 10, (1, 65, 0, 10, 3)) in effects
-    assert len(effects) == 3
+    assert len(effects) == 4
     leader.on_detached(two, 0.0)
     effects = ask(leader, one, Code.PID_KILL, 1, 0, 0, 10, 3)
     assert KernelSignal(two, 10, (1, 33, 0, 10, 3)) in effects, "the program it exec'ed does not"

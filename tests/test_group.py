@@ -165,6 +165,7 @@ def test_two_groups_in_one_process(found: Callable[..., libos_ipc.Group]) -> Non
     def serve(group: libos_ipc.Group) -> None:
         for each in (one, other):
             each.on(70)(lambda message, name=each.name: name.encode())
+        one.on(71)(lambda message: other.close())
 
     with Peer(one, serve) as child:
         for group in (one, other):
@@ -172,6 +173,7 @@ def test_two_groups_in_one_process(found: Callable[..., libos_ipc.Group]) -> Non
             assert group.request(vmid, 70, timeout=DEADLINE_S) == group.name.encode()
         other.close()
         assert one.request(child.vmid, 70, timeout=DEADLINE_S) == b"one"
+        one.request(child.vmid, 71, timeout=DEADLINE_S)  # to which the other was handed over
 
 
 # ---- who is there
@@ -462,16 +464,17 @@ def test_a_group_that_is_gone(
     assert len(libos_ipc.current().members()) == 1
 
 
-def test_a_group_whose_leader_was_killed(
+def test_a_group_whose_leader_was_killed_and_that_has_no_heir(
     found: Callable[..., libos_ipc.Group], runtime_dir: Path
 ) -> None:
-    group = found()
-    os.kill(leaders(runtime_dir)[0], signal.SIGKILL)
-    with pytest.raises(libos_ipc.LeaderLost, match="leader"):
-        poll(group.members)
-    with pytest.raises(libos_ipc.LeaderLost, match="nobody leads the group 'g'"):
-        libos_ipc.Group.join("g", runtime_dir=runtime_dir)
-    group.close()
+    founder = found()
+    with libos_ipc.Group.join("g", runtime_dir=runtime_dir, may_lead=False) as group:
+        founder.close()
+        os.kill(leaders(runtime_dir)[0], signal.SIGKILL)
+        with pytest.raises(libos_ipc.LeaderLost, match="leader"):
+            poll(group.members)
+        with pytest.raises(libos_ipc.LeaderLost, match="nobody leads the group 'g'"):
+            libos_ipc.Group.join("g", runtime_dir=runtime_dir)
     with found() as again:  # what the dead group left behind is no obstacle
         assert len(again.members()) == 1
 

@@ -7,15 +7,29 @@ from pathlib import Path
 import pytest
 
 from libos_ipc.errors import ProtocolError
-from libos_ipc.runtime.journal_file import MAGIC, JournalFile, read_journal
+from libos_ipc.runtime.journal_file import (
+    MAGIC,
+    Head,
+    JournalFile,
+    JournalSealed,
+    read_bytes,
+    read_head,
+    read_journal,
+    retire,
+    seal,
+)
 
 RECORDS = [("range", 2, 1, 32, 0.5), ("step", [["vmid", 3, 2]], [], [2, 7], []), ("back", 2, 1)]
+OS_PID, VMID = 4321, 7
+HEAD = 32
 COMMITTED = range(len(MAGIC), len(MAGIC) + 8)
 
 
 def written(path: Path, records: list[tuple[object, ...]]) -> bytes:
     journal = JournalFile(str(path))
-    for record in records:
+    journal.append(records[0])
+    journal.begin(OS_PID, VMID)
+    for record in records[1:]:
         journal.append(record)
     journal.close()
     return path.read_bytes()
@@ -51,7 +65,7 @@ def test_damage_within_is_found(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     whole = written(path, RECORDS)
     length = int.from_bytes(whole[len(MAGIC) : len(MAGIC) + 8], "little")
-    for at in range(len(MAGIC) + 8, len(MAGIC) + 8 + length):
+    for at in range(HEAD, HEAD + length):
         damaged = bytearray(whole)
         damaged[at] ^= 0x41
         path.write_bytes(damaged)
@@ -59,9 +73,75 @@ def test_damage_within_is_found(tmp_path: Path) -> None:
             list(read_journal(str(path)))
 
 
-@pytest.mark.parametrize("content", [b"", MAGIC, b"another file" * 9, MAGIC + b"\xff" * 8])
+@pytest.mark.parametrize("content", [b"", MAGIC, b"another file" * 9, MAGIC + b"\x7f" * 24])
 def test_what_is_no_journal(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "journal"
     path.write_bytes(content)
     with pytest.raises(ProtocolError):
         list(read_journal(str(path)))
+
+
+def test_nothing_is_committed_behind_a_seal(tmp_path: Path) -> None:
+    path = str(tmp_path / "journal")
+    journal = JournalFile(path)
+    journal.append(RECORDS[0])
+    journal.begin(OS_PID, VMID)
+    length = seal(path)
+    assert journal.sealed
+    with pytest.raises(JournalSealed):
+        journal.append(RECORDS[1])
+    assert seal(path) == length
+    assert list(read_journal(path)) == RECORDS[:1]
+    assert read_head(path) == Head(length, True, OS_PID, VMID)
+    journal.close()
+
+
+def test_a_journal_that_was_sealed_first_is_never_begun(tmp_path: Path) -> None:
+    path = str(tmp_path / "journal")
+    assert seal(path) == 0
+    journal = JournalFile(path)
+    journal.append(RECORDS[0])
+    with pytest.raises(JournalSealed):
+        journal.begin(OS_PID, VMID)
+    head = read_head(path)
+    assert head is not None
+    assert (head.committed, head.sealed) == (0, True)
+    journal.close()
+
+
+def test_what_an_heir_wrote_that_died_before_it_began_counts_for_nothing(tmp_path: Path) -> None:
+    path = str(tmp_path / "journal")
+    dead = JournalFile(path)
+    for record in RECORDS:
+        dead.append(record)
+    dead.close()
+    assert read_head(path) == Head(0, False, 0, 0)
+    next_heir = JournalFile(path)
+    next_heir.append(RECORDS[1])
+    next_heir.begin(OS_PID, VMID)
+    assert list(read_journal(path)) == RECORDS[1:2]
+    next_heir.close()
+
+
+def test_a_successor_goes_on_where_the_journal_was_sealed(tmp_path: Path) -> None:
+    first, second = str(tmp_path / "journal-1"), str(tmp_path / "journal-2")
+    written(tmp_path / "journal-1", RECORDS[:2])
+    seal(first)
+    journal = JournalFile(second)
+    journal.copy(read_bytes(first))
+    journal.begin(OS_PID + 1, VMID + 1)
+    journal.append(RECORDS[2])
+    assert list(read_journal(second)) == RECORDS
+    retire(first)
+    head = read_head(first)
+    assert head is not None
+    assert (head.sealed, head.os_pid, head.vmid) == (True, OS_PID, VMID)
+    assert (tmp_path / "journal-1").stat().st_size < 100
+    journal.close()
+
+
+def test_there_is_no_head_before_there_is_a_file(tmp_path: Path) -> None:
+    assert read_head(str(tmp_path / "journal")) is None
+    (tmp_path / "journal").write_bytes(MAGIC[:3])
+    assert read_head(str(tmp_path / "journal")) is None
+    retire(str(tmp_path / "journal"))

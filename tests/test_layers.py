@@ -103,7 +103,7 @@ STATE = {
     ("group", "_prepared"): "multiprocessing has been told of us",
     ("group", "_hooks"): "what Python calls around forks",
     ("group", "_stacks"): "where a signal has the stacks of this process written",
-    ("runtime.rundir", "_held"): "lock files that must not be opened twice in a process",
+    ("runtime.lock_file", "_opened"): "lock files must not be opened twice in a process",
 }
 
 MOST_LINES = 400

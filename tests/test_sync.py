@@ -976,8 +976,15 @@ def test_a_stopped_holder_blocks_its_handle_alone(group: Group) -> None:
         assert get(handle) == 4
 
 
-def test_the_leader_dies(group: Group) -> None:
+def test_the_leader_dies_and_nobody_may_lead(group: Group, runtime_dir: Path) -> None:
     """Who waits is told; what a process has to itself it may go on with."""
+    with Group.join("g", runtime_dir=runtime_dir, may_lead=False) as member:
+        group.close()
+        _go_on_without_a_leader(member)
+    Group.create("g", runtime_dir=runtime_dir).close()  # sweeps up
+
+
+def _go_on_without_a_leader(group: Group) -> None:
     handle, mine = group.sync("h", type=int), group.sync("mine", type=int)
     with User(group, type=int) as user:
         put(mine, 1)
@@ -995,8 +1002,6 @@ def test_the_leader_dies(group: Group) -> None:
         assert get(mine) == 2
         with pytest.raises(libos_ipc.LeaderLost):
             group.sync("new")
-        group.close()
-    Group.create("g", runtime_dir=group._node.directory.runtime_dir).close()  # sweeps up
 
 
 # ---- closing

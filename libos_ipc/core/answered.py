@@ -6,9 +6,9 @@ what has been locked meanwhile. So a record that changes anything carries the an
 out with it, and the same request again is answered by what is kept here.
 
 An answer is kept until its member has heard it, which the link's acknowledgement tells. That is in
-no record of its own: it goes into the next one that is written anyway. Of what is heard without an
-answer, one-way words, the record carries epoch and number on their link: a member says to the
-successor what came after that.
+no record of its own: it goes into the next one that is written anyway. For one-way words, which
+have no answer, each record carries epoch and number, on their link, of the message that it came of:
+a member says to the successor the words that came after that.
 
 Under which number an answer went out is the leader's own affair (`on_sent`), no journal brings it
 back: a successor keeps what it found until the member says what it waits for (`only`).
@@ -46,7 +46,7 @@ class Answered:
         kept[seq] = [of, fields, -1]
 
     def hear(self, vmid: int, epoch: int, number: int) -> None:
-        """The word of this number, on the member's link of this epoch, has changed something."""
+        """The message of this number, on the member's link of this epoch, has changed something."""
         self._heard[vmid] = epoch, number
 
     def forget(self, vmid: int, seq: int) -> None:
@@ -68,9 +68,13 @@ class Answered:
         found = None if kept is None else kept.get(seq)
         return None if found is None else (found[0], found[1])
 
+    def last_heard(self, vmid: int) -> tuple[int, int]:
+        """Epoch and number, on its link then, of the last message that changed anything."""
+        return self._heard.get(vmid, (0, 0))
+
     def heard(self, vmid: int, epoch: int) -> int:
-        """The number, on its link of this epoch, of the member's last word that changed anything:
-        what it said up to this one is not to be said again. 0 for none."""
+        """The number, on its link of this epoch, of the member's last message that changed
+        anything: words up to this one are not to be said again. 0 for none."""
         last, number = self._heard.get(vmid, (0, 0))
         return number if last == epoch else 0
 
@@ -100,7 +104,13 @@ class Answered:
     def only(self, vmid: int, waits_for: frozenset[int]) -> None:
         """After a succession: the member waits for these requests, and has all other answers."""
         kept = self._kept.get(vmid, {})
-        self._received += [(vmid, seq) for seq in sorted(kept.keys() - waits_for)]
+        self._received += [(vmid, seq) for seq in sorted(kept.keys() - waits_for) if seq > 0]
+
+    def relayed(self, vmid: int) -> list[tuple[object, ...]]:
+        """The fields of what was relayed to the member, and has perhaps not arrived. It stands here
+        like an answer, under its number below 0."""
+        kept = self._kept.get(vmid, {})
+        return [kept[seq][1] for seq in sorted(kept, reverse=True) if seq < 0]
 
     def take_received(self) -> list[tuple[int, int]]:
         """What is known to have been received since this was asked last: for the next record."""

@@ -29,7 +29,7 @@ class Calls:
 
     def __init__(self, decode_answer: DecodeAnswer) -> None:
         self._decode_answer = decode_answer
-        #: by number: (code, ticket)
+        #: by number: (code, ticket), and the body of what another leader may have to be asked
         self.table = Outstanding()
 
     def __len__(self) -> int:
@@ -38,6 +38,10 @@ class Calls:
     def add(self, dst: int, code: int, ticket: object) -> int:
         """Enter a request to `dst`; its sequence number, never used before."""
         return self.table.add(dst, (code, ticket))
+
+    def add_kept(self, dst: int, code: int, ticket: object, body: Body) -> int:
+        """The same, with what is needed to ask another process for it."""
+        return self.table.add(dst, (code, ticket, body))
 
     def next_number(self) -> int:
         """What the next request will have."""
@@ -54,7 +58,7 @@ class Calls:
         entry = self.table.take(seq, src)
         if entry is None:
             return []
-        code, ticket = entry
+        code, ticket = entry[:2]
         if code < FIRST_USER_CODE and not isinstance(body, tuple):
             try:
                 body = self._decode_answer(code, bytes(body))
@@ -78,15 +82,15 @@ class Calls:
     def fail_peer(self, peer: int, error: IpcError, now: float) -> Effects:
         """`peer` will answer nothing more. Costs what is outstanding there."""
         effects: Effects = []
-        for _, ticket in self.table.fail_peer(peer):
-            effects += _failed(ticket, error, now)
+        for entry in self.table.fail_peer(peer):
+            effects += _failed(entry[1], error, now)
         return effects
 
     def fail_all(self, error: IpcError) -> Effects:
         """This process has left, and asks for nothing more whatever it is told."""
         effects: Effects = []
-        for _, ticket in self.table.drain():
-            effects += _failed(ticket, error, 0.0)
+        for entry in self.table.drain():
+            effects += _failed(entry[1], error, 0.0)
         return effects
 
 

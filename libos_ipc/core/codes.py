@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["FIRST_USER_CODE", "LAST_USER_CODE", "Code"]
+__all__ = ["FIRST_USER_CODE", "LAST_USER_CODE", "LEADER", "Code"]
 
 FIRST_USER_CODE = 64
 LAST_USER_CODE = 255
+#: As a receiver: whoever leads, or will lead next, when the message goes out.
+LEADER = 0
 
 
 class Code(IntEnum):
@@ -71,3 +73,5 @@ class Code(IntEnum):
     LANE_OPEN = 55
     TRADE_ID_RANGES = 56
     PING = 57
+    BACK = 58
+    NEW_EPOCH = 59

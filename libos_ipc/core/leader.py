@@ -11,6 +11,7 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from libos_ipc.core.catching_up import missed_by, told_again
 from libos_ipc.core.codes import Code
 from libos_ipc.core.delegations import Memory
 from libos_ipc.core.descriptors import Inspector
@@ -134,7 +135,18 @@ class Leader(Roster):
     def take_over(self, now: float) -> Effects:
         """The first input of a successor, which has replayed the journal: who is there still is
         asked of the kernel, and nobody is waited for."""
+        self.sync_desk.take_over()
         return [Expect(tuple(sorted({*self.processes, *self.spares})))]
+
+    def unheard(self, own: int) -> dict[int, Effects]:
+        """Who does not know yet that we lead: all but ourselves."""
+        return {vmid: [] for vmid in (*self.processes, *self.spares) if vmid != own}
+
+    def on_back(self, src: int, waits: frozenset[int]) -> Effects:
+        """A member follows us. It waits for these answers, has all others, and may have missed
+        what the leader before us had to tell it."""
+        self.answered.only(src, waits)
+        return missed_by(self, src)
 
     def on_request(
         self, src: int, code: int, seq: int, fields: tuple[object, ...], now: float
@@ -145,7 +157,7 @@ class Leader(Roster):
             return [Refuse(src, seq, errno.ENOTCONN, f"VMID {src} has left")] if seq else []
         known = self.answered.find(src, seq) if seq else None
         if known is not None:  # by a leader before us, who had no time to tell
-            return [_again(src, seq, *known)]
+            return [told_again(src, seq, *known)]
         if code in WORD_OF:
             return self.sync_desk.on_word(src, code, fields, now)
         return self._on_code[code](src, seq, fields, now)
@@ -377,7 +389,3 @@ class Leader(Roster):
     def _ended(self) -> Effects:
         """The group is over with its last member, and with the last that could become one."""
         return [Ended()] if self.ever_joined and not (self.processes or self.spares) else []
-
-
-def _again(src: int, seq: int, of: int, fields: tuple[Any, ...]) -> Effect:
-    return Refuse(src, seq, *fields) if of == Code.ERROR else Answer(src, seq, of, fields)

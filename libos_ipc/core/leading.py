@@ -1,19 +1,32 @@
 """The leader within a member: what goes to it, and how its decisions go out.
 
 A *step* of the leader is all that one input makes it decide. It is written as one record, ahead of
-everything else: what changes, the answers that tell of it, and of which one-way word it came. So
+everything else: what changes, the answers that tell of it, and of which message it came. So
 a successor finds all of a step or nothing (`answered.py`).
 """
 
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Leader
 from libos_ipc.core.links import Link
 from libos_ipc.core.mesh import Mesh
-from libos_ipc.core.vocabulary import Answer, Body, Effect, Effects, Journal, Refuse, Say, make
+from libos_ipc.core.signals import KIND_BITS
+from libos_ipc.core.vocabulary import (
+    Answer,
+    Body,
+    Effect,
+    Effects,
+    Journal,
+    Outgoing,
+    Own,
+    Refuse,
+    Say,
+    make,
+)
 
 __all__ = ["Leading"]
 
@@ -26,6 +39,8 @@ class Leading(Mesh):
     #: the numbers of signals that were relayed, by receiver, until they are known to have arrived
     _relayed: dict[int, deque[int]]
     leader: Leader | None
+    #: what is to be said to processes that do not know yet that we lead, by VMID
+    away: dict[int, Effects]
     #: how many lists of words are being said, one within the other
     _saying: int
 
@@ -44,6 +59,9 @@ class Leading(Mesh):
     def _said(self, now: float) -> Effects:
         raise NotImplementedError
 
+    def _reply(self, dst: int, message: Outgoing, now: float) -> Effects:
+        raise NotImplementedError
+
     def lead(self, effects: Effects, now: float) -> Effects:
         """Turn what the leader's machine wants said into messages."""
         return self._lead(effects, now)
@@ -57,10 +75,10 @@ class Leading(Mesh):
         if code == Code.PID_KILL:
             leader.signal_desk.unheard = self._unheard
         wanted = leader.on_request(src, code, seq, body, now)
-        return self._lead(wanted, now, None if seq else link)
+        return self._lead(wanted, now, link)
 
     def _lead(self, effects: Effects, now: float, cause: Link | None = None) -> Effects:
-        """Perform a step of the leader; `cause`: it comes of the last word on this link."""
+        """Perform a step of the leader; `cause`: it comes of the last message on this link."""
         said: Effects = []
         self._saying += 1
         written = False
@@ -69,19 +87,13 @@ class Leading(Mesh):
                 effects, written = self._written(effects, cause), True
                 break
         for effect in effects:
-            if isinstance(effect, Answer):
-                said += self.answer(effect.dst, effect.seq, effect.fields, now, effect.of)
-                if written:
-                    self._on_answered(effect.dst, effect.seq)
-            elif isinstance(effect, Refuse):
-                said += self.refuse(effect.dst, effect.seq, effect.errno, effect.text, now)
-                if written:
-                    self._on_answered(effect.dst, effect.seq)
-            elif isinstance(effect, Say):
-                said += self.send(effect.dst, effect.code, effect.fields, now)
-                if effect.code == Code.PID_KILL and effect.dst in self.links:
-                    relayed = self._relayed.setdefault(effect.dst, deque())
-                    relayed.append(self.links[effect.dst].sent)
+            if isinstance(effect, Answer | Refuse | Say):
+                if effect.dst in self.away:
+                    self._hold(effect)
+                elif effect.dst == self.vmid:
+                    said.append(Own(_message(effect)))
+                else:
+                    said += self._tell(effect, written, now)
             else:
                 said.append(effect)
         return said + self._said(now)
@@ -94,6 +106,34 @@ class Leading(Mesh):
         while relayed and (link is None or relayed[0] <= link.acked):
             relayed.popleft()
         return len(relayed)
+
+    def _hold(self, effect: Answer | Refuse | Say) -> None:
+        """It would not be believed yet. What it waits for, it asks for again; relays are kept with
+        the answers."""
+        if isinstance(effect, Say) and effect.code != Code.PID_KILL:
+            self.away[effect.dst].append(effect)
+
+    def _tell(self, effect: Answer | Refuse | Say, written: bool, now: float) -> Effects:
+        dst, message = effect.dst, _message(effect)
+        if isinstance(effect, Say):
+            said = self.send(dst, message.code, message.body, now)
+            if message.code == Code.PID_KILL and dst in self.links:
+                self._relayed.setdefault(dst, deque()).append(self.links[dst].sent)
+                self._on_answered(dst, -_relay(effect.fields))
+            return said
+        said = self._reply(dst, message, now)
+        if written:
+            self._on_answered(dst, message.seq)
+        return said
+
+    def on_own(self, message: Outgoing, now: float) -> Effects:
+        """All that was decided before it is written, and performed."""
+        if message.seq:
+            effects = self._reply(self.vmid, message, now)
+            if self.leader is not None:
+                self._on_answered(self.vmid, message.seq)
+            return effects
+        return self.send(self.vmid, message.code, message.body, now)
 
     def _on_answered(self, dst: int, seq: int) -> None:
         assert self.leader is not None
@@ -112,9 +152,24 @@ class Leading(Mesh):
             rest.append(effect)
             if isinstance(effect, Answer):
                 answers.append(tuple(effect))
+            elif isinstance(effect, Say) and effect.code == Code.PID_KILL:
+                answers.append((effect.dst, -_relay(effect.fields), effect.code, effect.fields))
             elif isinstance(effect, Refuse):
                 answers.append((effect.dst, effect.seq, _ERROR, (effect.errno, effect.text)))
         came = () if cause is None else (cause.peer, self.epoch, cause.delivered)
         received = self.leader.answered.take_received()
         self.leader.apply_told(answers, came, received)  # type: ignore[arg-type]
         return [make(Journal, (("step", records, answers, came, received),)), *rest]
+
+
+def _relay(fields: tuple[Any, ...]) -> int:
+    """The number of a signal that is relayed, 0 if it has none."""
+    return int(fields[-1]) >> KIND_BITS
+
+
+def _message(effect: Answer | Refuse | Say) -> Outgoing:
+    if isinstance(effect, Answer):
+        return make(Outgoing, (Code.RESP, effect.seq, effect.fields, effect.of))
+    if isinstance(effect, Refuse):
+        return Outgoing(Code.ERROR, effect.seq, (effect.errno, effect.text))
+    return make(Outgoing, (effect.code, 0, effect.fields, 0))

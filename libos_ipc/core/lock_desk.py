@@ -131,8 +131,12 @@ class LockDesk:
         """FILE_LOCK_WITHDRAW: take a request back that waits, or has just been granted."""
         done, decision = self._locks.withdraw(src, fields[0], now)
         result = 0 if done else -errno.EALREADY
-        answer = Answer(src, seq, Code.FILE_LOCK_WITHDRAW, (result,))
-        return [*self._answers.tell(decision), answer]
+        effects = self._answers.tell(decision)
+        effects.append(Answer(src, seq, Code.FILE_LOCK_WITHDRAW, (result,)))
+        if any(record[0] == "left" for record in decision.records):
+            # A successor may be asked both once more, and must not begin with granting it.
+            effects.append(self._answers.refuse(src, fields[0], errno.ECANCELED))
+        return effects
 
     def on_cancel(self, src: int, seq: int, now: float) -> Effects:
         """Somebody does not wait for the answer to a request any more."""

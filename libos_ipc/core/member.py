@@ -12,11 +12,11 @@ from collections.abc import Callable
 from functools import partial
 
 from libos_ipc._native import DRAINED, NEXT
+from libos_ipc.core.allegiance import NOBODY, Allegiance
 from libos_ipc.core.calls import Calls, DecodeAnswer
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.lanes import Lanes
 from libos_ipc.core.leader import LEADER_CODES, Leader
-from libos_ipc.core.leading import Leading
 from libos_ipc.core.links import Link, weight
 from libos_ipc.core.local_ids import LocalIds
 from libos_ipc.core.provision import Provision
@@ -35,6 +35,7 @@ from libos_ipc.core.vocabulary import (
     Fail,
     GetMeta,
     HandleDropped,
+    LookForEpoch,
     Message,
     Note,
     Outgoing,
@@ -46,7 +47,7 @@ from libos_ipc.core.vocabulary import (
     Withdraw,
     make,
 )
-from libos_ipc.errors import IpcError, LeaderLost, PeerDied
+from libos_ipc.errors import IpcError, PeerDied
 
 __all__ = ["ACK_EVERY", "Member"]
 
@@ -56,7 +57,7 @@ _SYNC_WORDS = WORD_OF.keys() | FROM_SERVER.keys()
 ACK_EVERY = 256
 
 
-class Member(Leading):
+class Member(Allegiance):
     """The state of one process in one group. Not thread-safe: its owner holds one lock."""
 
     def __init__(
@@ -71,11 +72,14 @@ class Member(Leading):
         leader: Leader | None = None,
         max_value: int = 2**26,
         lane_after: int = 0,
+        decode_body: Callable[[int, bytes], Body] = lambda code, payload: payload,
     ) -> None:
         super().__init__(vmid, epoch, send_buffer, lane_after)
         self.lanes = Lanes(vmid, self.links, self._numbered)
         self.leader_vmid = leader_vmid
         self.leader = leader
+        self.away = {}
+        self.decode_body = decode_body
         self.calls = Calls(decode_answer)
         self.ids = LocalIds(quarantine_s=quarantine_s)
         self.provision = Provision(self.ids, self._ask_leader)
@@ -99,6 +103,8 @@ class Member(Leading):
             Code.HANDLE_DROPPED: partial(self._on_leaders_word, lambda *key: HandleDropped(key)),
             Code.FILE_DELEGATED: partial(self._on_leaders_word, Delegated),
             Code.FILE_RECALLED: partial(self._on_leaders_word, Recalled),
+            Code.BACK: self._on_back,
+            Code.NEW_EPOCH: lambda src, *rest: [LookForEpoch(src)],
             **{code: partial(self._on_sync, code) for code in FROM_SERVER},
             **self.lanes.on_code,
         }
@@ -114,7 +120,10 @@ class Member(Leading):
         self, dst: int, code: int, body: Body, ticket: object, now: float
     ) -> tuple[int, Effects]:
         """Send a request; `ticket` is resolved or failed later. Gives its sequence number."""
-        seq = self.calls.add(dst, code, ticket)
+        if code in LEADER_CODES and dst == self.leader_vmid:
+            seq = self.calls.add_kept(dst if self.is_heard else NOBODY, code, ticket, body)
+        else:
+            seq = self.calls.add(dst, code, ticket)
         return seq, self._dispatch(dst, make(Outgoing, (code, seq, body, 0)), now)
 
     def send(self, dst: int, code: int, body: Body, now: float) -> Effects:
@@ -132,7 +141,9 @@ class Member(Leading):
     def withdraw(self, seq: int, now: float) -> Effects:
         """Nobody waits for request `seq` any more: forget it, and tell the other side."""
         peer = self.calls.withdraw(seq)
-        return [] if peer is None else self.send(peer, Code.CANCEL, (seq,), now)
+        if peer is None:
+            return []
+        return self.send(peer or self.leader_vmid, Code.CANCEL, (seq,), now)
 
     def move_id(self, id: int, owner: int, ticket: object, now: float) -> Effects:
         """Hand an ID over to another process; `ticket` is settled with the leader's word.
@@ -225,13 +236,15 @@ class Member(Leading):
         return effects
 
     def on_gone(self, peer: int, now: float) -> Effects:
-        """`peer` has died, left or exec'ed: everything outstanding there fails."""
+        """`peer` has died, left or exec'ed: everything outstanding there fails, unless that is the
+        leader's to do, whoever leads next."""
+        if peer == self.leader_vmid and self.leader is None:
+            return self._on_leader_gone(now)
         effects: Effects = [Close(peer)] if self.drop_link(peer) else []
-        effects += self.calls.fail_peer(peer, self._gone_error(peer), now)
+        effects += self.calls.fail_peer(peer, _gone_error(peer), now)
         self.inbox.on_gone(peer)
         self._relayed.pop(peer, None)
-        if peer == self.leader_vmid:
-            effects += self.sync.on_server_lost(self._gone_error(peer))
+        self.away.pop(peer, None)
         effects.append(Progress(peer))
         return effects
 
@@ -246,16 +259,22 @@ class Member(Leading):
     # ---- sending
 
     def _dispatch(self, dst: int, message: Outgoing, now: float) -> Effects:
+        if dst == self.leader_vmid and self._is_put_off(dst, message.code):
+            return self._say_later(message, now)
         if dst == self.vmid:
             if message.code in _SYNC_WORDS:
                 self._saying += 1
                 self._put_off.append(message)
                 return self._said(now)
-            return self._receive(dst, message.code, message.seq, message.body, now)
+            effects = self._receive(dst, message.code, message.seq, message.body, now)
+            return effects if message.seq else self._say_to_ourselves(message, effects)
         link = self.links.get(dst)
         if link is None:
             link = self.links[dst] = Link(dst)
-        return self._numbered(link, message, now)
+        effects = self._numbered(link, message, now)
+        if not message.seq and dst == self.leader_vmid and self._is_kept(message.code):
+            effects += self._keep_word(link.sent, message, now)
+        return effects
 
     def _said(self, now: float) -> Effects:
         """A list of words is through: now what was put off, unless this is inside another."""
@@ -283,8 +302,12 @@ class Member(Leading):
             return handle(src, seq, body, now)
         if code in LEADER_CODES or code in WORD_OF:
             if self.leader is None:
+                if self.deposed:
+                    return []  # who asks will ask our successor
                 text = f"VMID {self.vmid} is not the leader; epoch {self.epoch}"
                 return self.refuse(src, seq, errno.EPROTO, text, now) if seq else []
+            if src in self.away:
+                return []  # said in an earlier epoch, in which we led, too: it says so again
             return self._ask_own_leader(src, code, seq, body, now)
         if seq:
             text = f"code {code} is not handled by this version"
@@ -320,21 +343,21 @@ class Member(Leading):
     def _on_cancel(self, src: int, seq: int, body: Body, now: float) -> Effects:
         assert isinstance(body, tuple)
         effects: Effects = [Withdraw(src, int(body[0]))]  # type: ignore[call-overload]
-        if self.leader is not None:
+        if self.leader is not None and src not in self.away:
             effects += self._lead(self.leader.on_cancel(src, int(body[0]), now), now)  # type: ignore[call-overload]
         return effects
 
     def _on_child_exit(self, src: int, seq: int, body: Body, now: float) -> Effects:
         assert isinstance(body, tuple)
         told = ChildExit(src, *body)  # type: ignore[arg-type]
-        if self.leader is None:
+        if self.leader is None or src in self.away:
             return [told]
         return [*self._lead(self.leader.on_child_exit(told), now, self.links.get(src)), told]
 
     def _on_kill(self, src: int, seq: int, body: Body, now: float) -> Effects:
         assert isinstance(body, tuple)
         # For others than us, a request is for the leader in us; its relay is for us.
-        ours = body[4] in (0, 1) and body[1] == self.inbox.pid
+        ours = body[4] & 3 < 2 and body[1] == self.inbox.pid  # type: ignore[operator]
         if self.leader is not None and not ours and (seq or src != self.vmid):
             return self._ask_own_leader(src, Code.PID_KILL, seq, body, now)
         return self.inbox.on_kill(src, seq, body, now)
@@ -347,7 +370,7 @@ class Member(Leading):
         return [GetMeta(src, seq, *body)] if seq else []  # type: ignore[arg-type]
 
     def _on_sync(self, code: int, src: int, seq: int, body: Body, now: float) -> Effects:
-        if src != self.leader_vmid:
+        if src != self.leader_vmid or not self.is_heard:
             return []
         self._saying += 1
         return self.sync.on_message(code, body, now) + self._said(now)
@@ -356,7 +379,7 @@ class Member(Leading):
         self, kind: Callable[..., Effect], src: int, seq: int, body: Body, now: float
     ) -> Effects:
         assert isinstance(body, tuple)
-        return [kind(*body)] if src == self.leader_vmid else []
+        return [kind(*body)] if src == self.leader_vmid and self.is_heard else []
 
     # ---- the leader, ours or another process
 
@@ -368,10 +391,9 @@ class Member(Leading):
     def _tell_leader(self, code: Code, body: Body, now: float) -> Effects:
         return self.send(self.leader_vmid, code, body, now)
 
-    def _gone_error(self, peer: int) -> IpcError:
-        if peer == self.leader_vmid:
-            return LeaderLost(
-                f"the leader (VMID {peer}, epoch {self.epoch}) is gone and nobody can take over; "
-                "what it granted stays valid, but the group must be founded anew"
-            )
-        return PeerDied(f"VMID {peer} is gone: it ended or left the group, or never was")
+    def _resume_handles(self, now: float) -> Effects:
+        return self.sync_do(self.sync.client.resume(), now)
+
+
+def _gone_error(peer: int) -> IpcError:
+    return PeerDied(f"VMID {peer} is gone: it ended or left the group, or never was")

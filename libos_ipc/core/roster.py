@@ -75,10 +75,14 @@ class Roster:
         #: slots in use, by VMID; False for one that was closed and not returned
         self.slots: dict[int, dict[int, bool]] = {}
         self.answered = Answered()
+        #: the number of the last signal that was relayed
+        self.relays = 0
         #: exits of children without a parent
         self.orphan_exits: deque[ChildExit] = deque(maxlen=ORPHANS_KEPT)
         self.sync = SyncServer(find_cycle=lambda agent, blockers: None)
         self._apply: dict[str, Callable[..., None]] = {
+            "epoch": lambda epoch: self.sync.apply(("takeover",)),
+            "relay": self._apply_relay,
             "step": self._apply_step,
             "range": self._apply_range,
             "release": self._apply_release,
@@ -156,6 +160,9 @@ class Roster:
                 self.answered.keep(dst, seq, of, fields)
         for dst, seq in received:
             self.answered.forget(dst, seq)
+
+    def _apply_relay(self, number: int) -> None:
+        self.relays = number
 
     def _apply_range(self, owner: int, start: int, end: int, now: float) -> None:
         got = self.ids.alloc_range(owner, now)
@@ -334,6 +341,7 @@ class Roster:
         """All that the journal must bring back, comparable."""
         return (
             self.next_vmid,
+            self.relays,
             sorted(process.row() for process in self.processes.values()),
             sorted((vmid, *spare.row()) for vmid, spare in self.spares.items()),
             self.ids.snapshot(),

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from libos_ipc.core.codes import Code
 from libos_ipc.core.roster import Process, Record, Roster
-from libos_ipc.core.signals import LAST_SIGNAL, MOST_PENDING, Kind, may_signal
+from libos_ipc.core.signals import LAST_SIGNAL, MOST_PENDING, RELAYS, Kind, may_signal, numbered
 from libos_ipc.core.vocabulary import Answer, Effects, Journal, KernelSignal, Say, State
 
 __all__ = ["NO_UID", "SignalDesk"]
@@ -161,16 +161,20 @@ class SignalDesk:
             return self._result(src, seq, -errno.EAGAIN)
         effects: Effects = []
         for target in open_:
-            effects.append(self._relay(target, (sender, target.pid, id, sig, kind)))
+            effects += self._relay(target, (sender, target.pid, id, sig), kind)
         return effects + self._result(src, seq, 0)
 
-    def _relay(self, target: Process, message: tuple[int, ...]) -> Say | KernelSignal:
+    def _relay(self, target: Process, message: tuple[int, ...], kind: int) -> Effects:
         sig = message[3]
         caught = self._roster.particulars.caught.get(target.vmid, 0)
         running = target.state is State.RUNNING
         if target.state is State.STARTING or (running and caught >> sig & 1):
-            return Say(target.vmid, Code.PID_KILL, message)
-        return KernelSignal(target.vmid, sig, message)
+            number = self._roster.relays % (RELAYS - 1) + 1
+            record: Record = ("relay", number)
+            self._roster.apply(record)
+            said = (*message, numbered(kind, number))
+            return [Journal(record), Say(target.vmid, Code.PID_KILL, said)]
+        return [KernelSignal(target.vmid, sig, (*message, kind))]
 
     def _result(self, src: int, seq: int, result: int) -> Effects:
         return [Answer(src, seq, Code.PID_KILL, (result,))] if seq else []

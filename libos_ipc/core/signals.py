@@ -21,7 +21,17 @@ from libos_ipc.core.codes import Code
 from libos_ipc.core.vocabulary import Body, Effects, SignalInfo, Signalled, Then
 from libos_ipc.errors import IpcError
 
-__all__ = ["FIRST_REAL_TIME", "LAST_SIGNAL", "Inbox", "Kind", "Pending", "may_signal"]
+__all__ = [
+    "FIRST_REAL_TIME",
+    "KIND_BITS",
+    "LAST_SIGNAL",
+    "RELAYS",
+    "Inbox",
+    "Kind",
+    "Pending",
+    "may_signal",
+    "numbered",
+]
 
 LAST_SIGNAL = 64
 #: From here on signals queue instead of merging.
@@ -31,6 +41,10 @@ MOST_PENDING = 4096
 
 #: Types of a signal on the wire: to a thread, a process, a process group, everybody.
 Kind = ("thread", "process", "group", "all")
+#: In two bits; the others number what a leader relays, so that a successor may say it again.
+KIND_BITS = 2
+#: Numbers of relays go round here, and leave 0 out.
+RELAYS = 1 << 30
 
 Ask: TypeAlias = Callable[[Code, tuple[object, ...], Then, float], Effects]
 Reply: TypeAlias = Callable[[int, int, int, float], Effects]
@@ -39,6 +53,16 @@ Reply: TypeAlias = Callable[[int, int, int, float], Effects]
 def may_signal(sender_uid: int, target_uid: int) -> bool:
     """Whether a process of one user may signal one of another."""
     return sender_uid in (0, target_uid)
+
+
+def _kind_of(packed: int) -> tuple[int, int]:
+    """The type of a signal, and the number of the relay, 0 if it is none."""
+    return packed & ((1 << KIND_BITS) - 1), packed >> KIND_BITS
+
+
+def numbered(kind: int, relay: int) -> int:
+    """The reverse."""
+    return kind | relay << KIND_BITS
 
 
 class Pending:
@@ -87,11 +111,22 @@ class Inbox:
     `ask` sends a request to the leader, `reply` a result to a requester.
     """
 
-    __slots__ = ("_ask", "_confirmed", "_leader", "_me", "_reply", "_waiting", "pid", "uid")
+    __slots__ = (
+        "_ask",
+        "_confirmed",
+        "_last_relay",
+        "_me",
+        "_reply",
+        "_waiting",
+        "leader",
+        "pid",
+        "uid",
+    )
 
     def __init__(self, me: int, leader: int, ask: Ask, reply: Reply) -> None:
         self._me = me
-        self._leader = leader
+        self.leader = leader
+        self._last_relay = 0
         self._ask = ask
         self._reply = reply
         #: our own pid in the group, and our user
@@ -103,12 +138,16 @@ class Inbox:
     def on_kill(self, src: int, seq: int, body: Body, now: float) -> Effects:
         """PID_KILL for this process."""
         assert isinstance(body, tuple)
-        sender, pid, _, sig, kind = body
+        sender, pid, id, sig, kind = body
+        kind, relay = _kind_of(kind)  # type: ignore[arg-type]
+        if relay and (src != self.leader or not self._is_new(relay)):
+            return self._reply(src, seq, -errno.EINVAL, now)
+        body = (sender, pid, id, sig, kind)
         if not 0 <= sig <= LAST_SIGNAL or not 0 <= kind < len(Kind):  # type: ignore[operator]
             return self._reply(src, seq, -errno.EINVAL, now)
-        if kind <= 1 and pid != self.pid:  # type: ignore[operator]
+        if kind <= 1 and pid != self.pid:
             return self._reply(src, seq, -errno.ESRCH, now)
-        if kind > 1 and src != self._leader:  # type: ignore[operator]
+        if kind > 1 and src != self.leader:
             return self._reply(src, seq, -errno.EPERM, now)
         key = src, int(sender)  # type: ignore[call-overload]
         entry = (seq, body)
@@ -122,6 +161,13 @@ class Inbox:
             return []
         return self._ask(Code.GET_PROCESS, (sender,), lambda a, t: self._on_sender(key, a, t), now)
 
+    def _is_new(self, relay: int) -> bool:
+        """Whether a relay was not said by the leader before this one already."""
+        if (relay - self._last_relay) % RELAYS >= RELAYS // 2 or relay == self._last_relay:
+            return False
+        self._last_relay = relay
+        return True
+
     def on_gone(self, peer: int) -> None:
         """A process is gone: its pid may be another's one day."""
         for key in [key for key in self._confirmed if key[0] == peer]:
@@ -133,11 +179,11 @@ class Inbox:
         if not isinstance(answer, IpcError):
             vmid, uid = int(answer[1]), int(answer[5])  # type: ignore[call-overload]
         entries = self._waiting.pop(key, [])
-        if src not in (self._leader, vmid):
+        if src not in (self.leader, vmid):
             return [
                 effect for seq, _ in entries for effect in self._reply(src, seq, -errno.EPERM, now)
             ]
-        if src != self._leader:
+        if src != self.leader:
             self._confirmed[key] = uid
         return [effect for entry in entries for effect in self._accept(src, entry, uid, now)]
 
@@ -145,7 +191,7 @@ class Inbox:
         self, src: int, entry: tuple[int, tuple[int, ...]], uid: int, now: float
     ) -> Effects:
         seq, (sender, _, _, sig, kind) = entry
-        if src != self._leader and not may_signal(uid, self.uid):
+        if src != self.leader and not may_signal(uid, self.uid):
             return self._reply(src, seq, -errno.EPERM, now)
         effects = self._reply(src, seq, 0, now)
         if sig:

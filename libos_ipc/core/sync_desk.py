@@ -76,6 +76,11 @@ class SyncDesk:
         rows = tuple(_row(handle) for _, handle in sorted(self._server.handles.items()))
         return [Answer(src, seq, Code.SYNC_TABLE, (rows,))]
 
+    def take_over(self) -> None:
+        """Another leader begins: it does not know yet where large values lie."""
+        for id, handle in self._server.handles.items():
+            self._keep_in_mind(id, *handle.value)
+
     def on_gone(self, vmid: int) -> Effects:
         """A process is dead, has left, or has exec'ed: it uses no handle any more."""
         if vmid not in self._server.open_at:

@@ -167,6 +167,32 @@ class Progress(NamedTuple):
     peer: int
 
 
+class LeaderGone(NamedTuple):
+    """The leader of this epoch has ended: who leads next is to be found out."""
+
+    epoch: int
+
+
+class LookForEpoch(NamedTuple):
+    """Somebody says that a later epoch has begun: look at the journals."""
+
+    peer: int
+
+
+class Own(NamedTuple):
+    """A message from ourselves to ourselves: to be taken up (`on_own`) when all that was decided
+    by then has been performed, one after the other. What comes of it is decided then, and so
+    written behind the rest; and if the journal takes nothing more, it has not been heard."""
+
+    message: Outgoing
+
+
+class Heard(NamedTuple):
+    """The journal knows what came of this word of ours, which our own leader has heard."""
+
+    message: Outgoing
+
+
 class Journal(NamedTuple):
     """Write this record before performing anything that comes after it."""
 
@@ -336,6 +362,10 @@ Effect: TypeAlias = (
     | Resolve
     | Fail
     | Progress
+    | LeaderGone
+    | LookForEpoch
+    | Own
+    | Heard
     | Journal
     | Expect
     | Answer

@@ -29,6 +29,7 @@ class Identity(NamedTuple):
     ppid: int
     pgid: int
     parent_vmid: int
+    may_lead: bool = True
 
 
 class Belongings:

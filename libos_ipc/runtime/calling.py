@@ -12,7 +12,7 @@ from typing import Any
 
 from libos_ipc._native import Exchange, Lock
 from libos_ipc.config import GroupConfig
-from libos_ipc.core.codes import FIRST_USER_CODE, Code
+from libos_ipc.core.codes import FIRST_USER_CODE, LEADER, Code
 from libos_ipc.core.counters import Counters
 from libos_ipc.core.member import Member
 from libos_ipc.core.vocabulary import HEADER_WEIGHT, Body, Effects, Outgoing
@@ -76,7 +76,8 @@ class Calling:
                 self.check_open()
             if size and not self.member.has_room(dst, size):
                 self._get_room(dst, size, timeout)
-            seq, effects = self.member.request(dst, code, body, ticket, time.monotonic())
+            receiver = dst or self.member.leader_vmid
+            seq, effects = self.member.request(receiver, code, body, ticket, time.monotonic())
             self.perform(effects)
             return seq
 
@@ -87,13 +88,13 @@ class Calling:
         seq = 0
         done = None
         try:
-            if self._has_lane(dst):
+            if dst != LEADER and self._has_lane(dst):
                 self._keep_time()  # first: it may be time that brings what was sent before
                 payload = payload_of(Outgoing(code, 0, body))
                 done = self.exchange.call(dst, code, payload, ticket, deadline)
             if done is None:
                 seq = self.request(dst, code, body, ticket, size, timeout)
-                self.sit(dst, ticket.settled, deadline)
+                self.sit(dst or self.member.leader_vmid, ticket.settled, deadline)
                 done = ticket.wait(None if deadline is None else deadline - time.monotonic())
         except BaseException:
             self._give_up(ticket, seq)
@@ -111,7 +112,8 @@ class Calling:
     @staticmethod
     def too_late(dst: int, code: int, timeout: float | None) -> Timeout:
         """What a caller is told whose request was not answered in time."""
-        return Timeout(f"no answer from VMID {dst} to code {code} within {timeout} s")
+        who = f"VMID {dst}" if dst else "the leader"
+        return Timeout(f"no answer from {who} to code {code} within {timeout} s")
 
     def _keep_time(self) -> None:
         """Something goes out beside the machine, which may have to be asked for again."""
@@ -175,7 +177,7 @@ class Calling:
         self, code: Code, *fields: int | bytes, timeout: float | None = None
     ) -> tuple[Any, ...]:
         """One of the library's own requests to the leader: the fields of its answer."""
-        answer = self.call(self.member.leader_vmid, code, fields, timeout)
+        answer = self.call(LEADER, code, fields, timeout)
         assert isinstance(answer, tuple)
         return answer
 
@@ -186,7 +188,7 @@ class Calling:
 
     def fencing(self) -> tuple[int, Code, Body]:
         """Whom a fence asks for what: something small that changes nothing."""
-        return self.member.leader_vmid, Code.GET_ID_OWNER, (self.member.vmid,)
+        return LEADER, Code.GET_ID_OWNER, (self.member.vmid,)
 
     def say_goodbye(self, timeout: float) -> None:
         """Tell the leader that this process leaves, and wait for its word; ask for nothing more."""
@@ -218,8 +220,9 @@ class Calling:
 
     def send_locked(self, dst: int, code: int, body: Body) -> None:
         """The same under the lock. PeerDied if the process is known to be gone."""
+        dst = dst or self.member.leader_vmid
         self.perform(self.member.send(dst, code, body, time.monotonic()))
-        if dst != self.member.vmid and dst not in self.member.links:
+        if not self.member.reaches(dst):
             raise PeerDied(f"VMID {dst} is gone: it ended or left the group, or never was")
 
     def answer(self, dst: int, seq: int, payload: bytes | memoryview) -> None:

@@ -7,6 +7,7 @@ with the few payloads that are msgpack: the table of members and what a joiner s
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -64,6 +65,9 @@ def _payload(code: int, fields: tuple[object, ...], of: int, group_id: bytes) ->
         return wire.encode(code, tail=msgspec.msgpack.encode(fields[0]))
     if code == Code.TRADE_ID_RANGES:
         return wire.encode(code, fields[0], tail=_pack_ranges(fields[1]))  # type: ignore[arg-type]
+    if code == Code.BACK:
+        epoch, waits = fields
+        return wire.encode(code, epoch, tail=array("Q", waits))  # type: ignore
     if code in _FILE_LOCKS:
         return wire.encode_file_lock(wire.FileLock(*fields))  # type: ignore[arg-type]
     return _encode(wire.encode, code, fields)
@@ -96,7 +100,15 @@ def decode_body(code: int, payload: bytes) -> Body:
     fields = wire.decode(code, payload)
     if code == Code.TRADE_ID_RANGES:
         return fields[0], _unpack_ranges(code, fields[1])
+    if code == Code.BACK:
+        return fields[0], _unpack_numbers(code, fields[1])
     return fields
+
+
+def _unpack_numbers(code: int, packed: bytes) -> tuple[int, ...]:
+    if len(packed) % 8:
+        raise ProtocolError(f"{Code(code).name} ({code}): {len(packed)} bytes are no numbers")
+    return tuple(array("Q", packed))
 
 
 def decode_answer(code: int, payload: bytes) -> tuple[object, ...]:

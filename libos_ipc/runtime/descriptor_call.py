@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from libos_ipc._native import Delegation
-from libos_ipc.core.codes import Code
+from libos_ipc.core.codes import LEADER, Code
 from libos_ipc.core.lock_desk import ANY_PID
 from libos_ipc.core.lock_words import EOF, UNLOCK, FileId, Kind
 from libos_ipc.errors import IpcError
@@ -104,7 +104,7 @@ class DescriptorCall:
         if self._place.fresh and not self._free_alone(self._place.file):
             gone = Asks(1, *_ALL_FREE, self._pid, 0, 0, b"", *self._place.file, 1)
             session = self._session
-            session.send(session.member.leader_vmid, Code.FILE_LOCK_SET, gone)
+            session.send(LEADER, Code.FILE_LOCK_SET, gone)
             sent = True
         if sent and self._session.config.lock_delegation:
             self._session.fence()
@@ -121,7 +121,7 @@ class DescriptorCall:
 
     def _send(self, word: Word) -> None:
         session = self._session
-        session.send(session.member.leader_vmid, *word)
+        session.send(LEADER, *word)
 
     def __exit__(
         self,

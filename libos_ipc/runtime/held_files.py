@@ -77,15 +77,14 @@ class SharedSlots:
     def begin(self, vmid: int, slot: int, first: int, last: int) -> bool:
         """Give an empty slot with these numbers to the process. False if there is no memory."""
         try:
-            if vmid not in self._members:
-                flags = os.O_CREAT | os.O_TRUNC
-                self._members[vmid] = _Slots(self._path_of(vmid), flags), {}
+            self._slot(vmid, slot).begin(first, last)
         except OSError:
             return False
-        self._slot(vmid, slot).begin(first, last)
         return True
 
     def _slot(self, vmid: int, number: int) -> Delegation:
+        if vmid not in self._members:  # made here, or by who led before us
+            self._members[vmid] = _Slots(self._path_of(vmid), os.O_CREAT), {}
         slots, opened = self._members[vmid]
         if number not in opened:
             opened[number] = slots.slot(number)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from libos_ipc._native import unpack_frames
 from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Admission
@@ -16,6 +18,13 @@ from libos_ipc.runtime.zmq_transport import ask_once
 
 __all__ = ["join"]
 
+#: Seconds until a group is asked again whose leader has just died.
+AGAIN_S = 0.02
+
+
+class _Succession(Exception):
+    """Nobody leads, and somebody is about to."""
+
 
 def join(
     directory: GroupDir, *, parent: int, may_lead: bool, timeout: float | None, group_id: str = ""
@@ -25,11 +34,21 @@ def join(
     `group_id`, if given, must be the group's: a token must not lead into a later group that
     took the name over.
     """
-    file = directory.read()
-    if group_id and file.id != group_id:
-        raise LeaderLost(f"the group {file.name!r} of this token is gone; another has its name")
-    greeting = Greeting(file.id, parent, may_lead)
-    return Node.admitted(directory, file, _ask(directory, file, greeting, timeout))
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        file = directory.read()
+        if group_id and file.id != group_id:
+            raise LeaderLost(f"the group {file.name!r} of this token is gone; another has its name")
+        greeting = Greeting(file.id, parent, may_lead)
+        left = None if deadline is None else deadline - time.monotonic()
+        try:
+            admission = _ask(directory, file, greeting, left)
+        except _Succession:
+            if left is not None and left <= 0:
+                raise Timeout(f"nobody leads {file.name!r} after {timeout} s") from None
+            time.sleep(AGAIN_S)
+            continue
+        return Node.admitted(directory, file, admission, may_lead=may_lead)
 
 
 def _ask(
@@ -39,13 +58,13 @@ def _ask(
     try:
         watcher = liveness.watch(directory.live_socket(vmid))
     except (FileNotFoundError, ConnectionRefusedError):
-        raise LeaderLost(f"nobody leads the group {file.name!r} any more") from None
+        raise _Succession from None
     frames = pack(0, 0, Outgoing(Code.JOIN, 1, (greeting,)), b"")
     with watcher:
         try:
             answer = ask_once(directory.message_socket(vmid), frames, watcher.fileno(), timeout)
         except ConnectionResetError:
-            raise LeaderLost(f"the leader of {file.name!r} died while we asked to join") from None
+            raise _Succession from None
     if answer is None:
         raise Timeout(
             f"the leader of {file.name!r} (VMID {vmid}) did not answer within {timeout} s"

@@ -1,11 +1,16 @@
-"""The journal on its medium: records one behind the other in a file in memory.
+"""The journal of one epoch on its medium: records one behind the other in a file in memory.
 
-    magic and version, 8 bytes | committed length, u64 | record, record, …
+    magic, 8 bytes | word, u64 | leader's OS pid, u64 | its VMID, u64 | record, record, …
+    word:   the committed length, and its highest bit: sealed
     record: length u32, CRC-32 u32, msgpack
 
 A record counts only once the committed length, which is written last, includes it; so a leader
-killed in the middle of writing leaves the journal as it was before. The pages belong to the
-file system in memory: they outlive the process, not the machine.
+killed in the middle of writing leaves the journal as it was before. The length is changed in one
+step, and only as long as nobody has sealed the journal: that is how a successor knows that what
+it has read is all that there will ever be (`core/succession.py`). A journal is begun with its first
+commit; before that, what lies in the file may be from somebody who died while writing it.
+
+The pages belong to the file system in memory: they outlive the process, not the machine.
 """
 
 from __future__ import annotations
@@ -15,48 +20,106 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
+from libos_ipc._native import exchange_word
 from libos_ipc.errors import ProtocolError
 
-__all__ = ["JournalFile", "read_journal"]
+__all__ = [
+    "Head",
+    "JournalFile",
+    "JournalSealed",
+    "read_bytes",
+    "read_head",
+    "read_journal",
+    "records_of",
+    "retire",
+    "seal",
+]
 
-MAGIC = b"LIPCJ\0\0\1"
-_HEAD = struct.Struct("<8sQ")
-_LENGTH = struct.Struct("<Q")
+MAGIC = b"LIPCJ\0\0\2"
+_HEAD = struct.Struct("<8s3Q")
+_LEADER = struct.Struct("<2Q")
 _RECORD = struct.Struct("<II")
+_WORD = len(MAGIC)
+_SEALED = 1 << 63
 FIRST_SIZE = 1 << 16
+
+Record: TypeAlias = tuple[object, ...]
+
+
+class JournalSealed(Exception):
+    """A successor has sealed the journal: nothing more can be committed to it."""
+
+
+class Head(NamedTuple):
+    """What a journal says of itself."""
+
+    committed: int  #: bytes of records; 0 as long as it is not begun
+    sealed: bool
+    os_pid: int
+    vmid: int
 
 
 class JournalFile:
-    """The leader's end: appends. One writer."""
+    """The end of who leads the epoch, or is about to: appends. One writer."""
 
     def __init__(self, path: str) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._fd = os.open(path, flags, 0o600)
+        self._fd = _open(path)
+        self._map = _map(self._fd, path)
+        self._path = path
         self._encode = msgspec.msgpack.Encoder().encode
         self._end = _HEAD.size
-        os.posix_fallocate(self._fd, 0, FIRST_SIZE)
-        self._map = mmap.mmap(self._fd, FIRST_SIZE)
-        self._map[: _HEAD.size] = _HEAD.pack(MAGIC, 0)
+        self._begun = False
 
-    def append(self, record: tuple[object, ...]) -> None:
-        """Write one record. OSError(ENOSPC) when memory is full; nothing is written then."""
-        data = self._encode(record)
-        start, end = self._end + _RECORD.size, self._end + _RECORD.size + len(data)
-        if end > len(self._map):
-            self._grow(end)
-        self._map[start:end] = data
-        _RECORD.pack_into(self._map, self._end, len(data), zlib.crc32(data))
+    def copy(self, records: bytes) -> None:
+        """Before it is begun: take over what an earlier journal holds."""
+        end = self._end + len(records)
+        self._make_room(end)
+        self._map[self._end : end] = records
         self._end = end
-        _LENGTH.pack_into(self._map, len(MAGIC), end - _HEAD.size)
 
-    def _grow(self, least: int) -> None:
-        size = max(2 * len(self._map), least)
-        # Allocated, not just extended: a full file system is an error here, not a SIGBUS later.
-        os.posix_fallocate(self._fd, 0, size)
-        self._map.resize(size)
+    def begin(self, os_pid: int, vmid: int) -> None:
+        """Commit what was appended so far; from now on everybody sees who leads. JournalSealed."""
+        _LEADER.pack_into(self._map, _WORD + 8, os_pid, vmid)
+        self._commit(0)
+        self._begun = True
+
+    def append(self, record: Record) -> None:
+        """Write one record, and commit it once the journal is begun.
+
+        OSError(ENOSPC) when memory is full, JournalSealed: nothing is written then.
+        """
+        data = self._encode(record)
+        before = self._end
+        start, end = before + _RECORD.size, before + _RECORD.size + len(data)
+        self._make_room(end)
+        self._map[start:end] = data
+        _RECORD.pack_into(self._map, before, len(data), zlib.crc32(data))
+        self._end = end
+        if self._begun:
+            self._commit(before - _HEAD.size)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether a successor wants to lead, or does."""
+        return bool(self._word() & _SEALED)
+
+    def _word(self) -> int:
+        return int.from_bytes(self._map[_WORD : _WORD + 8], "little")
+
+    def _commit(self, before: int) -> None:
+        if exchange_word(self._map, _WORD, before, self._end - _HEAD.size) != before:
+            raise JournalSealed(self._path)
+
+    def _make_room(self, least: int) -> None:
+        if least > len(self._map):
+            size = max(2 * len(self._map), least)
+            # Allocated, not just extended: a full file system is an error here, not a SIGBUS later.
+            os.posix_fallocate(self._fd, 0, size)
+            self._map.resize(size)
 
     def close(self) -> None:
         """Give map and descriptor back; the file stays."""
@@ -64,23 +127,94 @@ class JournalFile:
         os.close(self._fd)
 
 
-def read_journal(path: str) -> Iterator[tuple[object, ...]]:
-    """All committed records, in order. ProtocolError where the file is damaged."""
+def seal(path: str) -> int:
+    """Have nothing more committed to this journal, begun or not: the bytes that ever will be."""
+    fd = _open(path)
+    try:
+        head = _map(fd, path)
+    finally:
+        os.close(fd)
+    try:
+        before = found = 0
+        while not found & _SEALED:
+            before = found
+            found = exchange_word(head, _WORD, before, before | _SEALED)
+            if found == before:
+                return before
+        return found & ~_SEALED
+    finally:
+        head.close()
+
+
+def retire(path: str) -> None:
+    """A later journal holds all that is in this one: keep its head, and give its memory back.
+
+    The file is replaced, not cut off: who led this epoch may still have it mapped.
+    """
+    head = read_head(path)
+    if head is None or not head.committed or os.path.getsize(path) == _HEAD.size:
+        return
+    with open(f"{path}.new", "wb") as file:
+        file.write(_HEAD.pack(MAGIC, head.committed | _SEALED, head.os_pid, head.vmid))
+    os.rename(f"{path}.new", path)
+
+
+def read_head(path: str) -> Head | None:
+    """Who has begun this journal, if anybody has. None if there is no such file yet."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            data = file.read(_HEAD.size)
+    except FileNotFoundError:
+        return None
+    if len(data) < _HEAD.size or data[: len(MAGIC)] != MAGIC:
+        return None  # being made
+    _, word, os_pid, vmid = _HEAD.unpack(data)
+    return Head(word & ~_SEALED, bool(word & _SEALED), os_pid, vmid)
+
+
+def read_bytes(path: str) -> bytes:
+    """All committed records, as they lie there. ProtocolError where the file is damaged."""
     with open(path, "rb") as file:
         data = file.read()
     if len(data) < _HEAD.size or data[: len(MAGIC)] != MAGIC:
         raise ProtocolError(f"{path} is no journal of this version")
-    end = _HEAD.size + _LENGTH.unpack_from(data, len(MAGIC))[0]
+    end = _HEAD.size + (_HEAD.unpack_from(data)[1] & ~_SEALED)
     if end > len(data):
         raise ProtocolError(f"{path} says {end} bytes are committed, but has {len(data)}")
-    at = _HEAD.size
-    while at < end:
-        if at + _RECORD.size > end:
+    return data[_HEAD.size : end]
+
+
+def records_of(data: bytes, path: str) -> Iterator[Record]:
+    """The records in such bytes, in order. ProtocolError where they are damaged."""
+    at = 0
+    while at < len(data):
+        if at + _RECORD.size > len(data):
             raise ProtocolError(f"{path}: cut off at byte {at}")
         length, crc = _RECORD.unpack_from(data, at)
         at += _RECORD.size
         record = data[at : at + length]
-        if at + length > end or zlib.crc32(record) != crc:
+        if at + length > len(data) or zlib.crc32(record) != crc:
             raise ProtocolError(f"{path}: damaged at byte {at}")
         at += length
         yield tuple(msgspec.msgpack.decode(record))
+
+
+def read_journal(path: str) -> Iterator[Record]:
+    """All committed records, in order. ProtocolError where the file is damaged."""
+    return records_of(read_bytes(path), path)
+
+
+def _open(path: str) -> int:
+    """The file, made if need be. What lies in it stays: somebody may be sealing it."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _map(fd: int, path: str) -> mmap.mmap:
+    """All of it. OSError(ENOSPC) when memory is full."""
+    os.posix_fallocate(fd, 0, FIRST_SIZE)
+    mapped = mmap.mmap(fd, os.fstat(fd).st_size)
+    if mapped[: len(MAGIC)] not in (bytes(len(MAGIC)), MAGIC):
+        mapped.close()
+        raise ProtocolError(f"{path} is no journal of this version")
+    mapped[: len(MAGIC)] = MAGIC
+    return mapped

@@ -1,6 +1,7 @@
 """The leader as a small process of its own: what runs in it.
 
-It ends with the group's last member; or with its founder, if that dies before it has joined.
+It ends with the group's last member; with its founder, if that dies before it has joined; or when
+it was stopped for so long that a member leads in its place.
 """
 
 from __future__ import annotations
@@ -18,16 +19,13 @@ from typing import Any
 import msgspec
 
 from libos_ipc.config import GroupConfig
-from libos_ipc.core.leader import Leader
 from libos_ipc.core.roster import LEADER_VMID, Applicant
 from libos_ipc.core.vocabulary import Journal
 from libos_ipc.runtime.group_file import GroupFile
-from libos_ipc.runtime.held_files import SharedSlots
-from libos_ipc.runtime.inspector import Inspector
 from libos_ipc.runtime.liveness import start_time
+from libos_ipc.runtime.machinery import make_leader
 from libos_ipc.runtime.node import Identity, Node
 from libos_ipc.runtime.rundir import GroupDir
-from libos_ipc.runtime.slabs import read_remains
 from libos_ipc.runtime.sockets import Sockets
 
 __all__ = ["found", "found_embedded", "main"]
@@ -38,44 +36,29 @@ def _new_group_file(name: str, config: GroupConfig) -> GroupFile:
     return GroupFile(os.urandom(8).hex(), name, 1, LEADER_VMID, config)
 
 
-def _make_leader(
-    directory: GroupDir, config: GroupConfig, *, first_vmid: int = LEADER_VMID + 1
-) -> Leader:
-    """An empty leader's machine with the group's knobs."""
-    return Leader(
-        id_max=config.id_max,
-        range_size=config.id_range_size,
-        quarantine_s=config.quarantine,
-        first_vmid=first_vmid,
-        inspector=Inspector(),
-        memory=SharedSlots(directory.slots) if config.lock_delegation else None,
-        read_remains=lambda vmid: read_remains(directory.slabs(vmid)),
-    )
-
-
 def found(directory: GroupDir, config: GroupConfig) -> Node:
     """Take the directory and make the node of a leader that is a process of its own."""
     directory.claim()
     file = _new_group_file(directory.name, config)
     identity = Identity(LEADER_VMID, 0, 0, 0, 0)
     sockets = Sockets.make(directory, LEADER_VMID)
-    return Node(directory, file, identity, sockets, leader=_make_leader(directory, config))
+    return Node(directory, file, identity, sockets, leader=make_leader(directory, config))
 
 
 def found_embedded(directory: GroupDir, config: GroupConfig) -> Node:
     """Found a group whose leader is this process, and its first member."""
     directory.claim()
     try:
-        leader = _make_leader(directory, config, first_vmid=LEADER_VMID)
+        leader = make_leader(directory, config, first_vmid=LEADER_VMID)
         os_pid, now, wall = os.getpid(), time.monotonic(), time.time()
         applicant = Applicant(os_pid, start_time(os_pid), os.getuid(), 0, True)
         admission, effects = leader.on_join(applicant, now, wall)
         hello = leader.on_hello(admission.vmid, *applicant[:3], now, wall)
         file = _new_group_file(directory.name, config)
-        node = Node.admitted(directory, file, admission, leader=leader)
-        for effect in [*effects, *(hello or [])]:
-            if isinstance(effect, Journal):
-                node.journal(effect.record)
+        founding = [
+            effect.record for effect in [*effects, *(hello or [])] if isinstance(effect, Journal)
+        ]
+        node = Node.admitted(directory, file, admission, leader, founding)
         directory.publish(file)
     except BaseException:
         directory.remove()
@@ -162,4 +145,7 @@ def _lead(node: Node, founder: int) -> None:
         session.loop.register(founder, founder_died)
         session.loop.run()
     session.close()
-    node.end_leading()
+    if node.leading:
+        node.end_leading()
+    else:
+        node.directory.lock.close()  # deposed: the group goes on

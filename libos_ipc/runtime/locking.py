@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from libos_ipc.core.codes import Code
+from libos_ipc.core.codes import LEADER, Code
 from libos_ipc.core.lock_words import Kind
 from libos_ipc.core.vocabulary import Body
 from libos_ipc.errors import Deadlock, IpcError, Timeout, WouldBlock
@@ -70,7 +70,7 @@ def unlock_unheard(session: Session, code: Code, asks: FileLock) -> None:
     What is unlocked already stays so. Does not block, and raises nothing of ours."""
     try:
         if _by_ourselves(session, code, asks) is None:
-            session.send(session.member.leader_vmid, code, asks)
+            session.send(LEADER, code, asks)
     except IpcError:
         pass  # the group is closed, or the leader is gone: nothing is held
 
@@ -124,7 +124,7 @@ async def alock(session: Session, code: Code, asks: FileLock, timeout: float | N
     if granted is not None:
         return granted
     ticket = AsyncTicket()
-    seq = session.request(session.member.leader_vmid, code, asks, ticket)
+    seq = session.request(LEADER, code, asks, ticket)
     if session.member.leader is not None:
         _keep_looking(session)
     try:
@@ -146,7 +146,7 @@ async def _atake_back(session: Session, seq: int) -> bool:
     from libos_ipc.runtime.async_ticket import AsyncTicket
 
     ticket = AsyncTicket()
-    session.request(session.member.leader_vmid, Code.FILE_LOCK_WITHDRAW, (seq,), ticket)
+    session.request(LEADER, Code.FILE_LOCK_WITHDRAW, (seq,), ticket)
     try:
         (result,) = await asyncio.shield(ticket.future)
     except IpcError:

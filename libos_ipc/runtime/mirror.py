@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from libos_ipc.core.lock_words import UNLOCK, WRITE, FileId
 from libos_ipc.errors import IpcError, Timeout, WouldBlock
-from libos_ipc.runtime.rundir import FLOCK
+from libos_ipc.runtime.lock_file import FLOCK
 
 __all__ = ["Mirror", "Mirrors"]
 

@@ -19,16 +19,19 @@ from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Admission, Leader
 from libos_ipc.core.member import Member
 from libos_ipc.core.provision import SPARE_PAIRS
+from libos_ipc.core.roster import Record
 from libos_ipc.core.vocabulary import HEADER_WEIGHT, ChildExit, Effects
 from libos_ipc.errors import IpcError, LeaderLost, NotJoined, Timeout
-from libos_ipc.runtime.belongings import Belongings, Identity
+from libos_ipc.runtime.belongings import Identity
 from libos_ipc.runtime.children import Children, ChildRow, announce
-from libos_ipc.runtime.codec import decode_answer
+from libos_ipc.runtime.codec import decode_answer, decode_body
 from libos_ipc.runtime.dispatch import Dispatcher
 from libos_ipc.runtime.group_file import GroupFile
+from libos_ipc.runtime.heir import Heir
 from libos_ipc.runtime.held_files import Fork
-from libos_ipc.runtime.journal_file import JournalFile
 from libos_ipc.runtime.lane_traffic import LANE_AFTER
+from libos_ipc.runtime.leadership import Leadership
+from libos_ipc.runtime.machinery import make_leader
 from libos_ipc.runtime.reserve import Reserve
 from libos_ipc.runtime.rundir import GroupDir
 from libos_ipc.runtime.session import Session
@@ -56,7 +59,7 @@ def _nothing(answer: object, now: float) -> Effects:
     return []
 
 
-class Node(Belongings):
+class Node(Leadership):
     """One process in one group."""
 
     def __init__(
@@ -67,6 +70,7 @@ class Node(Belongings):
         sockets: Sockets,
         *,
         leader: Leader | None = None,
+        founding: Iterable[Record] = (),
     ) -> None:
         self.directory = directory
         self.file = file
@@ -74,14 +78,10 @@ class Node(Belongings):
         self.dispatcher = Dispatcher(HEADER_WEIGHT)
         self.deliver = self.dispatcher.deliver
         self.reserve = Reserve()  # a forked child goes on with its copy
-        super().__init__()
-        self.leading = leader is not None
+        super().__init__(founding if leader is not None else None)
         #: what each thread's latest fork had prepared; two may fork at once
         self.forked: dict[int, ForkPlan | None] = {}
         self._forks: dict[int, Fork] = {}  # under way, by thread
-        #: what the leader does when the group's last member has gone
-        self.on_ended: Callable[[], None] = lambda: None
-        self._journal = JournalFile(f"{directory.path}/journal") if leader else None
         #: forks in progress; the first ends our threads, the last makes them again
         self._pauses = 0
         self._pause_lock = threading.Lock()
@@ -97,11 +97,15 @@ class Node(Belongings):
         file: GroupFile,
         admission: Admission,
         leader: Leader | None = None,
+        founding: Iterable[Record] = (),
+        *,
+        may_lead: bool = True,
     ) -> Node:
         """The node of a process that has just been let in: by the leader, or by itself."""
         vmid, pid, ppid, pgid, parent, start, end = admission
-        identity = Identity(vmid, pid, ppid, pgid, parent)
-        node = cls(directory, file, identity, Sockets.make(directory, vmid), leader=leader)
+        identity = Identity(vmid, pid, ppid, pgid, parent, may_lead)
+        sockets = Sockets.make(directory, vmid)
+        node = cls(directory, file, identity, sockets, leader=leader, founding=founding)
         member = node.session.member
         member.ids.grant(start, end)
         first = member.ids.new(time.monotonic())
@@ -121,19 +125,24 @@ class Node(Belongings):
             leader=leader,
             max_value=config.max_message,
             lane_after=LANE_AFTER[config.transport],
+            decode_body=decode_body,
         )
         self.slabs = Slabs(self.directory.slabs(self.identity.vmid))
         member.inbox.pid, member.inbox.uid = self.identity.pid, os.getuid()
         self.children = Children()
         self.session = Session(self.directory, self.file, member, sockets, self)
+        self.heir = Heir(self, lambda: make_leader(self.directory, self.file.config))
 
     # ---- life
 
-    def begin(self) -> None:
-        """Start the worker, and make ourselves known to leader and parent."""
+    def begin(self, *, born: bool = False) -> None:
+        """Start the worker, and make ourselves known to leader and parent. `born` by a fork: then
+        the leader may not know yet in which epoch we are."""
         session, me = self.session, self.identity
         with session.lock:
             now = time.monotonic()
+            if born and session.member.epoch > 1:
+                session.perform(session.member.report_back(now))
             session.perform(session.member.provision.top_up(now))
             caught = self.signalling.caught()
             if caught:
@@ -153,15 +162,19 @@ class Node(Belongings):
         # a word to all others.
         self._try_to(self._close_handles)
         self._try_to(lambda: self.flush(self.file.config.linger))
-        if not self.leading:
+        if not self.leading or self.may_hand_over():
             self._try_to(lambda: session.say_goodbye(LEAVE_S))
         self.dispatcher.stop()
         session.close()
         with session.lock:
             self.children.close()
         self.close_belongings()
+        if self.leading and session.leaving:
+            self.hand_over()
         if self.leading:
             self.end_leading()
+        self.directory.lock.close()
+        self.directory.remove_if_dead()
 
     def _try_to(self, step: Callable[[], None]) -> None:
         try:
@@ -176,18 +189,6 @@ class Node(Belongings):
         with session.lock:
             session.check_open()
             session.perform(member.sync_do(member.sync.client.close_all(), time.monotonic()))
-
-    def end_leading(self) -> None:
-        """The leader's files go with the group."""
-        self._close_leader()
-        if self._journal is not None:
-            self._journal.close()
-        self.directory.remove()
-
-    def _close_leader(self) -> None:
-        leader = self.session.member.leader
-        if leader is not None:
-            leader.lock_desk.delegations.close()
 
     def flush(self, timeout: float | None) -> None:
         """Wait until all that was sent has arrived. Timeout names who has not got everything."""
@@ -276,7 +277,7 @@ class Node(Belongings):
                 started = (plan.vmid, plan.pid)
                 session.perform(session.member.send(leader, Code.CHILD_STARTED, started, now))
                 # Answered when the leader knows of the child.
-                effects = session.member.request(*session.fencing(), under_way, now)[1]
+                effects = session.member.request(leader, *session.fencing()[1:], under_way, now)[1]
                 session.perform(effects)
             else:
                 under_way.end()
@@ -297,10 +298,8 @@ class Node(Belongings):
         self.session.perform(self.session.member.sync.on_server_lost(gone))
         self.slabs.close()
         self.children.close()
-        self.directory.release()
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+        self.directory.lock.close()
+        self.forget_journal()
         self.leading = False
         self._pauses = 0
         self._pause_lock = threading.Lock()
@@ -311,10 +310,12 @@ class Node(Belongings):
         if plan is None:
             self.reserve.release()
             return False
-        self.identity = Identity(plan.vmid, plan.pid, before.pid, before.pgid, before.vmid)
+        self.identity = before._replace(
+            vmid=plan.vmid, pid=plan.pid, ppid=before.pid, parent_vmid=before.vmid, may_lead=True
+        )
         plan.sockets.take_over()
         self._become(plan.sockets, None)
-        self.begin()
+        self.begin(born=True)
         return True
 
     # ---- what the session tells; under its lock
@@ -374,10 +375,3 @@ class Node(Belongings):
             else:
                 self.children.settle(row)
             session.tell_progress()
-
-    def journal(self, record: tuple[object, ...]) -> None:
-        if self._journal is not None:
-            self._journal.append(record)
-
-    def ended(self) -> None:
-        self.on_ended()

@@ -252,6 +252,9 @@ class Receiver:
             raise ProtocolError(f"speaks version {version}, we speak {wire.PROTOCOL_VERSION}")
         if group_id.decode(errors="replace") != session.file.id:
             raise ProtocolError("belongs to another group")
+        if epoch > session.member.epoch:
+            with session.lock:
+                session.host.look_for_epoch()
         if epoch != session.member.epoch:
             raise ProtocolError(f"is in epoch {epoch}, we are in {session.member.epoch}")
         with session.lock:
@@ -309,7 +312,8 @@ class Receiver:
             answer = Outgoing(Code.ERROR, seq, (error.errno, str(error.args[1])))
         with session.lock:
             session.perform(session.member.lead(effects, time.monotonic()))
-        if self._transport is not None:
+        # Who is deposed by then has admitted nobody, and will be asked no more.
+        if self._transport is not None and session.member.leader is leader:
             self._transport.reply(connection, pack(0, 0, answer, b""))
 
     # ---- the rest

@@ -2,25 +2,23 @@
 
     <runtime dir>/            0700, ours
       <group>/                0700, ours
-        lock                  a POSIX lock, held by the leader as long as it lives
+        lock                  who leads, and who may: POSIX locks (`lock_file.py`)
         group                 who leads, written once the leader answers
-        journal               what the leader granted
+        journal-<epoch>       what the leader of this epoch granted (`journal_file.py`)
         <vmid>.msg            a member's ZeroMQ socket
         <vmid>.live           a member's liveness socket
 
 The boundary is the user: a directory that belongs to somebody else, that others may write, or
 that is a symbolic link, is refused on every use. The runtime directory lies in memory
 (`$XDG_RUNTIME_DIR`, else `/dev/shm`), so nothing here outlives the machine's run. What a dead
-group left behind is recognised by its free lock, and removed by the next group of that name.
+group left behind is recognised by its free locks, and removed by the next group of that name.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
-import struct
 from typing import TYPE_CHECKING
 
 from libos_ipc.errors import (
@@ -31,21 +29,18 @@ from libos_ipc.errors import (
     NotJoined,
     PermissionDenied,
 )
+from libos_ipc.runtime.lock_file import LockFile
 
 if TYPE_CHECKING:
     from libos_ipc.runtime.group_file import GroupFile
 
-__all__ = ["FLOCK", "GroupDir", "default_runtime_dir"]
+__all__ = ["GroupDir", "default_runtime_dir"]
 
 #: Bytes of a Unix socket's path, without the terminating NUL.
 SOCKET_PATH_BYTES = 107
 #: Bytes of the longest file name that we append to a group's directory.
 LONGEST_SOCKET_NAME = len("/4294967295.live")
 NAME_BYTES = 64
-
-#: Lock files that this process holds open. A POSIX lock goes with the first descriptor of its
-#: file that is closed, whichever that is: such a file must not be opened a second time here.
-_held: dict[str, int] = {}
 
 
 def default_runtime_dir() -> str:
@@ -58,7 +53,7 @@ def default_runtime_dir() -> str:
 
 
 class GroupDir:
-    """One group's directory. Opening it checks it; nothing is kept open but the lock."""
+    """One group's directory. Opening it checks it; nothing is kept open but the lock file."""
 
     def __init__(self, runtime_dir: str | os.PathLike[str] | None, name: str) -> None:
         self.name = _checked_name(name)
@@ -71,11 +66,7 @@ class GroupDir:
                 f"{self.path} is too long for a socket ({size} of {SOCKET_PATH_BYTES} bytes): "
                 "choose a shorter group name or runtime_dir",
             )
-        self.lock_fd = -1
-
-    def journal(self, epoch: int) -> str:
-        """The path of what the leader of this epoch has granted."""
-        return self._file("journal")
+        self.lock = LockFile(self._file("lock"))
 
     # ---- founding
 
@@ -83,19 +74,11 @@ class GroupDir:
         """Make the directory ours and take the leader's lock, or raise GroupExists."""
         _make_private(self.runtime_dir, parents=True)
         _make_private(self.path)
-        if self._held_here():
-            raise self._exists()
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(self._file("lock"), flags, 0o600)
-        try:
-            fcntl.fcntl(fd, fcntl.F_SETLK, _flock(fcntl.F_WRLCK))
-        except OSError as error:
-            os.close(fd)
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            raise self._exists() from None
-        self.lock_fd = fd
-        _held[self.path] = os.getpid()
+        if not self.lock.found():
+            raise GroupExists(
+                f"a group named {self.name!r} is alive in {self.runtime_dir}: "
+                "join it, or choose another name"
+            )
         self._sweep()
 
     def publish(self, file: GroupFile) -> None:
@@ -104,8 +87,16 @@ class GroupDir:
             draft.write(file.encode())
         os.rename(self._file("group.new"), self._file("group"))
 
+    def remove_if_dead(self) -> None:
+        """Remove what is left of a group that nobody leads any more, and nobody could."""
+        try:
+            if os.path.exists(self._file("lock")) and self.lock.found():
+                self.remove()
+        except OSError:
+            pass  # it was removed meanwhile, or is not ours
+
     def remove(self) -> None:
-        """The group is over: remove its files, and give the lock back last."""
+        """The group is over: remove its files, and give the locks back last."""
         try:
             self._sweep()
             os.unlink(self._file("lock"))
@@ -113,24 +104,7 @@ class GroupDir:
         except OSError:
             pass  # removed under us, or no longer ours: nothing of the group is left to lose
         finally:
-            self.release()
-
-    def release(self) -> None:
-        """Give the leader's lock back, or, in a forked child, the descriptor of it."""
-        if self.lock_fd >= 0:
-            os.close(self.lock_fd)
-            self.lock_fd = -1
-            if self._held_here():
-                del _held[self.path]
-
-    def _held_here(self) -> bool:
-        return _held.get(self.path) == os.getpid()
-
-    def _exists(self) -> GroupExists:
-        return GroupExists(
-            f"a group named {self.name!r} is alive in {self.runtime_dir}: "
-            "join it, or choose another name"
-        )
+            self.lock.close()
 
     def _file(self, name: str) -> str:
         return f"{self.path}/{name}"
@@ -156,30 +130,24 @@ class GroupDir:
                 f"there is no group named {self.name!r} in {self.runtime_dir}: it has ended, or "
                 "was never founded; found it with Group.create, or give the right runtime_dir"
             ) from None
-        if self.leader_os_pid() == 0:
+        try:
+            found = GroupFile.decode(data)
+        except ValueError as error:
+            raise IpcError(errno.EPROTO, f"{self._file('group')} is damaged: {error}") from None
+        if not self.is_led(found.epoch):
             raise LeaderLost(
                 f"nobody leads the group {self.name!r} in {self.runtime_dir} any more; "
                 "found it anew with Group.create"
             )
-        try:
-            return GroupFile.decode(data)
-        except ValueError as error:
-            raise IpcError(errno.EPROTO, f"{self._file('group')} is damaged: {error}") from None
+        return found
 
-    def leader_os_pid(self) -> int:
-        """The OS pid that holds the leader's lock, 0 if nobody does."""
-        if self._held_here():
-            return os.getpid()
-        try:
-            fd = os.open(self._file("lock"), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return 0
-        try:
-            answer = fcntl.fcntl(fd, fcntl.F_GETLK, _flock(fcntl.F_WRLCK))
-        finally:
-            os.close(fd)
-        kind, _, _, _, pid = FLOCK.unpack(answer)
-        return 0 if kind == fcntl.F_UNLCK else pid
+    def is_led(self, epoch: int) -> bool:
+        """Whether somebody leads this epoch, or could lead the next."""
+        return self.lock.holder(epoch) != 0 or self.lock.is_there_an_heir()
+
+    def journal(self, epoch: int) -> str:
+        """Path of what the leader of this epoch granted."""
+        return self._file(f"journal-{epoch}")
 
     # ---- sockets
 
@@ -267,11 +235,3 @@ def _checked_name(name: object) -> str:
     if len(os.fsencode(name)) > NAME_BYTES:
         raise InvalidArgument(f"the group name {name[:20]!r}… is over {NAME_BYTES} bytes long")
     return name
-
-
-#: struct flock of 64-bit Linux: type, whence, start, length, pid.
-FLOCK = struct.Struct("hhqqi4x")
-
-
-def _flock(kind: int) -> bytes:
-    return FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0)

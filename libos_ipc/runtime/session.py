@@ -14,13 +14,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from libos_ipc._native import Lock
 from libos_ipc._native import Port as NativePort
 from libos_ipc.core.codes import Code
-from libos_ipc.core.leader import Leader
 from libos_ipc.core.member import Member
 from libos_ipc.core.vocabulary import (
     ChildExit,
@@ -29,17 +29,20 @@ from libos_ipc.core.vocabulary import (
     Delegated,
     Discard,
     Disconnect,
-    Effects,
     Ended,
     Expect,
     Fail,
     GetMeta,
     HandleDropped,
+    Heard,
     Journal,
     KernelSignal,
+    LeaderGone,
+    LookForEpoch,
     Message,
     Note,
     Open,
+    Own,
     PgidChanged,
     Progress,
     Publish,
@@ -53,7 +56,6 @@ from libos_ipc.core.vocabulary import (
     Withdraw,
 )
 from libos_ipc.errors import NotJoined
-from libos_ipc.runtime.calling import Calling
 from libos_ipc.runtime.clock import Clock
 from libos_ipc.runtime.codec import pack
 from libos_ipc.runtime.condition import Condition
@@ -62,7 +64,9 @@ from libos_ipc.runtime.held_files import HeldFiles
 from libos_ipc.runtime.lane_traffic import LaneTraffic
 from libos_ipc.runtime.liveness import Watchers
 from libos_ipc.runtime.loop import Loop
+from libos_ipc.runtime.performing import Performing
 from libos_ipc.runtime.porter import Porter
+from libos_ipc.runtime.presence import expect
 from libos_ipc.runtime.receiver import Receiver
 from libos_ipc.runtime.reserve import Reserve
 from libos_ipc.runtime.rundir import GroupDir
@@ -97,10 +101,14 @@ class Host(Protocol):
     def identified(self, vmid: int, os_pid: int) -> None: ...
     def gone(self, vmid: int) -> None: ...
     def journal(self, record: tuple[object, ...]) -> None: ...
+    def leader_gone(self, epoch: int) -> None: ...
+    def look_for_epoch(self) -> None: ...
+    def sealed(self) -> None: ...
+    def tick(self, now: float) -> None: ...
     def ended(self) -> None: ...
 
 
-class Session(Calling):
+class Session(Performing):
     """The machine, its lock, its worker and its sockets."""
 
     def __init__(
@@ -134,7 +142,11 @@ class Session(Calling):
         self.traffic = LaneTraffic(self)
         self.porter = self.traffic.porter
         self.exchange = self.traffic.exchange
-        self._perform_one: dict[type, Callable[..., None]] = {
+        self._own = deque()
+        self._perform_one = self._table_for(host)
+
+    def _table_for(self, host: Host) -> dict[type, Callable[..., None]]:
+        return {
             Open: self._open,
             Reopen: self._open,
             Disconnect: lambda effect: self._disconnect(effect.peer),
@@ -146,7 +158,11 @@ class Session(Calling):
             Fail: self._fail,
             Progress: self._on_progress,
             Journal: lambda effect: host.journal(effect.record),
-            Expect: self._expect,
+            Own: lambda effect: self._own.append(effect.message),
+            Heard: lambda effect: self.member.on_heard(effect.message),
+            LeaderGone: lambda effect: host.leader_gone(effect.epoch),
+            LookForEpoch: lambda effect: host.look_for_epoch(),
+            Expect: lambda effect: expect(self, effect),
             ChildExit: host.child_exit,
             ChildJoined: lambda effect: host.child_joined(effect.vmid, effect.pid),
             Signalled: lambda effect: host.signalled(effect.sig, effect.info),
@@ -279,11 +295,8 @@ class Session(Calling):
 
     # ---- performing, under the lock
 
-    def perform(self, effects: Effects) -> None:
-        """Do what the machine has decided."""
-        table = self._perform_one
-        for effect in effects:
-            table[type(effect)](effect)
+    def _on_sealed(self) -> None:
+        self.host.sealed()
 
     def _transmit(self, effect: Transmit) -> None:
         transport = self._transport
@@ -308,7 +321,7 @@ class Session(Calling):
                 self.receiver.expect_end(peer)
                 self.loop.wake()
             else:
-                self.perform(self.member.on_gone(peer, time.monotonic()))
+                self.perform_within(self.member.on_gone(peer, time.monotonic()))
         elif self._transport is not None:
             self._disconnect(peer)
             port, route = self._transport.connect(peer, self.directory.message_socket(peer))
@@ -339,35 +352,20 @@ class Session(Calling):
         if self._waiting or self.listeners:
             self.tell_progress(link=effect.peer != 0)
 
-    def _expect(self, effect: Expect) -> None:
-        """The leader watches processes from before their first word, if they are there."""
-        self.watchers.came()
-        leader = self.member.leader
-        assert leader is not None
-        absent = [vmid for vmid in effect.vmids if not self._is_there(leader, vmid)]
-        now = time.monotonic()
-        self.perform(self.member.lead(leader.on_expected(absent, now), now))
-        for vmid in absent:
-            self.directory.forget(vmid)
-
-    def _is_there(self, leader: Leader, vmid: int) -> bool:
-        process = leader.processes.get(vmid)
-        if process is not None and process.os_pid:
-            return self.watches.process(vmid, process.os_pid)
-        return self.watches.live(vmid, self.directory.live_socket(vmid))
-
     def _kernel_signal(self, effect: KernelSignal) -> None:
         try:
             self.watches.signal(effect.vmid, effect.sig)
         except PermissionError:
             # Another user's process, whose own right it is: it signals itself.
             member, now = self.member, time.monotonic()
-            self.perform(member.send(effect.vmid, Code.PID_KILL, effect.message, now))
+            self.perform_within(member.send(effect.vmid, Code.PID_KILL, effect.message, now))
 
     def _give_back(self, effect: Recalled) -> None:
         self.held_files.close_slot(effect.slot)
         member, now = self.member, time.monotonic()
-        self.perform(member.send(member.leader_vmid, Code.FILE_RETURNED, (effect.slot,), now))
+        self.perform_within(
+            member.send(member.leader_vmid, Code.FILE_RETURNED, (effect.slot,), now)
+        )
 
     def _note(self, effect: Note) -> None:
         self.member.tally.events[effect.event] += 1
@@ -387,6 +385,7 @@ class Session(Calling):
         with self.lock:
             effects, again = self.member.on_tick(now)
             self.perform(effects)
+            self.host.tick(now)
         return again
 
     def _on_peer_end(self, vmid: int) -> None:

@@ -117,6 +117,8 @@ FORMS: dict[int, tuple[Form | None, Form | None]] = {
     54: (Form("iiI"), None),
     55: (Form(""), None),
     57: (Form(""), Form("")),
+    58: (Form("Q", 2**26), Form("QQ")),
+    59: (Form(""), None),
 }
 
 

@@ -1,0 +1,324 @@
+"""Succession in a real process: where its evidence comes from, and how its deeds are done.
+
+The machine (`core/succession.py`) knows epochs, locks and journals by name; here they are the
+files of the group's directory. What the kernel has to say comes by three ways: the end of the
+leader's liveness connection (by the links, as for any peer), the lock of an epoch (asked now and
+then, as long as somebody else is about to lead), and the state of the leader's process (looked at
+only while this process waits for it: a leader of whom nobody wants anything may stand still).
+
+All of it happens in the worker, under the session's lock. To inherit takes as long as it takes to
+read the journal; whoever asks for something meanwhile waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from libos_ipc.core.codes import Code
+from libos_ipc.core.leader import Leader
+from libos_ipc.core.roster import Record
+from libos_ipc.core.stall import Stall
+from libos_ipc.core.succession import Succession
+from libos_ipc.core.succession_words import (
+    Announce,
+    Begun,
+    Bid,
+    Damaged,
+    Deed,
+    Evidence,
+    FindHolder,
+    GiveUp,
+    Gone,
+    Inherit,
+    Inherited,
+    LetGo,
+    NoHeir,
+    Rejoin,
+    Role,
+    Sealed,
+    Stalled,
+    StepDown,
+    Taken,
+    Watch,
+    Won,
+)
+from libos_ipc.core.vocabulary import Journal, Note
+from libos_ipc.errors import ProtocolError
+from libos_ipc.runtime.journal_file import (
+    JournalFile,
+    JournalSealed,
+    read_bytes,
+    read_head,
+    records_of,
+    retire,
+    seal,
+)
+from libos_ipc.runtime.liveness import is_stopped, start_time
+
+if TYPE_CHECKING:
+    from libos_ipc.runtime.group_file import GroupFile
+    from libos_ipc.runtime.node import Node
+
+__all__ = ["Heir"]
+
+log = logging.getLogger("libos_ipc")
+
+#: Seconds between looks at who leads, while somebody else is about to.
+LOOK_S = 0.02
+#: Seconds between looks at a leader that does not answer, and how late one may be.
+STALL_LOOK_S = 0.25
+LATE_S = 0.25
+#: Seconds between looks of a leader whether it has been deposed.
+SEALED_LOOK_S = 0.5
+
+
+class Heir:
+    """One member's part in the succession. `make_leader` makes an empty leader's machine."""
+
+    def __init__(self, node: Node, make_leader: Callable[[], Leader]) -> None:
+        self._node = node
+        self._make_leader = make_leader
+        self._directory = node.directory
+        file, me = node.file, os.getpid()
+        self._lock = node.directory.lock
+        is_member = bool(node.identity.pid)
+        may_lead = is_member and node.identity.may_lead and self._lock.stand()
+        # A second member in one process is told apart from the first, whose pid it has.
+        ident = me if may_lead or node.leading else -node.identity.vmid
+        head = read_head(self._directory.journal(file.epoch))
+        leader = ident if node.leading else head.os_pid if head is not None else 0
+        self.machine = Succession(ident, epoch=file.epoch, leader=leader, may_lead=may_lead)
+        self._stall = Stall(file.config.leader_stall, STALL_LOOK_S, LATE_S)
+        self._next_look = 0.0
+        self._looking = False
+        self._inheritance: tuple[Leader, JournalFile] | None = None
+        self._do_one: dict[type[Deed], Callable[..., Evidence | None]] = {
+            Watch: lambda deed: self._stall.forget(),
+            Bid: self._bid,
+            FindHolder: self._find_holder,
+            Inherit: self._inherit,
+            Announce: self._announce,
+            StepDown: lambda deed: self._node.step_down(),
+            Rejoin: self._rejoin,
+            LetGo: lambda deed: self._lock.let_go(deed.epoch),
+            GiveUp: self._give_up,
+        }
+
+    # ---- what happens; under the session's lock
+
+    def on_leader_gone(self, epoch: int) -> None:
+        """The leader of this epoch has ended."""
+        leader = self.machine.watched
+        if self._node.session.leaving:
+            self.machine.may_lead = False  # whoever stays
+        if epoch == self.machine.epoch and leader:
+            self._soon(lambda: self._tell(Gone(leader)))
+
+    def on_sealed(self) -> None:
+        """Our journal takes nothing more."""
+        epoch = self.machine.epoch
+        self._node.step_down()
+        self._soon(lambda: self._tell(Sealed(epoch)))
+
+    def look(self) -> None:
+        """A later epoch may have begun."""
+        begun = self._begun()
+        if begun is not None:
+            self._step(begun)
+
+    def on_tick(self, now: float) -> None:
+        """Time passes, and this process waits for the leader, or leads."""
+        if now < self._next_look:
+            return
+        machine = self.machine
+        if machine.role is Role.LEADING:
+            self._next_look = now + SEALED_LOOK_S
+            if self._node.is_sealed:
+                self.on_sealed()
+        elif machine.role is Role.FOLLOWING and self._node.session.member.waits_for_leader:
+            self._next_look = now + STALL_LOOK_S
+            self.look()
+            self._look_at(machine.watched, now)
+
+    def _look_at(self, os_pid: int, now: float) -> None:
+        """Whether who leads, or is about to, stands still for good."""
+        stopped = os_pid > 0 and is_stopped(os_pid)
+        if self._stall.on_look(stopped, now) and self.machine.watched == os_pid:
+            self._step(Stalled(os_pid))
+
+    # ---- steps
+
+    def _soon(self, action: Callable[[], None]) -> None:
+        """Not in the middle of what is being performed."""
+        session = self._node.session
+
+        def act() -> None:
+            with session.lock:
+                if not session.closed:
+                    action()
+
+        session.clock.later(0, act)
+
+    def _tell(self, evidence: Evidence) -> None:
+        """What was put off: what is known by now comes first."""
+        self.look()
+        self._step(evidence)
+
+    def _step(self, evidence: Evidence) -> None:
+        deeds: deque[Deed] = deque()
+        found: Evidence | None = evidence
+        while not self._node.session.closed:
+            if found is not None:
+                deeds.extend(self._on(found))
+            if not deeds:
+                return
+            deed = deeds.popleft()
+            found = self._do_one[type(deed)](deed)
+
+    def _on(self, evidence: Evidence) -> list[Deed]:
+        machine = self.machine
+        before = machine.role
+        deeds = machine.on(evidence)
+        if machine.role is not before:
+            fields: dict[str, object] = {"role": machine.role.value, "of": machine.target}
+            fields["because"] = str(evidence)
+            self._node.session.perform([Note("succession", fields)])
+        return deeds
+
+    def _begun(self) -> Begun | None:
+        """The last epoch that has begun, if it is later than ours."""
+        found = None
+        epoch = self.machine.epoch + 1
+        while (head := read_head(self._directory.journal(epoch))) is not None:
+            if head.committed and head.vmid != self._node.identity.vmid:
+                found = Begun(epoch, head.os_pid)
+            epoch += 1
+        return found
+
+    # ---- deeds
+
+    def _bid(self, deed: Bid) -> Evidence:
+        begun = self._begun()
+        if begun is not None and begun.epoch >= deed.epoch:
+            return begun
+        holder = self._lock.bid(deed.epoch)
+        return Taken(deed.epoch, holder) if holder else Won(deed.epoch)
+
+    def _find_holder(self, deed: FindHolder) -> None:
+        if not self._looking:
+            self._looking = True
+            self._look_soon()
+
+    def _look_soon(self) -> None:
+        session = self._node.session
+
+        def act() -> None:
+            with session.lock:
+                if not session.closed and self._look_for_leader():
+                    self._look_soon()
+
+        session.clock.later(LOOK_S, act)
+
+    def _look_for_leader(self) -> bool:
+        """Who leads, or is about to. True if that is still to be found out."""
+        machine = self.machine
+        self.look()
+        self._looking = machine.role in (Role.AWAITING, Role.WATCHING)
+        if self._looking:
+            holder = self._lock.holder(machine.target)
+            if holder != machine.watched:
+                self._step(Taken(machine.target, holder))
+            elif not holder and not self._is_there_an_heir():
+                self._step(NoHeir(machine.target))
+            elif machine.role is Role.AWAITING and time.monotonic() >= self._next_look:
+                self._next_look = time.monotonic() + STALL_LOOK_S
+                self._look_at(holder, time.monotonic())
+        return self._looking
+
+    def _is_there_an_heir(self) -> bool:
+        if self._node.session.leaving:
+            return self._lock.is_there_another_heir()
+        return self._lock.is_there_an_heir()
+
+    def _inherit(self, deed: Inherit) -> Evidence:
+        path_of = self._directory.journal
+        try:
+            for epoch in range(deed.since, deed.epoch):
+                seal(path_of(epoch))
+            heads = {epoch: read_head(path_of(epoch)) for epoch in range(deed.since, deed.epoch)}
+            last = max(epoch for epoch, head in heads.items() if head and head.committed)
+            return self._begin(deed.epoch, path_of(last))
+        except JournalSealed:
+            return Sealed(deed.epoch)
+        except (ProtocolError, OSError, ValueError) as error:
+            begun = self._begun()
+            if begun is not None and begun.epoch > deed.epoch:
+                return begun
+            log.error("the journal of epoch %d cannot be inherited: %s", deed.since, error)
+            return Damaged(deed.epoch)
+
+    def _begin(self, epoch: int, last: str) -> Evidence:
+        leader = self._make_leader()
+        data = read_bytes(last)
+        leader.replay(records_of(data, last))
+        leader.apply(("epoch", epoch))
+        journal = JournalFile(self._directory.journal(epoch))
+        try:
+            journal.copy(data)
+            journal.append(("epoch", epoch))
+            for record in self._hello(leader):
+                journal.append(record)
+            journal.begin(os.getpid(), self._node.identity.vmid)
+        except BaseException:
+            journal.close()
+            raise
+        self._inheritance = leader, journal
+        return Inherited(epoch)
+
+    def _hello(self, leader: Leader) -> list[Record]:
+        """The last leader may have died before it heard of us."""
+        me = os.getpid()
+        now, wall, vmid = time.monotonic(), time.time(), self._node.identity.vmid
+        effects = leader.on_hello(vmid, me, start_time(me), os.getuid(), now, wall)
+        if effects is None:
+            raise ProtocolError(f"VMID {vmid} is not in the journal, and cannot lead")
+        return [effect.record for effect in effects if isinstance(effect, Journal)]
+
+    def _announce(self, deed: Announce) -> None:
+        """Lead: everybody is told to look, and whoever has ended meanwhile is found out."""
+        node, session = self._node, self._node.session
+        assert self._inheritance is not None
+        leader, journal = self._inheritance
+        self._inheritance = None
+        node.take_lead(journal, self._group_file(deed.epoch, node.identity.vmid))
+        member, now = session.member, time.monotonic()
+        session.perform(member.adopt(deed.epoch, member.vmid, leader, now))
+        if member.leader is not leader:
+            return  # sealed by then
+        session.perform(member.lead(leader.take_over(now), now))
+        for vmid, process in sorted(leader.processes.items()):
+            if vmid != member.vmid and process.os_pid:
+                session.perform(member.send(vmid, Code.NEW_EPOCH, (), now))
+        for epoch in range(1, deed.epoch):
+            retire(self._directory.journal(epoch))
+
+    def _rejoin(self, deed: Rejoin) -> None:
+        node, session = self._node, self._node.session
+        head = read_head(self._directory.journal(deed.epoch))
+        assert head is not None
+        node.file = self._group_file(deed.epoch, head.vmid)
+        session.perform(session.member.adopt(deed.epoch, head.vmid, None, time.monotonic()))
+
+    def _group_file(self, epoch: int, leader_vmid: int) -> GroupFile:
+        return msgspec.structs.replace(self._node.file, epoch=epoch, leader_vmid=leader_vmid)
+
+    def _give_up(self, deed: GiveUp) -> None:
+        session = self._node.session
+        session.perform(session.member.on_leader_lost(time.monotonic()))
