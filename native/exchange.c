@@ -385,6 +385,8 @@ static PyMemberDef exchange_members[] = {
      "Whether somebody who waits for an answer could not have the seat."},
     {"unclocked", T_BOOL, offsetof(struct exchange, unclocked), 0,
      "Whether the clock is to be told of what goes out, and of what comes in."},
+    {"tick_at", T_DOUBLE, offsetof(struct exchange, tick_at), 0,
+     "From when on, of time.monotonic(), it is to be told of what comes in."},
     {"halted", T_BOOL, offsetof(struct exchange, halted), 0,
      "Whether nobody is to take the seat, or to stay on it; who does is to be nudged."},
     {"watched", T_BOOL, offsetof(struct exchange, watched), 0,

@@ -9,6 +9,7 @@ struct taken {
     PyObject *code;
     PyObject *seq;
     PyObject *payload;
+    bool asked; /* a request: there is to be an answer */
 };
 
 /* ---- calling the host */
@@ -87,7 +88,8 @@ answer(const struct server *server, const struct taken *taken, PyObject *payload
     return sent < 0 ? -1 : 0;
 }
 
-/* Calls the function of this handler. What it returned as a payload, NULL with its exception. */
+/* Calls the function of this handler. What it returned, of a request as a payload, NULL with its
+ * exception. */
 static PyObject *
 call_function(const struct taken *taken, PyObject *handler, PyObject *value)
 {
@@ -96,7 +98,7 @@ call_function(const struct taken *taken, PyObject *handler, PyObject *value)
                            ? PyObject_CallOneArg(function, taken->message)
                            : PyObject_CallFunctionObjArgs(function, value, taken->message, NULL);
 
-    if (result == NULL || PyBytes_CheckExact(result)) {
+    if (result == NULL || PyBytes_CheckExact(result) || !taken->asked) {
         return result;
     }
     PyObject *payload = PyObject_CallOneArg(PyTuple_GET_ITEM(handler, 2), result);
@@ -123,7 +125,7 @@ handle(const struct server *server, const struct taken *taken, PyObject *handler
     if (payload == NULL) {
         return server_tell_failure(server, taken->message);
     }
-    if (!PyObject_IsTrue(taken->seq)) {
+    if (!taken->asked) {
         Py_DECREF(payload);
         return 0;
     }
@@ -134,7 +136,8 @@ int
 server_take_up(const struct server *server, PyObject *message)
 {
     const struct taken all = {message, PyTuple_GET_ITEM(message, 0), PyTuple_GET_ITEM(message, 1),
-                              PyTuple_GET_ITEM(message, 2), PyTuple_GET_ITEM(message, 3)};
+                              PyTuple_GET_ITEM(message, 2), PyTuple_GET_ITEM(message, 3),
+                              PyObject_IsTrue(PyTuple_GET_ITEM(message, 2)) != 0};
     const struct taken *taken = &all;
     PyObject *handler = NULL;
 
@@ -147,7 +150,7 @@ server_take_up(const struct server *server, PyObject *message)
     Py_XINCREF(handler); /* may be replaced meanwhile */
     const bool is_tuple = handler != NULL && PyTuple_CheckExact(handler);
     int handled = 0;
-    if (is_tuple && PyTuple_GET_SIZE(handler) == 2 && !PyObject_IsTrue(taken->seq)) {
+    if (is_tuple && PyTuple_GET_SIZE(handler) == 2 && !taken->asked) {
         handled = server_take_up_run(server, message, handler);
     } else if (server_consume(server, message) < 0) {
         handled = -1;

@@ -42,6 +42,7 @@ struct exchange {
     char halted;    /* nobody is to take the seat, or to stay on it */
     char watched;   /* somebody wants to know when a peer has everything */
     char unclocked; /* what goes out, or comes in, is to be told to the clock */
+    double tick_at; /* but not what comes in earlier than this, of time.monotonic() */
     bool closed;
     PyObject *batch; /* messages read for `serve`, of which `handled` have been handled */
     Py_ssize_t handled;

@@ -1,6 +1,7 @@
 #include "exchange_parts.h"
 
 #include "arguments.h"
+#include "clock.h"
 #include "doorbell.h"
 #include "thread_number.h"
 
@@ -107,12 +108,19 @@ take_queued(const struct server *server)
 
 /* ---- reading; on the seat */
 
+/* Whether the clock is to hear that something has come. */
+static bool
+is_for_clock(const struct exchange *exchange)
+{
+    return exchange->unclocked && (double)recent_ns() / NS_PER_S >= exchange->tick_at;
+}
+
 /* Has Python look at what was found for it. In the round, which signal handlers must not end. */
 static int
 finish_round(const struct server *server)
 {
     struct exchange *exchange = server->exchange;
-    const bool any = exchange->some_left || exchange->unclocked ||
+    const bool any = exchange->some_left || is_for_clock(exchange) ||
                      PyList_GET_SIZE(exchange->news) + PyList_GET_SIZE(exchange->lines) > 0;
 
     if (server->main) {

@@ -1415,6 +1415,11 @@ def case_exchange_unclocked() -> None:
     exchange()[0].unclocked = True
 
 
+def case_exchange_tick_at() -> None:
+    exchange()[0].tick_at = 1e9
+    refused(setattr, exchange()[0], "tick_at", TICKET)
+
+
 def case_exchange_inside() -> None:
     assert exchange()[0].inside == 0
 

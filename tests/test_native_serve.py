@@ -436,6 +436,44 @@ def test_signals_end_the_wait_of_the_main_thread(sides: tuple[Side, Side], host:
     assert not host.side.state() & (8 | SEAT)
 
 
+# ---- one way
+
+
+@pytest.mark.parametrize(("tick_in_s", "told"), [(60.0, False), (-60.0, True)])
+def test_the_clock_hears_of_what_comes_when_a_tick_may_be_due(
+    sides: tuple[Side, Side], host: Host, tick_in_s: float, told: bool
+) -> None:
+    one, other = sides
+    other.exchange.unclocked = True
+    other.exchange.tick_at = time.monotonic() + tick_in_s
+    seen: list[bytes] = []
+    host.on(USER, lambda message: seen.append(message.payload))
+    with host:
+        one.exchange.post(3, USER, b"one")
+        poll(lambda: seen)
+    assert (host.left == [([], [])]) is told
+
+
+def test_what_a_handler_returns_that_nobody_asked_is_not_encoded(
+    sides: tuple[Side, Side], host: Host
+) -> None:
+    one, _ = sides
+    seen: list[bytes] = []
+
+    def handler(message: Message) -> object:
+        seen.append(message.payload)
+        return object()
+
+    host.on(USER, handler)
+    with host:
+        one.exchange.post(3, USER, b"one")
+        poll(lambda: seen)
+        assert host.calls == []
+        one.exchange.send(3, USER, 7, b"two")
+        poll(lambda: host.calls)
+    assert [call[0] for call in host.calls] == ["failed"]
+
+
 # ---- the vigil
 
 

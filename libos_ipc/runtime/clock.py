@@ -28,7 +28,8 @@ class Clock:
         #: told whenever `idle` changes
         self.on_idle: Callable[[bool], None] = lambda idle: None
         self._idle = True
-        self._next_tick = 0.0
+        #: when the next tick is due, if there is one
+        self.next_tick = 0.0
         self._timers: deque[tuple[float, Callable[[], None]]] = deque()
 
     @property
@@ -45,8 +46,8 @@ class Clock:
         """Do what is due; seconds until the next time, None if that is not known. `busy`: there
         is something else to look after soon. In the worker."""
         now = time.monotonic()
-        if now >= self._next_tick:
-            self._next_tick = now + TICK_S
+        if now >= self.next_tick:
+            self.next_tick = now + TICK_S
             self.idle = not self._tick(now)
         for _ in range(len(self._timers)):  # others may be adding to them
             timer = self._timers.popleft()
@@ -56,7 +57,7 @@ class Clock:
                 self._timers.append(timer)
         if busy or self._timers:
             return _SOON_S
-        return None if self.idle else max(self._next_tick - now, 0)
+        return None if self.idle else max(self.next_tick - now, 0)
 
     def stay_awake(self) -> None:
         """Tick until the machine says that time alone can change nothing. In the worker."""
@@ -70,7 +71,7 @@ class Clock:
 
     def on_read(self) -> None:
         """Something was taken in beside the worker, and it may be time for a tick. Any thread."""
-        if self.idle and time.monotonic() >= self._next_tick:
+        if self.idle and time.monotonic() >= self.next_tick:
             self._wake()
 
     def later(self, delay_s: float, action: Callable[[], None]) -> None:

@@ -85,6 +85,7 @@ class LaneTraffic:
 
     def _on_idle(self, idle: bool) -> None:
         self.exchange.unclocked = idle
+        self.exchange.tick_at = self._session.clock.next_tick
         self.lanes.settle(idle)
 
     def drop(self, peer: int) -> None:
