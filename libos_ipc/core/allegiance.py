@@ -47,13 +47,15 @@ from libos_ipc.core.vocabulary import (
 )
 from libos_ipc.errors import IpcError, LeaderLost, PeerDied
 
-__all__ = ["Allegiance", "Standing"]
+__all__ = ["ASKED_OF_LEADER", "Allegiance", "Standing"]
 
 #: In the table of requests: who is asked as long as nobody leads.
 NOBODY = 0
 #: What is for the leader, as such, beside its requests: how a child ended, and what is withdrawn.
 _TO_LEADER = LEADER_CODES | WORD_OF.keys() | {Code.CHILDEXIT, Code.CANCEL}
 _WORDS = _TO_LEADER - WORD_OF.keys()
+#: Requests that go to whoever leads.
+ASKED_OF_LEADER = LEADER_CODES | {Code.PID_KILL}
 #: To ourselves, once we lead: tell of our handles.
 _RESUME = Outgoing(Code.SYNC_RESUME, 0, ())
 
@@ -153,8 +155,8 @@ class Allegiance(Leading):
         """Whether this is a word that one leader after the other must hear, until one has."""
         return code in _WORDS
 
-    def _is_put_off(self, dst: int, code: int) -> bool:
-        return dst == self.leader_vmid and not self.is_heard and code in _TO_LEADER
+    def _is_put_off(self, message: Outgoing) -> bool:
+        return not self.is_heard and _is_for_leader(message)
 
     def _keep_word(self, number: int, message: Outgoing, now: float) -> Effects:
         """This went to the leader under this number; it wants no answer."""
@@ -170,6 +172,11 @@ class Allegiance(Leading):
             return []
 
         return self.request(self.leader_vmid, Code.GET_ID_OWNER, (self.vmid,), then, now)[1]
+
+    def _is_asked_again(self, src: int) -> bool:
+        """Whether what this process asks of us as a leader is not ours to answer now: it asks the
+        next one; or it has asked in an earlier epoch, and asks us again."""
+        return self.deposed if self.leader is None else src in self.away
 
     # ---- losing a leader
 
@@ -193,12 +200,12 @@ class Allegiance(Leading):
             calls.withdraw(self._back)
             self._back = 0
         for seq, entry in calls.table.of_peer(leader):
-            if entry[0] in LEADER_CODES:
+            if entry[0] in ASKED_OF_LEADER:
                 calls.table.move(seq, NOBODY)
         link = self.links.get(leader)
         owed = list(self._words)
         for number, message in () if link is None else link.kept:
-            if message.seq and message.code in LEADER_CODES and number > self._before:
+            if message.seq and message.code in ASKED_OF_LEADER and number > self._before:
                 owed.append(Unsaid(self.epoch, number, message))
         self._words = deque()
         self._unsaid += sorted(owed, key=lambda each: each.number)
@@ -316,7 +323,7 @@ class Allegiance(Leading):
             peer
             for peer, link in self.links.items()
             if link.keeps
-            and (peer == self.leader_vmid or any(m.code not in _TO_LEADER for _, m in link.kept))
+            and (peer == self.leader_vmid or any(not _is_for_leader(m) for _, m in link.kept))
         ]
 
     def _reconnect(self, now: float) -> Effects:
@@ -336,7 +343,7 @@ class Allegiance(Leading):
         """See `Own`. What we had said before we led is among it, too."""
         if message is _RESUME:
             return [*self._resume_handles(now), Progress(self.vmid)] if self.is_heard else []
-        if message.code not in _TO_LEADER:
+        if not _is_for_leader(message):
             return super().on_own(message, now)
         if self.leader is None:
             return []  # deposed: the next leader hears it
@@ -377,3 +384,8 @@ class Allegiance(Leading):
         held = self.away.pop(src, [])
         effects = self.answer(src, seq, heard, now, Code.BACK)
         return effects + self.lead([*told, *held], now)
+
+
+def _is_for_leader(message: Outgoing) -> bool:
+    """Whether this goes to the leader as such. A relayed signal is no request."""
+    return message.code in _TO_LEADER or (message.code == Code.PID_KILL and message.seq != 0)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from libos_ipc._native import DRAINED, NEXT
-from libos_ipc.core.allegiance import NOBODY, Allegiance
+from libos_ipc.core.allegiance import ASKED_OF_LEADER, NOBODY, Allegiance
 from libos_ipc.core.calls import Calls, DecodeAnswer
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.lanes import Lanes
@@ -120,7 +120,7 @@ class Member(Allegiance):
         self, dst: int, code: int, body: Body, ticket: object, now: float
     ) -> tuple[int, Effects]:
         """Send a request; `ticket` is resolved or failed later. Gives its sequence number."""
-        if code in LEADER_CODES and dst == self.leader_vmid:
+        if code in ASKED_OF_LEADER and dst == self.leader_vmid:
             seq = self.calls.add_kept(dst if self.is_heard else NOBODY, code, ticket, body)
         else:
             seq = self.calls.add(dst, code, ticket)
@@ -259,7 +259,7 @@ class Member(Allegiance):
     # ---- sending
 
     def _dispatch(self, dst: int, message: Outgoing, now: float) -> Effects:
-        if dst == self.leader_vmid and self._is_put_off(dst, message.code):
+        if dst == self.leader_vmid and self._is_put_off(message):
             return self._say_later(message, now)
         if dst == self.vmid:
             if message.code in _SYNC_WORDS:
@@ -301,13 +301,11 @@ class Member(Allegiance):
         if handle is not None:
             return handle(src, seq, body, now)
         if code in LEADER_CODES or code in WORD_OF:
+            if self._is_asked_again(src):
+                return []
             if self.leader is None:
-                if self.deposed:
-                    return []  # who asks will ask our successor
                 text = f"VMID {self.vmid} is not the leader; epoch {self.epoch}"
                 return self.refuse(src, seq, errno.EPROTO, text, now) if seq else []
-            if src in self.away:
-                return []  # said in an earlier epoch, in which we led, too: it says so again
             return self._ask_own_leader(src, code, seq, body, now)
         if seq:
             text = f"code {code} is not handled by this version"
@@ -358,6 +356,8 @@ class Member(Allegiance):
         assert isinstance(body, tuple)
         # For others than us, a request is for the leader in us; its relay is for us.
         ours = body[4] & 3 < 2 and body[1] == self.inbox.pid  # type: ignore[operator]
+        if seq and self._is_asked_again(src) and not (ours and self.leader is None):
+            return []
         if self.leader is not None and not ours and (seq or src != self.vmid):
             return self._ask_own_leader(src, Code.PID_KILL, seq, body, now)
         return self.inbox.on_kill(src, seq, body, now)

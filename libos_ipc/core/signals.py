@@ -133,7 +133,8 @@ class Inbox:
         self.pid = 0
         self.uid = -1
         self._confirmed: dict[tuple[int, int], int] = {}  # (VMID, its pid) -> uid
-        self._waiting: dict[tuple[int, int], list[tuple[int, tuple[int, ...]]]] = {}
+        #: number of the request, its fields, and whether it came from who led then
+        self._waiting: dict[tuple[int, int], list[tuple[int, tuple[int, ...], bool]]] = {}
 
     def on_kill(self, src: int, seq: int, body: Body, now: float) -> Effects:
         """PID_KILL for this process."""
@@ -150,7 +151,7 @@ class Inbox:
         if kind > 1 and src != self.leader:
             return self._reply(src, seq, -errno.EPERM, now)
         key = src, int(sender)  # type: ignore[call-overload]
-        entry = (seq, body)
+        entry = (seq, body, src == self.leader)
         if src == self._me and sender == self.pid:
             return self._accept(src, entry, self.uid, now)  # type: ignore[arg-type]
         if key in self._confirmed:
@@ -179,19 +180,21 @@ class Inbox:
         if not isinstance(answer, IpcError):
             vmid, uid = int(answer[1]), int(answer[5])  # type: ignore[call-overload]
         entries = self._waiting.pop(key, [])
-        if src not in (self.leader, vmid):
-            return [
-                effect for seq, _ in entries for effect in self._reply(src, seq, -errno.EPERM, now)
-            ]
-        if src != self.leader:
+        if src == vmid and src != self.leader:
             self._confirmed[key] = uid
-        return [effect for entry in entries for effect in self._accept(src, entry, uid, now)]
+        effects: Effects = []
+        for entry in entries:
+            if src == vmid or entry[2]:
+                effects += self._accept(src, entry, uid, now)
+            else:
+                effects += self._reply(src, entry[0], -errno.EPERM, now)
+        return effects
 
     def _accept(
-        self, src: int, entry: tuple[int, tuple[int, ...]], uid: int, now: float
+        self, src: int, entry: tuple[int, tuple[int, ...], bool], uid: int, now: float
     ) -> Effects:
-        seq, (sender, _, _, sig, kind) = entry
-        if src != self.leader and not may_signal(uid, self.uid):
+        seq, (sender, _, _, sig, kind), by_leader = entry
+        if not by_leader and not may_signal(uid, self.uid):
             return self._reply(src, seq, -errno.EPERM, now)
         effects = self._reply(src, seq, 0, now)
         if sig:

@@ -129,6 +129,7 @@ class Receiver:
     def _tell_end(self, vmid: int, dead: bool, now: float) -> None:
         session = self._session
         session.traffic.porter.drain(vmid)
+        session.watches.drop_live(vmid)  # no later connection of it is believed
         for connection in self._bound.pop(vmid, set()):
             self._forget(connection)
         with session.lock:
