@@ -18,6 +18,7 @@ from libos_ipc.core.signals import KIND_BITS
 from libos_ipc.core.vocabulary import (
     Answer,
     Body,
+    Confirm,
     Effect,
     Effects,
     Journal,
@@ -31,6 +32,7 @@ from libos_ipc.core.vocabulary import (
 __all__ = ["Leading"]
 
 _ERROR = int(Code.ERROR)
+_CONFIRM = Confirm()
 
 
 class Leading(Mesh):
@@ -86,6 +88,9 @@ class Leading(Mesh):
             if isinstance(effect, Journal):
                 effects, written = self._written(effects, cause), True
                 break
+        else:
+            if effects:
+                said.append(_CONFIRM)
         for effect in effects:
             if isinstance(effect, Answer | Refuse | Say):
                 if effect.dst in self.away:

@@ -199,6 +199,10 @@ class Journal(NamedTuple):
     record: tuple[object, ...]
 
 
+class Confirm(NamedTuple):
+    """Nothing that comes after this, unless we lead still: it is of no record, and might be old."""
+
+
 class Expect(NamedTuple):
     """The leader is to watch whoever listens as one of these VMIDs and has not said hello yet, and
     to hear of those as which nobody does (`Leader.on_expected`), all at once."""
@@ -367,6 +371,7 @@ Effect: TypeAlias = (
     | Own
     | Heard
     | Journal
+    | Confirm
     | Expect
     | Answer
     | Refuse

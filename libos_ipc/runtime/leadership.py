@@ -44,6 +44,11 @@ class Leadership(Belongings):
             raise JournalSealed("we lead no more")
         self._journal.append(record)
 
+    def confirm(self) -> None:
+        """JournalSealed, unless we lead still."""
+        if self._journal is None or self._journal.sealed:
+            raise JournalSealed("we lead no more")
+
     def ended(self) -> None:
         self.on_ended()
 

@@ -24,6 +24,7 @@ class Performing(Calling):
 
     #: from ourselves to ourselves, once what is being performed is through
     _own: deque[Outgoing]
+    _on_sealed: Callable[[], None]
     _perform_one: dict[type, Callable[..., None]]
 
     def perform(self, effects: Effects) -> None:
@@ -50,6 +51,3 @@ class Performing(Calling):
         own = self._own
         while own:
             self.perform_within(self.member.on_own(own.popleft(), time.monotonic()))
-
-    def _on_sealed(self) -> None:
-        raise NotImplementedError

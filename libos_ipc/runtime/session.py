@@ -26,6 +26,7 @@ from libos_ipc.core.vocabulary import (
     ChildExit,
     ChildJoined,
     Close,
+    Confirm,
     Delegated,
     Discard,
     Disconnect,
@@ -101,6 +102,7 @@ class Host(Protocol):
     def identified(self, vmid: int, os_pid: int) -> None: ...
     def gone(self, vmid: int) -> None: ...
     def journal(self, record: tuple[object, ...]) -> None: ...
+    def confirm(self) -> None: ...
     def leader_gone(self, epoch: int) -> None: ...
     def look_for_epoch(self) -> None: ...
     def sealed(self) -> None: ...
@@ -143,6 +145,7 @@ class Session(Performing):
         self.porter = self.traffic.porter
         self.exchange = self.traffic.exchange
         self._own = deque()
+        self._on_sealed = host.sealed
         self._perform_one = self._table_for(host)
 
     def _table_for(self, host: Host) -> dict[type, Callable[..., None]]:
@@ -158,6 +161,7 @@ class Session(Performing):
             Fail: self._fail,
             Progress: self._on_progress,
             Journal: lambda effect: host.journal(effect.record),
+            Confirm: lambda effect: host.confirm(),
             Own: lambda effect: self._own.append(effect.message),
             Heard: lambda effect: self.member.on_heard(effect.message),
             LeaderGone: lambda effect: host.leader_gone(effect.epoch),
@@ -294,9 +298,6 @@ class Session(Performing):
         self.progress = Condition(self.lock)
 
     # ---- performing, under the lock
-
-    def _on_sealed(self) -> None:
-        self.host.sealed()
 
     def _transmit(self, effect: Transmit) -> None:
         transport = self._transport

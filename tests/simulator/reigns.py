@@ -126,8 +126,9 @@ class Reigns:
         own = leader if admission.vmid == 1 else None
         process = self.spawn(admission.vmid, admission.pid, 1, 1, own)
         self._grant(process, admission.start, admission.end)
-        if own is None:
-            process.perform(process.member.greet(1, self.now))
+        process.program.is_first = True
+        greet = [] if own is not None else process.member.greet(1, self.now)
+        process.do(lambda: process.perform(greet), process.program.catch)
         for founder in self.processes.values():
             if founder.member.leader is leader:
                 founder.watched.add(admission.vmid)

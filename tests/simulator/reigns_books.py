@@ -48,6 +48,7 @@ def check_rest(world: Reigns) -> None:
         raise Violation(f"{sorted(leader.processes)} are members")
     if any(host.member.away.get(process.vmid) is not None for process in members):
         raise Violation(f"not back: {host.member.away}")
+    _signals_have_come(world)
     _locks_are_right(world, leader)
     _handles_are_right(world, leader)
     leader.check()
@@ -95,6 +96,18 @@ def _books_are_right(leader: Leader, program: Program) -> None:
         raise Violation(f"VMID {vmid} said {program.said} words, {heard} were heard")
     if program.pgid != leader.processes[vmid].pgid:
         raise Violation(f"VMID {vmid} is in group {leader.processes[vmid].pgid}, not told so")
+
+
+def _signals_have_come(world: Reigns) -> None:
+    first = [program for program in world.programs() if program.is_first]
+    for sender in first:
+        for target in first:
+            came = target.signals.get(sender.pid, 0)
+            if target is not sender and came != sender.kills:
+                raise Violation(
+                    f"VMID {sender.process.vmid} has signalled {sender.kills} times,"
+                    f" {came} came to VMID {target.process.vmid}"
+                )
 
 
 def _locks_are_right(world: Reigns, leader: Leader) -> None:

@@ -48,6 +48,7 @@ from libos_ipc.core.vocabulary import (
     ChildExit,
     ChildJoined,
     Close,
+    Confirm,
     Discard,
     Effects,
     Ended,
@@ -55,6 +56,7 @@ from libos_ipc.core.vocabulary import (
     Fail,
     Heard,
     Journal,
+    KernelSignal,
     LeaderGone,
     LookForEpoch,
     Message,
@@ -66,6 +68,7 @@ from libos_ipc.core.vocabulary import (
     Publish,
     Reopen,
     Resolve,
+    Signalled,
     Transmit,
     Unpublish,
     Withdraw,
@@ -149,6 +152,7 @@ class Process:
             Fail: lambda effect: effect.ticket.fail(effect.error),
             Progress: lambda effect: None,
             Journal: self._journal,
+            Confirm: self._confirm,
             Own: lambda effect: self.own.append(effect.message),
             Heard: lambda effect: self.member.on_heard(effect.message),
             LeaderGone: self._leader_gone,
@@ -157,6 +161,8 @@ class Process:
             ChildExit: lambda effect: None,
             ChildJoined: program.child_joined,
             PgidChanged: program.pgid_changed,
+            Signalled: program.signalled,
+            KernelSignal: lambda effect: None,
             Publish: program.publish,
             Discard: lambda effect: None,
             Unpublish: lambda effect: self.published.pop(effect.id, None),
@@ -295,8 +301,15 @@ class Process:
         """As the runtime has it: a leader that has stepped down has no journal."""
         if self.log is None or not self.log.append(effect.record):
             self.world.refused_records += 1
-            self.stack.pop()
-            self.do(self.on_sealed)
+            self._drop_the_rest()
+
+    def _confirm(self, effect: Confirm) -> None:
+        if self.log is None or self.log.sealed:
+            self._drop_the_rest()
+
+    def _drop_the_rest(self) -> None:
+        self.stack.pop()
+        self.do(self.on_sealed)
 
     def _expect(self, effect: Expect) -> None:
         leader = self.member.leader
@@ -382,6 +395,7 @@ class Process:
     def tell_end(self, vmid: int) -> None:
         """All that it had sent has been read."""
         dead = self.ends.pop(vmid)
+        self.watched.discard(vmid)
         self.inbound = [wire for wire in self.inbound if wire.peer != vmid]
 
         def tell_leader() -> None:

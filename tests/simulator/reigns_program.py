@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 from libos_ipc.core.codes import Code
 from libos_ipc.core.lock_words import EOF, UNLOCK, WAIT, WRITE
 from libos_ipc.core.sync_words import State
-from libos_ipc.core.vocabulary import ChildJoined, Message, PgidChanged, Publish, Withdraw
+from libos_ipc.core.vocabulary import (
+    ChildJoined,
+    Message,
+    PgidChanged,
+    Publish,
+    Signalled,
+    Withdraw,
+)
 from libos_ipc.errors import IpcError, LeaderLost, PeerDied
 
 from .history import Violation
@@ -29,6 +36,7 @@ __all__ = ["Program", "Ticket"]
 #: User messages: one that wants no answer, and one that does.
 TOLD, ASKED = 70, 71
 LOCKER, USER = 1, 2  # the threads that use the file lock and the handle: no cycle closes
+SIGNAL = 10
 OPEN = (0, 0, b"name\0bytes")
 
 
@@ -78,6 +86,10 @@ class Program:
         self.is_child = False
         self.children: set[int] = set()
         self.said = 0
+        self.is_first = False  # it was there before all that happens
+        self.catches = False
+        self.kills = 0
+        self.signals: dict[int, int] = {}  # by sender's pid
         #: user requests not answered yet: sender, number, turn
         self.asked: list[tuple[int, int, bytes]] = []
         # the one file
@@ -112,6 +124,7 @@ class Program:
             (7, self.use_handle),
             (2, self.use_ids),
             (1, self.regroup),
+            (2, self.kill_all),
             (2, self.top_up),
             (2, self.fork),
         ]
@@ -228,6 +241,31 @@ class Program:
 
     def pgid_changed(self, effect: PgidChanged) -> None:
         self.pgid = effect.pgid
+
+    # ---- signals
+
+    def catch(self) -> None:
+        """From now on the group's signals come as messages."""
+
+        def then(body: Any) -> None:
+            self.catches = True
+
+        self.ask("SET_CAUGHT", Code.SET_CAUGHT, (1 << SIGNAL,), then)
+
+    def kill_all(self) -> None:
+        """Signal all others, of whom the first are to hear it once each."""
+        if not all(program.catches for program in self.world.programs() if program.is_first):
+            return
+
+        def then(body: Any) -> None:
+            if body[0] not in (0, -errno.ESRCH):
+                raise Violation(f"VMID {self.process.vmid} may not signal: {body}")
+            self.kills += not body[0]
+
+        self.ask("PID_KILL", Code.PID_KILL, (self.pid, 0, 0, SIGNAL, 3), then)
+
+    def signalled(self, effect: Signalled) -> None:
+        self.signals[effect.info.sender] = 1 + self.signals.get(effect.info.sender, 0)
 
     # ---- words and messages
 

@@ -38,7 +38,7 @@ from libos_ipc.core.succession_words import (
     Taken,
     Won,
 )
-from libos_ipc.core.vocabulary import Effects, Expect, Journal, Transmit
+from libos_ipc.core.vocabulary import Confirm, Effects, Expect, Journal, Transmit
 from libos_ipc.runtime.codec import decode_answer
 
 from .claims import Claims, Led, Log, Process
@@ -224,8 +224,10 @@ class World(Claims):
         if isinstance(effect, Journal):
             if not self.commit(self.logs[led.epoch], effect.record):
                 self.refused_commits += 1
-                process.led = None
-                self.tell(process, Sealed(led.epoch))
+                self.seal_found(process, led)
+        elif isinstance(effect, Confirm):
+            if self.logs[led.epoch].sealed:
+                self.seal_found(process, led)
         elif isinstance(effect, Transmit):
             peer, number, acked, message = effect
             for other in self.members:
@@ -238,6 +240,10 @@ class World(Claims):
             assert leader is not None
             found = leader.on_expected(absent, self.now)
             led.doing.extendleft(reversed(led.member.lead(found, self.now)))
+
+    def seal_found(self, process: Process, led: Led) -> None:
+        process.led = None
+        self.tell(process, Sealed(led.epoch))
 
     # ---- faults
 
