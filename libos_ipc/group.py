@@ -107,7 +107,7 @@ class Group(Messaging, Signals, Metadata, Sharing):
         """Found a group and join it. Blocks until the leader answers (about 0.1 s).
 
         The leader is a small detached process, which lives until the last member leaves; with
-        `"embedded"` it is this process, and the group ends with it. Without a `name` one is
+        `"embedded"` it is this process. When it ends, another member leads. Without a `name` one is
         made up. GroupExists if a group of that name is alive, InvalidArgument for a name that
         is none, PermissionDenied for a runtime directory that is not safely ours.
         """
@@ -136,9 +136,10 @@ class Group(Messaging, Signals, Metadata, Sharing):
     ) -> Group:
         """Join a group: by its name, by a token, or, with neither, by `LIBOS_IPC_GROUP`.
 
-        Blocks until the leader has answered, at most `timeout` seconds (Timeout). NotJoined if
-        there is no such group, LeaderLost if nobody leads it any more, PermissionDenied if
-        this user may not join.
+        Blocks until the leader has answered, or the next one if it is just dying, at most
+        `timeout` seconds (Timeout). With `may_lead=False` this process never leads the group.
+        NotJoined if there is no such group, LeaderLost if nobody leads it any more and nobody
+        could, PermissionDenied if this user may not join.
         """
         name = name or os.environ.get(GROUP_VARIABLE)
         if not name:
