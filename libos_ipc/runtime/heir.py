@@ -75,6 +75,8 @@ LOOK_S = 0.02
 #: Seconds between looks at a leader that does not answer, and how late one may be.
 STALL_LOOK_S = 0.25
 LATE_S = 0.25
+#: Seconds until who leaves looks for a leader: most likely it has its answer, and is gone by then.
+LEAVING_S = 0.2
 #: Seconds between looks of a leader whether it has been deposed.
 SEALED_LOOK_S = 0.5
 
@@ -116,10 +118,11 @@ class Heir:
     def on_leader_gone(self, epoch: int) -> None:
         """The leader of this epoch has ended."""
         leader = self.machine.watched
-        if self._node.session.leaving:
+        leaving = self._node.session.leaving
+        if leaving:
             self.machine.may_lead = False  # whoever stays
         if epoch == self.machine.epoch and leader:
-            self._soon(lambda: self._tell(Gone(leader)))
+            self._soon(lambda: self._tell(Gone(leader)), LEAVING_S if leaving else 0)
 
     def on_sealed(self) -> None:
         """Our journal takes nothing more."""
@@ -155,7 +158,7 @@ class Heir:
 
     # ---- steps
 
-    def _soon(self, action: Callable[[], None]) -> None:
+    def _soon(self, action: Callable[[], None], delay_s: float = 0) -> None:
         """Not in the middle of what is being performed."""
         session = self._node.session
 
@@ -164,7 +167,7 @@ class Heir:
                 if not session.closed:
                     action()
 
-        session.clock.later(0, act)
+        session.clock.later(delay_s, act)
 
     def _tell(self, evidence: Evidence) -> None:
         """What was put off: what is known by now comes first."""
