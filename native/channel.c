@@ -2,12 +2,11 @@
 
 #include <string.h>
 
-/* How much of `count` bytes lies before the end of the data, from place `at` on. */
+/* How many bytes lie before the end of the data, from place `at` on. */
 static uint64_t
-before_wrap(const struct channel_end *end, uint64_t count)
+before_wrap(const struct channel_end *end)
 {
-    const uint64_t left = end->window - (end->at & (end->window - 1));
-    return count < left ? count : left;
+    return end->window - (end->at & (end->window - 1));
 }
 
 static unsigned char *
@@ -32,10 +31,14 @@ channel_room(const struct channel_end *end)
 void
 channel_put(struct channel_end *end, const void *bytes, uint64_t count)
 {
-    const uint64_t first = before_wrap(end, count);
+    const uint64_t first = before_wrap(end);
 
-    memcpy(place_of(end), bytes, first);
-    memcpy(end->data, (const unsigned char *)bytes + first, count - first);
+    if (count <= first) {
+        memcpy(place_of(end), bytes, count);
+    } else {
+        memcpy(place_of(end), bytes, first);
+        memcpy(end->data, (const unsigned char *)bytes + first, count - first);
+    }
     end->at += count;
 }
 
@@ -91,10 +94,14 @@ channel_filled(struct channel_end *end, uint64_t *count)
 void
 channel_peek(const struct channel_end *end, void *to, uint64_t count)
 {
-    const uint64_t first = before_wrap(end, count);
+    const uint64_t first = before_wrap(end);
 
-    memcpy(to, place_of(end), first);
-    memcpy((unsigned char *)to + first, end->data, count - first);
+    if (count <= first) {
+        memcpy(to, place_of(end), count);
+    } else {
+        memcpy(to, place_of(end), first);
+        memcpy((unsigned char *)to + first, end->data, count - first);
+    }
 }
 
 void

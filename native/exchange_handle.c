@@ -48,20 +48,27 @@ server_tell_failure(const struct server *server, PyObject *message)
 /* ---- one message */
 
 int
-server_consume(const struct server *server, PyObject *message)
+server_consume(const struct server *server, PyObject *const *messages, Py_ssize_t count)
 {
     struct exchange *exchange = server->exchange;
-    PyObject *src = PyTuple_GET_ITEM(message, 0);
-    PyObject *payload = PyTuple_GET_ITEM(message, 3);
-    const uint64_t size = HEADER_SIZE + (uint64_t)PyBytes_GET_SIZE(payload);
+    PyObject *src = PyTuple_GET_ITEM(messages[0], 0);
     PyObject *ledger = exchange_ledger(exchange, PyLong_AsUnsignedLongLong(src));
+    uint64_t size = 0;
 
     if (ledger == NULL) { /* we do not speak to it from here */
-        return server_call_host(server, "consumed", server->replies, src, payload, NULL);
+        PyObject *payload = PyTuple_GET_ITEM(messages[0], 3);
+        return server_call_host(server, "consumed", server->replies, src, payload, NULL) < 0 ? -1 : 1;
     }
-    return ledger_consume(ledger, size, exchange->send_buffer / 4)
-               ? server_call_host(server, "announce", server->replies, src, NULL, NULL)
-               : 0;
+    Py_ssize_t taken = 0;
+    while (taken < count && PyTuple_GET_ITEM(messages[taken], 0) == src) {
+        size += HEADER_SIZE + (uint64_t)PyBytes_GET_SIZE(PyTuple_GET_ITEM(messages[taken], 3));
+        taken++;
+    }
+    if (ledger_consume(ledger, size, exchange->send_buffer / 4) &&
+        server_call_host(server, "announce", server->replies, src, NULL, NULL) < 0) {
+        return -1;
+    }
+    return (int)taken;
 }
 
 /* Sends the answer. Takes the payload over. */
@@ -152,7 +159,7 @@ server_take_up(const struct server *server, PyObject *message)
     int handled = 0;
     if (is_tuple && PyTuple_GET_SIZE(handler) == 2 && !taken->asked) {
         handled = server_take_up_run(server, message, handler);
-    } else if (server_consume(server, message) < 0) {
+    } else if (server_consume(server, &message, 1) < 0) {
         handled = -1;
     } else if (is_tuple && PyTuple_GET_SIZE(handler) == 3) {
         handled = handle(server, taken, handler);

@@ -181,8 +181,9 @@ int server_take_up(const struct server *server, PyObject *message);
  * come right behind it, in the batch and then in the host's queue, are taken up with it. */
 int server_take_up_run(const struct server *server, PyObject *message, PyObject *handler);
 
-/* The message has been taken up: its sender may send as much again. */
-int server_consume(const struct server *server, PyObject *message);
+/* The first of these messages has been taken up, and those behind it that are of the same sender: it may
+ * send as much again. How many they are, -1 with an exception. */
+int server_consume(const struct server *server, PyObject *const *messages, Py_ssize_t count);
 
 /* A handler has failed, or what it returned is no payload: the exception, which is taken over, becomes
  * the answer. */

@@ -53,6 +53,31 @@ take_from_queue(const struct server *server, PyObject *run)
     return result;
 }
 
+/* The messages of a run have been taken up. 0, -1. */
+static int
+consume_all(const struct server *server, PyObject *run)
+{
+    PyObject *messages[MOST_AT_ONCE];
+    Py_ssize_t count = 0;
+    int consumed = 0;
+
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(run); i++) {
+        if (i == MOST_AT_ONCE || !exchange_is_message(server->exchange, PyList_GET_ITEM(run, i))) {
+            PyErr_SetString(PyExc_TypeError, "gather() adds some messages");
+            consumed = -1;
+            break;
+        }
+        messages[count++] = Py_NewRef(PyList_GET_ITEM(run, i)); /* the host is called between them */
+    }
+    for (Py_ssize_t i = 0; i < count && consumed >= 0; i += consumed) {
+        consumed = server_consume(server, messages + i, count - i);
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Py_DECREF(messages[i]);
+    }
+    return consumed < 0 ? -1 : 0;
+}
+
 /* Adds to a run of one message those that came together with it, and takes them up. 0, -1. */
 static int
 complete(const struct server *server, PyObject *run, long code)
@@ -69,20 +94,7 @@ complete(const struct server *server, PyObject *run, long code)
     if (queued < 0 || (queued > 0 && !server->shared && take_from_queue(server, run) < 0)) {
         return -1;
     }
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(run); i++) {
-        PyObject *message = Py_NewRef(PyList_GET_ITEM(run, i));
-        int consumed = -1;
-        if (exchange_is_message(exchange, message)) {
-            consumed = server_consume(server, message);
-        } else {
-            PyErr_SetString(PyExc_TypeError, "gather() adds messages");
-        }
-        Py_DECREF(message);
-        if (consumed < 0) {
-            return -1;
-        }
-    }
-    return 0;
+    return consume_all(server, run);
 }
 
 /* The decoded values of a run. NULL with an exception. */

@@ -19,19 +19,26 @@ sending_end(struct sending *sending)
     PyBuffer_Release(&sending->payload);
 }
 
-/* The station of this peer, if there is one. What waits for room there is sent first, if there is some:
- * the bell that tells of it may have been heard by a thread that has not come to run. */
+/* The station of this peer, if there is one, with room for a payload of so many bytes if that can be. What
+ * waits for room there is sent first: the bell that tells of some may have been heard by a thread that has
+ * not come to run. */
 static struct station *
-flushed_station(struct exchange *exchange, uint64_t peer)
+ready_station(struct exchange *exchange, uint64_t peer, Py_ssize_t length)
 {
     struct station *station = stations_find(&exchange->stations, peer);
 
-    if (station == NULL || !lane_waits(lane_of(station->lane))) {
+    if (station == NULL) {
+        return NULL;
+    }
+    if (lane_waits(lane_of(station->lane))) {
+        PyObject *lane = Py_NewRef(station->lane); /* dropping what was sent may run Python code */
+        lane_flush(lane_of(lane), UINT64_MAX);
+        Py_DECREF(lane);
+    } else if (lane_is_crowded(lane_of(station->lane), length) && !lock_is_held(exchange->lock)) {
+        lane_await_reader(station->lane);
+    } else {
         return station;
     }
-    PyObject *lane = Py_NewRef(station->lane); /* dropping what was sent may run Python code */
-    lane_flush(lane_of(lane), UINT64_MAX);
-    Py_DECREF(lane);
     return stations_find(&exchange->stations, peer);
 }
 
@@ -91,7 +98,7 @@ exchange_post(struct exchange *exchange, uint64_t peer, struct sending *sending)
     struct waiting *place = NULL;
     struct envelope envelope;
 
-    const struct station *station = flushed_station(exchange, peer);
+    const struct station *station = ready_station(exchange, peer, length);
     if (lock_is_held(exchange->lock)) {
         return 0;
     }

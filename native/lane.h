@@ -33,6 +33,15 @@ void lane_publish(struct lane *lane);
  * without the interpreter lock, from a place. */
 bool lane_fits(struct lane *lane, Py_ssize_t size);
 
+/* Whether a payload of so many bytes does not fit only because of small ones before it, though the window is
+ * as large as they make it. */
+bool lane_is_crowded(const struct lane *lane, Py_ssize_t size);
+
+/* Lets the reader make room, for some hundred microseconds at most: it may wait for our processor, or be about
+ * to look. What was put is there for it. Without the interpreter lock: anything may have been done to the
+ * lane meanwhile. */
+void lane_await_reader(PyObject *lane);
+
 /* A place for a message behind those that wait for room. It is made first, so that to send cannot
  * fail. NULL with MemoryError. */
 struct waiting;

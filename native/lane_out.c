@@ -1,6 +1,14 @@
+#define _GNU_SOURCE /* the clock */
+
 #include "lane_parts.h"
 
 #include "arguments.h"
+#include "clock.h"
+
+#include <sched.h>
+
+/* How long a full lane is waited for before what is sent queues up. */
+static const int64_t READER_WAIT_NS = 200000;
 
 void
 lane_drop_place(struct waiting *place)
@@ -177,6 +185,34 @@ lane_fits(struct lane *lane, Py_ssize_t size)
         return false;
     }
     return lane_stretch(lane, whole) && channel_room(&lane->out) >= whole;
+}
+
+bool
+lane_is_crowded(const struct lane *lane, Py_ssize_t size)
+{
+    const uint64_t whole = MESSAGE_HEAD + (uint64_t)size;
+
+    return lane->memory != NULL && size < LARGE && lane->out.window >= STREAM &&
+           channel_room(&lane->out) < whole;
+}
+
+void
+lane_await_reader(PyObject *self)
+{
+    struct lane *lane = lane_of(self);
+    PyObject *memory = Py_NewRef(lane->memory); /* also if the lane is closed meanwhile */
+    const struct channel_end out = lane->out;
+
+    Py_INCREF(self);
+    lane_publish(lane);
+    Py_BEGIN_ALLOW_THREADS
+    const int64_t until = now_ns() + READER_WAIT_NS;
+    do {
+        sched_yield();
+    } while (channel_room(&out) < out.window / 4 && now_ns() < until);
+    Py_END_ALLOW_THREADS
+    Py_DECREF(memory);
+    Py_DECREF(self);
 }
 
 void

@@ -21,7 +21,7 @@ enum {
     MESSAGE_HEAD = ENVELOPE_SIZE + HEADER_SIZE,
     LARGE = 1 << 15,
     PIECE = 1 << 18,
-    STREAM = 1 << 19
+    STREAM = 1 << 17
 };
 
 /* A message that has not gone, or not all of it. */

@@ -17,6 +17,10 @@ enum { QUIET_LOOKS = 5 };
  * began late, since another process had the processor in between, ends no stream. */
 enum { MOST_CLOSE = 64, PAUSE = 16 };
 
+/* Looks that find the same handler, after which it is a long one: in a stream it may be without the
+ * processor for a slice of the scheduler's. */
+enum { STUCK_LOOKS = 1, STUCK_LOOKS_IN_STREAM = 3 };
+
 void
 vigil_call(struct vigil *vigil)
 {
@@ -32,12 +36,14 @@ follows_closely(struct vigil *vigil)
     const bool closely = now - vigil->left_at < CLOSELY_NS;
 
     vigil->left_at = now;
+    unsigned close = atomic_load_explicit(&vigil->close, memory_order_relaxed);
     if (closely) {
-        vigil->close += vigil->close < MOST_CLOSE;
-        return true;
+        close += close < MOST_CLOSE;
+    } else {
+        close -= close < PAUSE ? close : PAUSE;
     }
-    vigil->close -= vigil->close < PAUSE ? vigil->close : PAUSE;
-    return vigil->close > 0;
+    atomic_store_explicit(&vigil->close, close, memory_order_relaxed);
+    return closely || close > 0;
 }
 
 void
@@ -63,6 +69,16 @@ vigil_return(struct vigil *vigil)
     atomic_fetch_add(&vigil->steps, 1);
 }
 
+/* How many looks without a change are one too many. */
+static unsigned
+patience(struct vigil *vigil, bool inside)
+{
+    const bool stream =
+        atomic_load_explicit(&vigil->close, memory_order_relaxed) >= MOST_CLOSE - PAUSE;
+
+    return !inside ? QUIET_LOOKS : stream ? STUCK_LOOKS_IN_STREAM : STUCK_LOOKS;
+}
+
 /* A look at the handlers, which had come to `steps` at the last one. Whether to look again. */
 static bool
 look(struct vigil *vigil, uint32_t *steps, unsigned *quiet)
@@ -72,7 +88,7 @@ look(struct vigil *vigil, uint32_t *steps, unsigned *quiet)
 
     *steps = now;
     *quiet = moved ? 0 : *quiet + 1;
-    if (moved || ((now & 1) == 0 && *quiet < QUIET_LOOKS)) {
+    if (moved || *quiet < patience(vigil, (now & 1) != 0)) {
         return true;
     }
     /* Either we see the handler that begins now, or who calls it sees that we do not look. */

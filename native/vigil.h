@@ -9,7 +9,8 @@
  *     seat     handler|handler|handler|handler…………………………………………
  *     porter   …………look…………look…………look: still the same one; reads in its place
  *
- * So what is rung during a handler waits for two looks at most. A process that is asked little, or
+ * So what is rung during a handler waits for two looks at most, or four in a long stream of short ones,
+ * where a handler that does not end has more likely lost the processor. A process that is asked little, or
  * whose handlers are slow, keeps no vigil: there whoever rings during a handler wakes the porter. One
  * pause makes no slow handler: a stream goes on after a time without the processor.
  */
@@ -25,7 +26,7 @@ struct vigil {
     _Atomic bool kept;
     _Atomic bool called; /* the porter was called by somebody who wants it awake */
     int64_t left_at;     /* when the last handler began */
-    unsigned close;      /* how many followed one another closely, less what pauses took off */
+    _Atomic unsigned close; /* how many followed one another closely, less what pauses took off */
     uint32_t seen;       /* what the porter has seen of the bell's count */
 };
 

@@ -7,6 +7,7 @@ import threading
 import time
 from typing import Any
 
+import exchange_sides
 import pytest
 from exchange_sides import EVERY, MOST, ROOM, SEND_BUFFER, USER, Side, make_sides
 from processes import poll
@@ -127,6 +128,31 @@ def test_many_that_do_not_fit_go_on_when_there_is_room(sides: tuple[Side, Side])
         found += [message.payload for message in other.read()]
         one.read()
     assert tuple(found) == payloads
+
+
+def test_a_lane_is_closed_while_its_writer_yields(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lane is full, as a stream makes it: each message lets others run before it goes."""
+    monkeypatch.setattr(exchange_sides, "ROOM", 1 << 17)
+    for _ in range(20):
+        one, other = make_sides()
+        posted = 0
+
+        def post(one: Side = one) -> None:
+            nonlocal posted
+            while one.exchange.post(3, USER, b"small"):
+                posted += 1
+
+        writer = threading.Thread(target=post)
+        writer.start()
+        found: list[Message] = []
+        while len(found) < 10_000:
+            found += other.read()
+            one.read()
+        one.exchange.disconnect(3)
+        one.lane.close()
+        writer.join()
+        assert posted >= len(found)
+        assert {message.payload for message in found} == {b"small"}
 
 
 def test_one_message_to_each_of_several_peers(sides: tuple[Side, Side]) -> None:

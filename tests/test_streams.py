@@ -162,6 +162,19 @@ def test_many_from_several_threads_stay_in_the_order_of_each(group: Group) -> No
         assert [n for n in found if n[:1] == letter] == [letter + n for n in numbered(600)]
 
 
+@BY
+def test_more_than_a_lane_holds_waits_for_a_stopped_receiver(group: Group) -> None:
+    many = [b"%100d" % number for number in range(20_000)]
+    with Peer(group, notebook) as slow:
+        assert noted(group, slow.vmid) == []
+        slow.stop()
+        for start in range(0, len(many), 1000):
+            assert group.send_many(slow.vmid, NOTE, many[start : start + 999], timeout=0) == 999
+            group.send(slow.vmid, NOTE, many[start + 999], timeout=0)
+        slow.kill(signal.SIGCONT)
+        assert noted(group, slow.vmid) == many
+
+
 # ---- broadcasts
 
 
