@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from libos_ipc.runtime.journal_file import JournalFile
+from libos_ipc.runtime.journal_file import JournalFile, retire, seal
 from libos_ipc.runtime.muster import Muster
 
 ME = 5
@@ -20,6 +20,7 @@ class World:
     def __init__(self, path: Path) -> None:
         self.path = str(path)
         self.journal = JournalFile(self.path)
+        self.journal.begin(os.getpid(), 1)
         self.muster = Muster()
         self.told = self.asked = 0
         self.tells_meanwhile = 0
@@ -71,6 +72,15 @@ def test_what_was_told_may_be_on_its_way(world: World) -> None:
 def test_a_child_does_not_go_by_what_its_parent_knew(world: World) -> None:
     assert world.vmids() == (1,)
     assert world.vmids(ME + 1) == (2,)
+
+
+def test_the_end_of_an_epoch_is_a_change(world: World) -> None:
+    world.journal.append(("join", 7))
+    assert world.vmids() == (1,)
+    seal(world.path)
+    assert [world.vmids() for _ in range(2)] == [(2,)] * 2
+    retire(world.path)
+    assert world.vmids() == (3,)
 
 
 def test_another_journal_in_its_place_or_none(world: World) -> None:

@@ -3,6 +3,7 @@ sent at once; and broadcasts to members that come and go."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from typing import Any
@@ -12,6 +13,7 @@ from processes import DEADLINE_S, Peer, poll
 
 import libos_ipc
 from libos_ipc import Group, Message
+from libos_ipc.runtime.journal_file import read_head
 
 BY = pytest.mark.parametrize("transport", ["auto", "native", "zmq"], indirect=True)
 STREAM, BATCH, TOLD, NOTE, NOTED = range(70, 75)
@@ -192,6 +194,19 @@ def test_a_broadcast_finds_who_has_come_and_not_who_has_gone(group: Group) -> No
             poll(lambda one=one: group.broadcast(NOTE, b"left") == [one.vmid])  # type: ignore[misc]
             assert noted(group, one.vmid)[:40] == [b"one"] * 20 + [b"both"] * 20
         poll(lambda: group.broadcast(NOTE, b"over") == [])
+
+
+@BY
+def test_a_broadcast_finds_who_has_come_under_another_leader(group: Group) -> None:
+    with Peer(group, notebook) as one:
+        poll(lambda: group.broadcast(NOTE, b"before") == [one.vmid])
+        head = read_head(group._node.directory.journal(group.epoch))
+        assert head is not None
+        os.kill(head.os_pid, signal.SIGKILL)
+        with Peer(group, notebook) as two:
+            for _ in range(20):
+                assert group.broadcast(NOTE, b"after") == [one.vmid, two.vmid]
+            assert noted(group, two.vmid) == [b"after"] * 20
 
 
 @BY

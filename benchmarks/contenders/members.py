@@ -33,7 +33,11 @@ class Other:
 
 def leader_of(group: libos_ipc.Group) -> int:
     """The OS pid of the leader, which is a process of its own."""
-    return group._node.directory.leader_os_pid()
+    from libos_ipc.runtime.journal_file import read_head
+
+    head = read_head(group._node.directory.journal(group.epoch))
+    assert head is not None
+    return head.os_pid
 
 
 def import_what_members_use() -> None:
