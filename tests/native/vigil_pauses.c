@@ -1,7 +1,6 @@
 /* A seat whose handlers follow one another closely, and what pauses between them do to the vigil.
  *
- * The pauses are made by setting back when the last handler began, as if another process had had the
- * processor since. Ends with 0 if one pause in a stream calls nobody, and if handlers that follow one
+ * When the last handler began is set, also for a pause, as if another process had had the processor since. Ends with 0 if one pause in a stream calls nobody, and if handlers that follow one
  * another slowly have the porter called again before many of them.
  */
 #define _GNU_SOURCE
@@ -22,9 +21,7 @@ handle(struct vigil *vigil, bool after_a_pause)
 {
     bell_sit(&bell);
     bell_ring(&bell, LINE);
-    if (after_a_pause) {
-        vigil->left_at -= NS_PER_S;
-    }
+    vigil->left_at = now_ns() - (after_a_pause ? NS_PER_S : 0);
     vigil_leave(vigil);
     vigil_return(vigil);
     return atomic_exchange(&vigil->called, false);
