@@ -1,7 +1,8 @@
 /* A seat whose handlers follow one another closely, and what pauses between them do to the vigil.
  *
- * When the last handler began is set, also for a pause, as if another process had had the processor since. Ends with 0 if one pause in a stream calls nobody, and if handlers that follow one
- * another slowly have the porter called again before many of them.
+ * When the last handler began is set, also for a pause, as if another process had had the processor
+ * since. Ends with 0 if one pause in a stream calls nobody, and if handlers that follow one another
+ * slowly have the porter called again before many of them.
  */
 #define _GNU_SOURCE
 
