@@ -14,6 +14,7 @@ from libos_ipc.core.leader import Leader
 from libos_ipc.core.leading import Leading
 from libos_ipc.core.links import Link
 from libos_ipc.core.member import Member
+from libos_ipc.core.roster import Roster
 from libos_ipc.core.vocabulary import Effects, Journal, Outgoing
 
 SEEDS = 400
@@ -101,6 +102,18 @@ def _is_believed_at_once(self: Leader, own: int) -> dict[int, Effects]:
     return {}
 
 
+def _takes_nothing_over(self: Roster, record: Any) -> None:
+    if record[0] != "epoch":
+        APPLY(self, record)
+
+
+APPLY = Roster.apply
+
+
+def _keeps_no_word(self: Allegiance, number: int, message: Outgoing, now: float) -> Effects:
+    return []
+
+
 def _always_heard(self: Allegiance) -> bool:
     return True
 
@@ -126,6 +139,8 @@ def _missed_nothing(self: Leader, src: int, waits: Any) -> Effects:
         (Leader, "unheard", _is_believed_at_once),
         (Leader, "on_back", _missed_nothing),
         (Link, "again", _sends_nothing_again),
+        (Roster, "apply", _takes_nothing_over),
+        (Allegiance, "_keep_word", _keeps_no_word),
     ],
 )
 def test_a_broken_machine_is_found_out(

@@ -54,6 +54,9 @@ class Reigns:
         self.processes: dict[int, Process] = {}
         self.begun = [1]
         self.heirless = rng.random() < 0.06
+        self.haste = rng.choice((0.0, 0.5, 0.9))  # to go on with the same process
+        # what programs do most, by its place in `act`: locks, words, handles, signals, forks
+        self.favourite = rng.choice((-1, -1, -1, 3, 5, 8, 8, 8, 11, 13))
         # what programs were told
         self.vmids: set[int] = set()
         self.sent: dict[tuple[int, int], int] = {}
@@ -224,6 +227,8 @@ class Reigns:
             if steps:
                 self.now += 0.001
                 self.rng.choice(steps)()
+                while process.stack and self.rng.random() < self.haste:
+                    process.run()
                 return True
             able.remove(process)
         return False

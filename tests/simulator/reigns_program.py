@@ -128,7 +128,8 @@ class Program:
             (2, self.top_up),
             (2, self.fork),
         ]
-        weights = [weight for weight, _ in actions]
+        favourite = self.world.favourite
+        weights = [weight + 20 * (at == favourite) for at, (weight, _) in enumerate(actions)]
         self.world.rng.choices(actions, weights)[0][1]()
 
     def steps(self) -> list[Callable[[], None]]:
