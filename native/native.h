@@ -3,8 +3,8 @@
  *
  * This is the only file that includes Python.h. The extension keeps no static mutable state:
  * whatever lives longer than a call belongs to a module object, so that each interpreter of a
- * process has its own copy. The one exception is the kernel's, not ours: the number of a thread
- * (thread_number.c). Every file with something to export has one setup function, which
+ * process has its own copy. The exceptions are not ours: the kernel's number of a thread
+ * (thread_number.c), and the tables of ZeroMQ's library (zeromq_accept.c). Every file with something to export has one setup function, which
  * module.c calls once per module object.
  */
 #ifndef LIBOS_IPC_NATIVE_H

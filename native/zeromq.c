@@ -2,6 +2,7 @@
 
 #include "arguments.h"
 #include "codec.h"
+#include "zeromq_accept.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -69,7 +70,10 @@ port_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     port_of(self)->socket = (void *)(uintptr_t)socket;
     if (find_functions(handle, &port_of(self)->zmq) < 0) {
         Py_CLEAR(self);
+        goto done;
     }
+    /* Where its tables are not understood, a shortage of descriptors stays ZeroMQ's affair. */
+    (void)zeromq_accept_patiently((const void *)port_of(self)->zmq.send);
 done:
     Py_XDECREF(path);
     return self;
