@@ -64,8 +64,9 @@ class Child:
 def fork(group: Group) -> tuple[int, int, int]:
     """Fork; in the parent (group pid, VMID, OS pid) of the child, in the child zeros.
 
-    The OS's error if it cannot fork; IpcError(EAGAIN) if the child found no identity in time
-    (it runs nevertheless, un-joined, as after `os.fork`).
+    The OS's error if it cannot fork; IpcError if the child has not joined: EAGAIN, it found no
+    identity in time, or the system's number, there was no room for its sockets. It runs
+    nevertheless, as after `os.fork`.
     """
     node = group._node
     os_pid = os.fork()
@@ -73,9 +74,10 @@ def fork(group: Group) -> tuple[int, int, int]:
         return 0, 0, 0
     plan = node.forked.pop(threading.get_ident(), None)
     if plan is None:
-        raise IpcError(
-            11, f"OS process {os_pid} was forked but has not joined: the leader gave no identity"
-        )
+        error = node.unplanned.pop(threading.get_ident(), None)
+        number = 11 if error is None else error.errno or 11
+        reason = "the leader gave no identity" if error is None else str(error)
+        raise IpcError(number, f"OS process {os_pid} was forked but has not joined: {reason}")
     with node.session.lock:
         row = node.children.add(plan.pid, plan.vmid)
         node.children.own(row, os_pid)

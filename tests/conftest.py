@@ -189,6 +189,7 @@ TRANSPORTED = {
     "test_hostile",
     "test_ids",
     "test_messages",
+    "test_shortage",
     "test_signals",
     "test_stopped",
     "test_sync",

@@ -41,6 +41,8 @@ class Calling:
     lock: Lock
     #: told at every Progress effect
     progress: Condition
+    #: why no connection could be made, by peer
+    unreached: dict[int, str]
     listeners: list[Callable[[], None]]
     closed: bool
     #: the leader has been told that this process goes: what it gives out now belongs to nobody
@@ -109,11 +111,12 @@ class Calling:
             else answer
         )
 
-    @staticmethod
-    def too_late(dst: int, code: int, timeout: float | None) -> Timeout:
+    def too_late(self, dst: int, code: int, timeout: float | None) -> Timeout:
         """What a caller is told whose request was not answered in time."""
         who = f"VMID {dst}" if dst else "the leader"
-        return Timeout(f"no answer from {who} to code {code} within {timeout} s")
+        reason = self.unreached.get(dst)
+        because = "" if reason is None else f"; no connection to it can be made: {reason}"
+        return Timeout(f"no answer from {who} to code {code} within {timeout} s{because}")
 
     def _keep_time(self) -> None:
         """Something goes out beside the machine, which may have to be asked for again."""

@@ -75,7 +75,7 @@ class ChildRow:
         self.ended_at: float | None = None
 
     def open(self, os_pid: int) -> bool:
-        """Learn which process it is. False if it is gone already."""
+        """Learn which process it is. False if it is gone already; OSError if it cannot be held."""
         self.os_pid = os_pid
         try:
             self.pidfd = os.pidfd_open(os_pid)

@@ -3,7 +3,7 @@
 It needs nothing of the process that is asked about, which may be stopped or stuck. A process that
 is gone has nothing open: who has waited for its end finds its locks free, though the leader may
 hear of that end only a moment later. What the kernel does not tell (another user's process, a
-kernel without kcmp) counts as unchanged.
+kernel without kcmp, no descriptor left to look by) counts as unchanged.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Inspector:
         """Whether the process still has what it locked by. Another one of that pid has not."""
         if os_pid <= 0:
             return True
-        if liveness.start_time(os_pid) != start_time:
-            return False
         try:
+            if liveness.start_time(os_pid) != start_time:
+                return False
             if spot.duplicate < 0:
                 return _leads_to(os_pid, spot.fd, device, inode)
             if _same(os_pid, spot.fd, spot.duplicate):

@@ -138,7 +138,8 @@ def process_behind(watcher: socket.socket) -> tuple[int, int]:
 
 
 def start_time(os_pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 if it is gone.
+    """When a process started, in clock ticks since boot; 0 if it is gone. OSError if that cannot be
+    read: no descriptor is left.
 
     OS pid and start time together name a process; the pid alone is used again.
     """
@@ -153,8 +154,12 @@ def is_stopped(os_pid: int) -> bool:
 
 
 def is_exiting(os_pid: int) -> bool:
-    """Whether the process has begun to end, or is gone. It closes what it has open after that."""
-    fields = _stat(os_pid)
+    """Whether the process has begun to end, or is gone. It closes what it has open after that.
+    False where that cannot be read."""
+    try:
+        fields = _stat(os_pid)
+    except OSError:
+        return False
     return not fields or bool(int(fields[6]) & _EXITING)
 
 
@@ -163,6 +168,6 @@ def _stat(os_pid: int) -> list[bytes]:
     try:
         with open(f"/proc/{os_pid}/stat", "rb") as file:
             text = file.read()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return []
     return text[text.rindex(b")") + 2 :].split()

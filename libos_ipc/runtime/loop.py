@@ -134,8 +134,15 @@ class Loop(Seat):
             for fd, _ in events:
                 callback = callbacks.get(fd)
                 if callback is not None:
-                    callback()
+                    self._call_back(callback)
             self._timeout = self._on_round()
+
+    def _call_back(self, callback: Callable[[], None]) -> None:
+        """What the system refuses to one must not end the worker for all others."""
+        try:
+            callback()
+        except (OSError, MemoryError):
+            log.exception("%s: something that came could not be dealt with", self._name)
 
     def _on_wake(self) -> None:
         if self._stopping:

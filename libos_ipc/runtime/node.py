@@ -35,6 +35,7 @@ from libos_ipc.runtime.machinery import make_leader
 from libos_ipc.runtime.reserve import Reserve
 from libos_ipc.runtime.rundir import GroupDir
 from libos_ipc.runtime.session import Session
+from libos_ipc.runtime.shortage import persist
 from libos_ipc.runtime.slabs import Slabs
 from libos_ipc.runtime.sockets import Sockets
 
@@ -81,6 +82,8 @@ class Node(Leadership):
         super().__init__(founding if leader is not None else None)
         #: what each thread's latest fork had prepared; two may fork at once
         self.forked: dict[int, ForkPlan | None] = {}
+        #: … and why it could not be
+        self.unplanned: dict[int, OSError] = {}
         self._forks: dict[int, Fork] = {}  # under way, by thread
         #: forks in progress; the first ends our threads, the last makes them again
         self._pauses = 0
@@ -214,6 +217,7 @@ class Node(Leadership):
         """Before a fork: no thread of ours, and an identity for the child if it is to join. None
         if it has none."""
         plan = pair = None
+        self.unplanned.pop(threading.get_ident(), None)
         self._forks[threading.get_ident()] = self.session.held_files.begin_fork()
         if joins:
             with self._gate:
@@ -223,6 +227,7 @@ class Node(Leadership):
                 plan = self._plan(*pair)
             except OSError as error:
                 log.warning("a forked child will not have joined: %s", error)
+                self.unplanned[threading.get_ident()] = error
                 with self.session.lock:
                     self._reclaim(*pair)
         with self._pause_lock:
@@ -305,6 +310,7 @@ class Node(Leadership):
         self._pause_lock = threading.Lock()
         self._gate = threading.Lock()
         self._forks.clear()
+        self.unplanned.clear()
         self.dispatcher.reborn()
         self.belongings_reborn()
         if plan is None:
@@ -330,8 +336,12 @@ class Node(Leadership):
 
     def child_joined(self, vmid: int, pid: int) -> None:
         self.children.add(pid, vmid)
-        if self.session.watches.live(vmid, self.directory.live_socket(vmid)):
-            self.identified(vmid, self.session.watches.os_pid(vmid))
+
+        def look() -> None:
+            if self.session.watches.live(vmid, self.directory.live_socket(vmid)):
+                self.identified(vmid, self.session.watches.os_pid(vmid))
+
+        persist(self.session, look)
 
     def identified(self, vmid: int, os_pid: int) -> None:
         row = self.children.by_vmid(vmid)
@@ -342,10 +352,15 @@ class Node(Leadership):
         """Learn the OS pid of a child, and wait for its end. Under the session's lock."""
         if row.os_pid:
             return
-        if row.open(os_pid):
-            self.session.loop.register(row.pidfd, lambda: self._on_child_end(row))
-        else:
-            self.session.clock.later(0, lambda: self._on_child_end(row))
+        row.os_pid = os_pid
+
+        def watch() -> None:
+            if row.open(os_pid):
+                self.session.loop.register(row.pidfd, lambda: self._on_child_end(row))
+            else:
+                self.session.clock.later(0, lambda: self._on_child_end(row))
+
+        persist(self.session, watch)
 
     def gone(self, vmid: int) -> None:
         row = self.children.by_vmid(vmid)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from libos_ipc.core.process_rows import Process
 from libos_ipc.core.vocabulary import Expect, State
 from libos_ipc.runtime.liveness import start_time
+from libos_ipc.runtime.shortage import absent_of
 
 if TYPE_CHECKING:
     from libos_ipc.runtime.session import Session
@@ -22,9 +23,10 @@ def expect(session: Session, effect: Expect) -> None:
     leader = session.member.leader
     if leader is None:
         return  # deposed, by what was performed before this
-    absent = [
-        vmid for vmid in effect.vmids if not _is_there(session, vmid, leader.processes.get(vmid))
-    ]
+    known = leader.processes
+    absent = absent_of(
+        session, effect.vmids, lambda vmid: _is_there(session, vmid, known.get(vmid))
+    )
     now = time.monotonic()
     session.perform_within(session.member.lead(leader.on_expected(absent, now), now))
     for vmid in absent:

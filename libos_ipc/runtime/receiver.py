@@ -12,6 +12,8 @@ have been emptied after that.
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -22,10 +24,11 @@ from libos_ipc import wire
 from libos_ipc._native import Malformed, unpack_frames
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.roster import Applicant
-from libos_ipc.core.vocabulary import Body, Effects, Note, Outgoing
+from libos_ipc.core.vocabulary import Body, Effects, Note, Outgoing, State
 from libos_ipc.errors import IpcError, ProtocolError
 from libos_ipc.runtime.codec import Greeting, decode_body, pack
 from libos_ipc.runtime.liveness import start_time
+from libos_ipc.runtime.shortage import PutOff, require_descriptors, unconnected
 from libos_ipc.runtime.zmq_transport import Connection, Transport
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ class Receiver:
         self._ends: dict[int, tuple[float, bool]] = {}
         self._more = False
         self._fresh = False
+        self._put_off = PutOff(session, self._on_arrival)
         self._actions: dict[str, Callable[[], None]] = {
             "inbound": self._on_inbound,
             "zap": self._on_zap,
@@ -75,6 +79,7 @@ class Receiver:
         """The transport is about to be closed."""
         for fd in transport.descriptors().values():
             self._session.loop.unregister(fd)
+        self._put_off.clear()
         self._transport = None
 
     # ---- ends
@@ -189,7 +194,7 @@ class Receiver:
             self._on_inbound()
 
     def _on_arrival(self, connection: Connection, frames: list[bytes]) -> None:
-        if connection.muted:
+        if connection.muted or self._put_off.takes(connection, frames):
             return
         body: Body
         try:
@@ -199,7 +204,10 @@ class Receiver:
             return
         peer = connection.peer
         if not peer:
-            self._on_stranger(connection, code, seq, body)
+            try:
+                self._on_stranger(connection, code, seq, body)
+            except OSError as error:  # the system's: no descriptor is left, or no memory
+                self._put_off.put(connection, frames, error)
             return
         self.on_message(peer, number, acked, code, seq, body)
 
@@ -299,6 +307,8 @@ class Receiver:
         try:
             if greeting.group_id != session.file.id:
                 raise IpcError("this is another group of the same name")
+            known = leader.processes.values()
+            require_descriptors(1 + sum(each.state is State.STARTING for each in known))
             applicant = Applicant(
                 connection.os_pid,
                 start_time(connection.os_pid),
@@ -348,3 +358,6 @@ class Receiver:
             with session.lock:
                 session.exchange.unreach(peer)
                 session.perform(session.member.on_disconnected(peer, time.monotonic()))
+        for peer in self._transport.failed():
+            with session.lock:
+                unconnected(session, peer, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))

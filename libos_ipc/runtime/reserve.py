@@ -9,12 +9,15 @@ connections stand, and there are so many to be had.
 from __future__ import annotations
 
 import os
+import resource
 
 __all__ = ["Reserve"]
 
 #: Descriptors of one transport, about 16 (mailboxes, ZeroMQ's two threads, the listener's copy),
 #: and of its first connections.
 SIZE = 32
+#: As many must be left besides: whoever else wants one just then, on another thread, is to get it.
+_MARGIN = 32
 
 
 class Reserve:
@@ -31,6 +34,8 @@ class Reserve:
 
     def refill(self) -> None:
         """Take the full number, or, in a shortage, none."""
+        if not self._held and not _are_left(SIZE + _MARGIN):
+            return
         try:
             if not self._held:
                 self._held.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
@@ -40,3 +45,13 @@ class Reserve:
             # The bad time is now. ZeroMQ aborts a process that has no descriptor for a
             # connection that comes in, so the last ones are better free than held.
             self.release()
+
+
+def _are_left(wanted: int) -> bool:
+    """Whether this process may open so many more. False where that cannot be found out."""
+    try:
+        used = len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return False
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return most == resource.RLIM_INFINITY or used + wanted <= most

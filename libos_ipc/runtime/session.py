@@ -72,6 +72,7 @@ from libos_ipc.runtime.receiver import Receiver
 from libos_ipc.runtime.reserve import Reserve
 from libos_ipc.runtime.rundir import GroupDir
 from libos_ipc.runtime.seat import Seat
+from libos_ipc.runtime.shortage import unconnected
 from libos_ipc.runtime.sockets import Sockets
 from libos_ipc.runtime.ticket import Settled
 from libos_ipc.runtime.watches import Watches
@@ -128,6 +129,7 @@ class Session(Performing):
         self.progress = Condition(self.lock)
         self._waiting = 0
         self._waiting_for_links = 0
+        self.unreached = {}
         #: called once, at the next of these
         self.listeners: list[Callable[[], None]] = []
         self.closed = False
@@ -310,10 +312,9 @@ class Session(Performing):
     def _open(self, effect: Open | Reopen) -> None:
         try:
             self._connect(effect.peer)
+            self.unreached.pop(effect.peer, None)
         except OSError as error:
-            # Out of descriptors, for one: the link asks again until there is a connection.
-            self.member.on_unconnected(effect.peer)
-            self._note(Note("cannot connect", {"peer": effect.peer, "error": str(error)}))
+            unconnected(self, effect.peer, error)
 
     def _connect(self, peer: int) -> None:
         if not self.watches.live(peer, self.directory.live_socket(peer)):

@@ -99,6 +99,9 @@ class Transport:
         self._closing_until = 0.0
         self._routes: dict[int, tuple[bytes, str]] = {}
         self._peers: dict[str, int] = {}
+        #: endpoints of connections that were lost, until ZeroMQ says when it would try again
+        self._lost: set[str] = set()
+        self._failed: list[int] = []
         self._route_number = 0
         self.refused: list[str] = []
         self._context = zmq.Context()
@@ -129,7 +132,7 @@ class Transport:
         self._outbound.set(zmq.RECONNECT_IVL, _NEVER_MS)
         self._outbound.set(zmq.RCVHWM, 1)
         self._outbound_monitor = self._outbound.get_monitor_socket(
-            zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+            zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED
         )
 
     def _socket(self) -> zmq.Socket[bytes]:
@@ -165,7 +168,9 @@ class Transport:
 
     def connect(self, peer: int, path: str) -> tuple[Port, bytes]:
         """Make a connection to `peer`; messages wait in it until it stands. The port that they go
-        by, and what that knows the connection by."""
+        by, and what that knows the connection by. OSError if no descriptor is left for it."""
+        # ZeroMQ itself would tell nobody, and try again when _NEVER_MS have passed.
+        os.close(os.eventfd(0, os.EFD_CLOEXEC))
         self._route_number += 1
         # ZeroMQ aborts the process when a routing ID is used twice: each connection has its own.
         route = self._route_number.to_bytes(8, "big") + peer.to_bytes(4, "big")
@@ -206,11 +211,24 @@ class Transport:
         """Peers whose connection from us has ended since the last call."""
         peers = []
         while _readable(self._outbound_monitor):
-            _, endpoint = self._outbound_monitor.recv_multipart()
-            peer = self._peers.get(endpoint.decode())
-            if peer is not None:
-                peers.append(peer)
+            event, endpoint = self._outbound_monitor.recv_multipart()
+            name = endpoint.decode()
+            peer = self._peers.get(name)
+            if _EVENT.unpack(event)[0] != zmq.EVENT_CONNECT_RETRIED:
+                self._lost.add(name)
+                if peer is not None:
+                    peers.append(peer)
+            elif name in self._lost:
+                self._lost.discard(name)
+            elif peer is not None:
+                self._failed.append(peer)
         return peers
+
+    def failed(self) -> list[int]:
+        """Peers to which no connection could be begun, since no descriptor was left, as `lost` has
+        found. ZeroMQ would try again when _NEVER_MS have passed."""
+        failed, self._failed = self._failed, []
+        return failed
 
     # ---- inbound: the worker only
 
