@@ -114,6 +114,11 @@ class Group(Messaging, Signals, Metadata, Sharing):
         if leader not in ("process", "embedded"):
             raise InvalidArgument(f'leader must be "process" or "embedded", not {leader!r}')
         directory = GroupDir(runtime_dir, name or f"group-{os.getpid()}-{os.urandom(3).hex()}")
+        with directory.room():
+            return cls._found(directory, leader, config)
+
+    @classmethod
+    def _found(cls, directory: GroupDir, leader: str, config: GroupConfig | None) -> Group:
         if leader == "embedded":
             from libos_ipc.runtime.leader_process import found_embedded
 
@@ -152,11 +157,12 @@ class Group(Messaging, Signals, Metadata, Sharing):
         from libos_ipc.runtime import joining
 
         directory = GroupDir(runtime_dir, name)
-        return cls(
-            joining.join(
-                directory, parent=parent, may_lead=may_lead, timeout=timeout, group_id=group_id
+        with directory.room():
+            return cls(
+                joining.join(
+                    directory, parent=parent, may_lead=may_lead, timeout=timeout, group_id=group_id
+                )
             )
-        )
 
     def token(self) -> str:
         """What another process of this user needs to join; that process counts as our child."""

@@ -185,6 +185,7 @@ TRANSPORTED = {
     "test_children",
     "test_exec",
     "test_fork",
+    "test_full",
     "test_group",
     "test_hostile",
     "test_ids",

@@ -68,7 +68,11 @@ class JournalFile:
 
     def __init__(self, path: str) -> None:
         self._fd = _open(path)
-        self._map = _map(self._fd, path)
+        try:
+            self._map = _map(self._fd, path)
+        except BaseException:
+            os.close(self._fd)
+            raise
         self._path = path
         self._encode = msgspec.msgpack.Encoder().encode
         self._end = _HEAD.size

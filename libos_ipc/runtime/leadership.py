@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 
 from libos_ipc.core.roster import Record
+from libos_ipc.runtime.backlog import Backlog
 from libos_ipc.runtime.belongings import Belongings
 from libos_ipc.runtime.group_file import GroupFile
 from libos_ipc.runtime.heir import Heir
@@ -26,6 +27,7 @@ class Leadership(Belongings):
         self.leading = founding is not None
         #: what the leader does when the group's last member has gone
         self.on_ended: Callable[[], None] = lambda: None
+        self._backlog = Backlog()
         self._journal = None if founding is None else self._first_journal(founding)
 
     def _first_journal(self, founding: Iterable[Record]) -> JournalFile:
@@ -42,7 +44,7 @@ class Leadership(Belongings):
     def journal(self, record: tuple[object, ...]) -> None:
         if self._journal is None:
             raise JournalSealed("we lead no more")
-        self._journal.append(record)
+        self._backlog.append(self.session, self._journal, record)
 
     def confirm(self) -> None:
         """JournalSealed, unless we lead still."""
@@ -108,6 +110,7 @@ class Leadership(Belongings):
     def forget_journal(self) -> None:
         """Give the journal's memory back. In a forked child: its copy."""
         journal, self._journal = self._journal, None
+        self._backlog.clear()
         if journal is not None:
             journal.close()
 

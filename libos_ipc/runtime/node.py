@@ -107,8 +107,8 @@ class Node(Leadership):
         """The node of a process that has just been let in: by the leader, or by itself."""
         vmid, pid, ppid, pgid, parent, start, end = admission
         identity = Identity(vmid, pid, ppid, pgid, parent, may_lead)
-        sockets = Sockets.make(directory, vmid)
-        node = cls(directory, file, identity, sockets, leader=leader, founding=founding)
+        with Sockets.made(directory, vmid) as sockets:
+            node = cls(directory, file, identity, sockets, leader=leader, founding=founding)
         member = node.session.member
         member.ids.grant(start, end)
         first = member.ids.new(time.monotonic())
@@ -310,7 +310,6 @@ class Node(Leadership):
         self._pause_lock = threading.Lock()
         self._gate = threading.Lock()
         self._forks.clear()
-        self.unplanned.clear()
         self.dispatcher.reborn()
         self.belongings_reborn()
         if plan is None:

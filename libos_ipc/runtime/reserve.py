@@ -27,6 +27,9 @@ class Reserve:
         self._held: list[int] = []
         self.refill()
 
+    def __del__(self) -> None:
+        self.release()
+
     def release(self) -> None:
         """Let go of all: somebody is about to need them."""
         while self._held:

@@ -19,6 +19,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from libos_ipc.errors import (
@@ -67,6 +69,20 @@ class GroupDir:
                 "choose a shorter group name or runtime_dir",
             )
         self.lock = LockFile(self._file("lock"))
+
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """Around what makes files here: the error where there is no room for them."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise IpcError(
+                errno.ENOSPC,
+                f"the file system of {self.runtime_dir} is full: free some of it, or give "
+                "another runtime_dir",
+            ) from error
 
     # ---- founding
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from libos_ipc.runtime.liveness import BACKLOG, listen_at
@@ -25,6 +27,17 @@ class Sockets(NamedTuple):
             return cls(messages, listen_at(directory.live_socket(vmid)))
         except BaseException:
             messages.close()
+            raise
+
+    @classmethod
+    @contextmanager
+    def made(cls, directory: GroupDir, vmid: int) -> Iterator[Sockets]:
+        """The same, for whoever is about to take them: closed again if nothing comes of that."""
+        sockets = cls.make(directory, vmid)
+        try:
+            yield sockets
+        except BaseException:
+            sockets.close()
             raise
 
     def take_over(self) -> None:
