@@ -24,6 +24,7 @@ from libos_ipc.runtime.group_file import GroupFile
 from libos_ipc.runtime.loop import Loop
 from libos_ipc.runtime.porter import Porter
 from libos_ipc.runtime.ticket import Settled, Ticket
+from libos_ipc.runtime.watches import Watches
 
 __all__ = ["Calling"]
 
@@ -35,14 +36,13 @@ class Calling:
     file: GroupFile
     config: GroupConfig
     loop: Loop
+    watches: Watches
     porter: Porter
     exchange: Exchange
     clock: Clock
     lock: Lock
     #: told at every Progress effect
     progress: Condition
-    #: why no connection could be made, by peer
-    unreached: dict[int, str]
     listeners: list[Callable[[], None]]
     closed: bool
     #: the leader has been told that this process goes: what it gives out now belongs to nobody
@@ -114,7 +114,7 @@ class Calling:
     def too_late(self, dst: int, code: int, timeout: float | None) -> Timeout:
         """What a caller is told whose request was not answered in time."""
         who = f"VMID {dst}" if dst else "the leader"
-        reason = self.unreached.get(dst)
+        reason = self.watches.unreached.get(dst)
         because = "" if reason is None else f"; no connection to it can be made: {reason}"
         return Timeout(f"no answer from {who} to code {code} within {timeout} s{because}")
 

@@ -129,7 +129,6 @@ class Session(Performing):
         self.progress = Condition(self.lock)
         self._waiting = 0
         self._waiting_for_links = 0
-        self.unreached = {}
         #: called once, at the next of these
         self.listeners: list[Callable[[], None]] = []
         self.closed = False
@@ -312,7 +311,7 @@ class Session(Performing):
     def _open(self, effect: Open | Reopen) -> None:
         try:
             self._connect(effect.peer)
-            self.unreached.pop(effect.peer, None)
+            self.watches.unreached.pop(effect.peer, None)
         except OSError as error:
             unconnected(self, effect.peer, error)
 

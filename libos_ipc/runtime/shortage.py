@@ -109,7 +109,7 @@ def unconnected(session: Session, peer: int, error: OSError) -> None:
     """No connection to `peer` could be made: its link asks again until there is one. Under the
     session's lock."""
     session.member.on_unconnected(peer)
-    session.unreached[peer] = f"{error}: {_advice(error)}"
+    session.watches.unreached[peer] = f"{error}: {_advice(error)}"
     session.perform([Note("cannot connect", {"peer": peer, "error": str(error)})])
 
 

@@ -35,6 +35,8 @@ class Watches:
         self._live: dict[int, socket.socket] = {}
         self._pidfds: dict[int, int] = {}
         self._os_pids: dict[int, int] = {}  # of those with a pidfd
+        #: why no connection to them could be made
+        self.unreached: dict[int, str] = {}
 
     def live(self, vmid: int, path: str) -> bool:
         """Watch the liveness socket at `path`. False if nobody listens there any more."""
