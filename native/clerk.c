@@ -1,46 +1,15 @@
-#define _GNU_SOURCE /* tgkill, gettid, sigset */
-
 #include "clerk.h"
 
 #include "arguments.h"
+#include "clerk_thread.h"
 #include "clock.h"
-#include "desk.h"
 #include "lane.h"
 #include "shared.h"
-
-#include <errno.h>
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-enum { STACK_BYTES = 1 << 16, RESP = 0, PING = 57 };
-
-/* How long the kernel may take to forget a thread that has ended. */
-static const int64_t FORGET_NS = INT64_C(10) * NS_PER_S;
-
-/* A desk that is served; nothing where the line has none. */
-struct place {
-    PyObject *memory; /* Shared, of the lane */
-    struct desk *desk;
-    uint32_t turn; /* of the question answered last */
-};
 
 struct clerk {
     PyObject_HEAD
     PyObject *memory; /* Shared, of the reception */
-    struct reception *reception;
-    struct looks looks; /* of the thread */
-    bool begun;   /* there is to be a thread, if there is a desk */
-    bool running; /* there is one, in the process `owner` */
-    pid_t owner;
-    pthread_t thread;
-    _Atomic pid_t number; /* the thread's in the kernel */
-    _Atomic bool stopping;
-    pthread_mutex_t lock; /* of what follows, beside the interpreter lock, while the thread runs */
-    size_t room;
-    struct place *at; /* by line of the bell */
+    struct clerk_thread thread;
 };
 
 static struct clerk *
@@ -49,170 +18,33 @@ clerk_of(PyObject *self)
     return (struct clerk *)self;
 }
 
-/* ---- the thread; without the interpreter lock */
-
-/* Whether the clerk knows the answer to this, and what it is. */
-static bool
-know(const unsigned char *question, unsigned char *answer)
-{
-    const unsigned char *head = question + ENVELOPE_SIZE;
-    const uint64_t number = load_u64(question);
-    const uint64_t size = load_u64(head);
-    const uint64_t seq = load_u64(head + 8);
-
-    if (number != 0 || size != HEADER_SIZE || seq == 0 || head[16] != PING) {
-        return false;
-    }
-    store_envelope(answer, &(struct envelope){0, 0});
-    store_header(answer + ENVELOPE_SIZE,
-                 &(struct header){.size = HEADER_SIZE, .seq = seq, .code = RESP});
-    return true;
-}
-
-static void
-look_at(struct place *place)
-{
-    unsigned char question[DESK_MESSAGE];
-    unsigned char answer[DESK_MESSAGE];
-
-    if (place->desk != NULL && desk_take(place->desk, &place->turn, question) &&
-        know(question, answer)) {
-        desk_answer(place->desk, place->turn, answer);
-    }
-}
-
-static void
-look_at_rung(struct clerk *clerk, const uint64_t lines[BELL_WORDS])
-{
-    pthread_mutex_lock(&clerk->lock);
-    for (unsigned word = 0; word < BELL_WORDS && word * 64 < clerk->room; word++) {
-        for (uint64_t left = lines[word]; left != 0; left &= left - 1) {
-            const size_t line = word * 64 + (size_t)__builtin_ctzll(left);
-            if (line < clerk->room) {
-                look_at(&clerk->at[line]);
-            }
-        }
-    }
-    pthread_mutex_unlock(&clerk->lock);
-}
-
-static void *
-work(void *argument)
-{
-    struct clerk *clerk = argument;
-    struct bell *bell = &clerk->reception->bell;
-    uint32_t seen = atomic_load(&bell->count);
-    uint64_t lines[BELL_WORDS];
-
-    atomic_store(&clerk->number, (pid_t)syscall(SYS_gettid));
-    while (!atomic_load(&clerk->stopping)) {
-        if (bell_collect(bell, lines)) {
-            look_at_rung(clerk, lines);
-        }
-        bell_sleep(bell, BELL_PORTER, INT64_MAX, &clerk->looks, &seen);
-    }
-    return NULL;
-}
-
-/* ---- its life; with the interpreter lock */
-
-static bool
-is_running(const struct clerk *clerk)
-{
-    return clerk->running && clerk->owner == getpid();
-}
-
-/* Signals are for the others: the main thread, where Python handles them, would not be interrupted by
- * one that the kernel gives to this thread. */
-static int
-create(struct clerk *clerk)
-{
-    pthread_attr_t attributes;
-    sigset_t all, before;
-
-    int failed = pthread_attr_init(&attributes);
-    if (failed != 0) {
-        return failed;
-    }
-    pthread_attr_setstacksize(&attributes, STACK_BYTES);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    failed = pthread_create(&clerk->thread, &attributes, work, clerk);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attributes);
-    return failed;
-}
-
-/* Where the system has no thread for us, what is asked comes by messages. */
+/* Both wait for whoever does the opposite, and that one may need the interpreter. */
 static void
 begin(struct clerk *clerk)
 {
-    atomic_store(&clerk->stopping, false);
-    atomic_store(&clerk->number, 0);
-    atomic_store(&clerk->reception->bell.state, 0); /* who slept here is gone */
-    clerk->owner = getpid();
-    clerk->running = create(clerk) == 0;
-    atomic_store(&clerk->reception->open, clerk->running);
+    Py_BEGIN_ALLOW_THREADS
+    clerk_thread_begin(&clerk->thread);
+    Py_END_ALLOW_THREADS
 }
 
-/* Python warns of a fork when the kernel counts more than one thread, and it does so for a moment
- * after a thread has been joined. */
-static void
-await_kernel(pid_t process, pid_t thread)
-{
-    const int64_t deadline = now_ns() + FORGET_NS;
-
-    while (syscall(SYS_tgkill, process, thread, 0) == 0 && now_ns() < deadline) {
-        sched_yield();
-    }
-}
-
-/* Returns when the thread is gone, for the kernel too. In a forked child it never was. */
 static void
 end(struct clerk *clerk)
 {
-    if (!is_running(clerk)) {
-        clerk->running = false;
-        return;
-    }
-    if (atomic_exchange(&clerk->stopping, true)) {
-        return; /* another thread sees to it */
-    }
-    atomic_store(&clerk->reception->open, 0);
-    bell_nudge(&clerk->reception->bell, BELL_PORTER);
     Py_BEGIN_ALLOW_THREADS
-    pthread_join(clerk->thread, NULL);
-    await_kernel(clerk->owner, atomic_load(&clerk->number));
+    clerk_thread_end(&clerk->thread);
     Py_END_ALLOW_THREADS
-    clerk->running = false;
 }
 
 /* ---- desks */
 
-static void
-lock_places(struct clerk *clerk)
-{
-    if (is_running(clerk)) {
-        pthread_mutex_lock(&clerk->lock);
-    }
-}
-
-static void
-unlock_places(struct clerk *clerk)
-{
-    if (is_running(clerk)) {
-        pthread_mutex_unlock(&clerk->lock);
-    }
-}
-
 /* Makes room for this line. -1 with MemoryError. */
 static int
-reserve(struct clerk *clerk, size_t line)
+reserve(struct clerk_thread *thread, size_t line)
 {
-    if (line < clerk->room) {
+    if (line < thread->room) {
         return 0;
     }
-    size_t room = clerk->room == 0 ? 8 : clerk->room;
+    size_t room = thread->room == 0 ? 8 : thread->room;
     while (room <= line) {
         room *= 2;
     }
@@ -221,26 +53,15 @@ reserve(struct clerk *clerk, size_t line)
         PyErr_NoMemory();
         return -1;
     }
-    lock_places(clerk);
-    for (size_t i = 0; i < clerk->room; i++) {
-        at[i] = clerk->at[i];
-    }
-    struct place *before = clerk->at;
-    clerk->at = at;
-    clerk->room = room;
-    unlock_places(clerk);
-    PyMem_Free(before);
+    PyMem_Free(clerk_thread_grow(thread, at, room));
     return 0;
 }
 
 static void
-set_place(struct clerk *clerk, size_t line, struct place place)
+set_place(struct clerk_thread *thread, size_t line, struct place place)
 {
-    lock_places(clerk);
-    PyObject *before = clerk->at[line].memory;
-    clerk->at[line] = place;
-    unlock_places(clerk);
-    Py_XDECREF(before);
+    const struct place before = clerk_thread_set(thread, line, place);
+    Py_XDECREF((PyObject *)before.owner);
 }
 
 PyDoc_STRVAR(serve_doc, "serve($self, line, lane, /)\n--\n\n"
@@ -260,14 +81,13 @@ clerk_serve(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_TypeError, "serve() takes a Lane");
         return NULL;
     }
-    struct place place = {0};
-    place.desk = lane_served_desk(lane_of(args[1]), &place.memory);
-    if (place.desk == NULL || reserve(clerk, line) < 0) {
+    PyObject *memory;
+    struct desk *desk = lane_served_desk(lane_of(args[1]), &memory);
+    if (desk == NULL || reserve(&clerk->thread, line) < 0) {
         return NULL;
     }
-    Py_INCREF(place.memory);
-    set_place(clerk, line, place);
-    if (clerk->begun && !is_running(clerk)) {
+    set_place(&clerk->thread, line, (struct place){.desk = desk, .owner = Py_NewRef(memory)});
+    if (!clerk_thread_is_running(&clerk->thread)) {
         begin(clerk);
     }
     Py_RETURN_NONE;
@@ -284,8 +104,8 @@ clerk_leave(PyObject *self, PyObject *argument)
     if (as_unsigned(argument, "line", BELL_LINES - 1, &line) < 0) {
         return NULL;
     }
-    if (line < clerk_of(self)->room) {
-        set_place(clerk_of(self), line, (struct place){0});
+    if (line < clerk_of(self)->thread.room) {
+        set_place(&clerk_of(self)->thread, line, (struct place){0});
     }
     Py_RETURN_NONE;
 }
@@ -298,8 +118,8 @@ clerk_start(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     struct clerk *clerk = clerk_of(self);
 
-    clerk->begun = true;
-    if (!is_running(clerk) && clerk->room > 0) {
+    clerk_thread_want(&clerk->thread);
+    if (clerk->thread.room > 0) {
         begin(clerk);
     }
     Py_RETURN_NONE;
@@ -311,7 +131,6 @@ PyDoc_STRVAR(stop_doc, "stop($self, /)\n--\n\n"
 static PyObject *
 clerk_stop(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    clerk_of(self)->begun = false;
     end(clerk_of(self));
     Py_RETURN_NONE;
 }
@@ -339,10 +158,11 @@ clerk_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     PyObject *self = type->tp_alloc(type, 0);
     if (self != NULL) {
+        struct clerk_thread *thread = &clerk_of(self)->thread;
         clerk_of(self)->memory = Py_NewRef(memory);
-        clerk_of(self)->reception = (struct reception *)(void *)(bytes + RECEPTION_AT);
-        clerk_of(self)->looks.ns = ns_of(spin);
-        pthread_mutex_init(&clerk_of(self)->lock, NULL);
+        thread->reception = (struct reception *)(void *)(bytes + RECEPTION_AT);
+        thread->looks.ns = ns_of(spin);
+        clerk_thread_init(thread);
     }
     return self;
 }
@@ -354,11 +174,11 @@ clerk_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
 
     end(clerk);
-    for (size_t line = 0; line < clerk->room; line++) {
-        Py_XDECREF(clerk->at[line].memory);
+    for (size_t line = 0; line < clerk->thread.room; line++) {
+        Py_XDECREF((PyObject *)clerk->thread.at[line].owner);
     }
-    PyMem_Free(clerk->at);
-    pthread_mutex_destroy(&clerk->lock);
+    PyMem_Free(clerk->thread.at);
+    clerk_thread_destroy(&clerk->thread);
     Py_XDECREF(clerk->memory);
     type->tp_free(self);
     Py_DECREF(type);
@@ -367,7 +187,7 @@ clerk_dealloc(PyObject *self)
 static PyObject *
 clerk_get_running(PyObject *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(is_running(clerk_of(self)));
+    return PyBool_FromLong(clerk_thread_is_running(&clerk_of(self)->thread));
 }
 
 static PyMethodDef clerk_methods[] = {

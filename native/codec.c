@@ -2,21 +2,6 @@
 
 #include "arguments.h"
 
-void
-store_header(unsigned char *at, const struct header *header)
-{
-    store_u64(at, header->size);
-    store_u64(at + 8, header->seq);
-    at[16] = (unsigned char)header->code;
-}
-
-void
-store_envelope(unsigned char *at, const struct envelope *envelope)
-{
-    store_u64(at, envelope->number);
-    store_u64(at + 8, envelope->acked);
-}
-
 int
 header_from_arguments(PyObject *code, PyObject *seq, struct header *header)
 {

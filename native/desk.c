@@ -17,10 +17,32 @@ wake(struct desk *desk)
     syscall(SYS_futex, &desk->answered, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
+static void
+put(_Atomic uint64_t to[DESK_WORDS], const unsigned char message[DESK_MESSAGE])
+{
+    uint64_t words[DESK_WORDS] = {0};
+
+    memcpy(words, message, DESK_MESSAGE);
+    for (int i = 0; i < DESK_WORDS; i++) {
+        atomic_store_explicit(&to[i], words[i], memory_order_relaxed);
+    }
+}
+
+static void
+get(const _Atomic uint64_t from[DESK_WORDS], unsigned char message[DESK_MESSAGE])
+{
+    uint64_t words[DESK_WORDS];
+
+    for (int i = 0; i < DESK_WORDS; i++) {
+        words[i] = atomic_load_explicit(&from[i], memory_order_relaxed);
+    }
+    memcpy(message, words, DESK_MESSAGE);
+}
+
 void
 desk_ask(struct desk *desk, uint32_t turn, const unsigned char question[DESK_MESSAGE])
 {
-    memcpy(desk->question, question, DESK_MESSAGE);
+    put(desk->question, question);
     atomic_store_explicit(&desk->asked, turn, memory_order_release);
 }
 
@@ -33,7 +55,7 @@ desk_answered(const struct desk *desk)
 void
 desk_read(const struct desk *desk, unsigned char answer[DESK_MESSAGE])
 {
-    memcpy(answer, desk->answer, DESK_MESSAGE);
+    get(desk->answer, answer);
 }
 
 /* Looks, for a while, without sleeping. */
@@ -91,7 +113,7 @@ desk_take(const struct desk *desk, uint32_t *turn, unsigned char question[DESK_M
     if (asked == *turn) {
         return false;
     }
-    memcpy(question, desk->question, DESK_MESSAGE);
+    get(desk->question, question);
     *turn = asked;
     return true;
 }
@@ -99,7 +121,7 @@ desk_take(const struct desk *desk, uint32_t *turn, unsigned char question[DESK_M
 void
 desk_answer(struct desk *desk, uint32_t turn, const unsigned char answer[DESK_MESSAGE])
 {
-    memcpy(desk->answer, answer, DESK_MESSAGE);
+    put(desk->answer, answer);
     atomic_store_explicit(&desk->processor, processor_here(), memory_order_relaxed);
     atomic_store(&desk->answered, turn);
     if (atomic_load(&desk->asleep) != 0) {

@@ -9,7 +9,8 @@
  *
  * `asked` and `answered` are turns, stored after the bytes of which they speak. The clerk keeps the
  * turn that it answered last in memory of its own, and each side copies the other's bytes before it
- * looks at them: they may change under its eyes.
+ * looks at them: they may change under its eyes, if the other is hostile, or if it has asked again
+ * without an answer. A copy may be of two questions then; its answer is for a turn that nobody awaits.
  *
  * An asker does not wait for long. The clerk may be pausing for a fork, or not know the question;
  * then the same is asked by a message like all others.
@@ -20,16 +21,16 @@
 #include "bell.h"
 
 /* Envelope and header: what is asked and answered here has no payload. */
-enum { DESK_MESSAGE = 33 };
+enum { DESK_MESSAGE = 33, DESK_WORDS = 5 };
 
 /* In shared memory, zeroed to begin with. */
 struct desk {
     _Alignas(64) _Atomic uint32_t asked;
-    unsigned char question[DESK_MESSAGE];
+    _Atomic uint64_t question[DESK_WORDS];
     _Alignas(64) _Atomic uint32_t answered;
     _Atomic uint32_t asleep;    /* the asker sleeps on `answered` */
     _Atomic uint32_t processor; /* on which it was answered last, counted from 1 */
-    unsigned char answer[DESK_MESSAGE];
+    _Atomic uint64_t answer[DESK_WORDS];
 };
 
 /* In shared memory too: how a process's clerk is called, by whoever has asked at one of its desks,

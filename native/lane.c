@@ -3,6 +3,8 @@
 #include "arguments.h"
 #include "shared.h"
 
+#include <unistd.h>
+
 enum { HEADS = 4096, SMALLEST = 4096, DESKS_AT = 1024 };
 
 struct lane *
@@ -11,9 +13,46 @@ lane_of(PyObject *self)
     return (struct lane *)self;
 }
 
+void
+lane_hold(const struct lane *lane, struct hold *hold)
+{
+    hold->memory = Py_NewRef(lane->memory);
+    hold->thread = pthread_self();
+}
+
+void
+lane_let_go(struct hold *hold)
+{
+    Py_CLEAR(hold->memory);
+}
+
+/* Another thread than this one did not come with us into the child. */
+static void
+drop_if_lost(struct hold *hold)
+{
+    if (hold->memory != NULL && !pthread_equal(hold->thread, pthread_self())) {
+        Py_CLEAR(hold->memory);
+    }
+}
+
+/* In a forked child: what threads of the parent's held here nobody lets go of. */
+static void
+drop_lost(struct lane *lane)
+{
+    drop_if_lost(&lane->asking);
+    drop_if_lost(&lane->taking);
+    drop_if_lost(&lane->putting);
+    if (lane->putting.memory == NULL) {
+        lane->going = NULL;
+    }
+}
+
 static void
 close_lane(struct lane *lane)
 {
+    if (lane->process != getpid()) {
+        drop_lost(lane);
+    }
     while (lane->first != NULL) {
         lane_drop_first(lane);
     }
@@ -63,6 +102,7 @@ lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     struct channel *channels = (struct channel *)bytes;
     struct lane *lane = lane_of(self);
     lane->memory = Py_NewRef(memory);
+    lane->process = getpid();
     lane->last = &lane->first;
     unsigned char *data = bytes + HEADS;
     lane->out = end_at(&channels[first ? 0 : 1], data + (first ? 0 : capacity), capacity);
@@ -189,13 +229,13 @@ lane_remind(PyObject *self, PyObject *Py_UNUSED(ignored))
     if (lane->memory == NULL) {
         Py_RETURN_FALSE;
     }
-    if (!lane->putting) {
+    if (lane->putting.memory == NULL) {
         ring_again(lane);
     }
-    if (lane->first != NULL && !lane->putting) {
+    if (lane->first != NULL && lane->putting.memory == NULL) {
         Py_RETURN_TRUE; /* there may be room, and nobody has told */
     }
-    return PyBool_FromLong(!lane->broken && !lane->taking &&
+    return PyBool_FromLong(!lane->broken && lane->taking.memory == NULL &&
                            (!channel_filled(&lane->in, &filled) || filled > 0));
 }
 

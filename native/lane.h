@@ -21,8 +21,9 @@ struct lane;
 bool lane_check(PyObject *object);
 struct lane *lane_of(PyObject *object);
 
-/* Puts a message that fits; its reader sees it when it is published. The size in the header is filled in.
- * Runs no Python code. */
+/* Puts a message that fits, as was just found; its reader sees it when it is published. A reader that takes
+ * the room back in between loses what it has not read. The size in the header is filled in. Runs no Python
+ * code. */
 void lane_put(struct lane *lane, const struct envelope *envelope, struct header *header,
               const Py_buffer *payload);
 

@@ -67,7 +67,6 @@ answers(const struct desk *desk, uint64_t seq)
 static int
 ask(struct lane *lane, struct header *header, int64_t deadline, int64_t spin)
 {
-    PyObject *memory = Py_NewRef(lane->memory); /* the lane may be closed meanwhile */
     struct desk *desk = lane->asked;
     unsigned char question[DESK_MESSAGE];
 
@@ -80,14 +79,13 @@ ask(struct lane *lane, struct header *header, int64_t deadline, int64_t spin)
     if (result == 1 && !answers(desk, header->seq)) {
         result = 2;
     }
-    Py_DECREF(memory);
     return result;
 }
 
 bool
 lane_may_ask(const struct lane *lane)
 {
-    return lane->memory != NULL && lane->bell != NULL && !lane->asking &&
+    return lane->memory != NULL && lane->bell != NULL && lane->asking.memory == NULL &&
            atomic_load_explicit(&lane->reception->open, memory_order_relaxed) != 0;
 }
 
@@ -97,9 +95,9 @@ lane_ask(PyObject *self, struct header *header, int64_t deadline, int64_t spin)
     struct lane *lane = lane_of(self);
 
     Py_INCREF(self);
-    lane->asking = true;
+    lane_hold(lane, &lane->asking);
     const int result = ask(lane, header, deadline, spin);
-    lane->asking = false;
+    lane_let_go(&lane->asking);
     Py_DECREF(self);
     return result;
 }

@@ -70,10 +70,9 @@ advance(struct lane *lane)
 {
     const uint64_t size = (uint64_t)PyBytes_GET_SIZE(lane->payload);
     PyObject *payload = Py_NewRef(lane->payload);
-    PyObject *memory = Py_NewRef(lane->memory);
     uint64_t filled;
 
-    lane->taking = true;
+    lane_hold(lane, &lane->taking);
     while (lane->memory != NULL && lane->arrived < size && channel_filled(&lane->in, &filled) &&
            filled > 0) {
         const uint64_t missing = size - lane->arrived;
@@ -85,9 +84,8 @@ advance(struct lane *lane)
             make_room(lane);
         }
     }
-    lane->taking = false;
     const bool whole = lane->memory != NULL && lane->arrived == size;
-    Py_DECREF(memory);
+    lane_let_go(&lane->taking);
     Py_DECREF(payload);
     return whole;
 }

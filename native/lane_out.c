@@ -111,14 +111,12 @@ put_waiting(struct lane *lane, uint64_t most)
 static bool
 flush(struct lane *lane, uint64_t most)
 {
-    if (lane->putting || lane->first == NULL) {
+    if (lane->putting.memory != NULL || lane->first == NULL) {
         return false;
     }
-    PyObject *memory = Py_NewRef(lane->memory); /* also if the lane is closed meanwhile */
-    lane->putting = true;
+    lane_hold(lane, &lane->putting);
     const bool more = put_waiting(lane, most);
-    lane->putting = false;
-    Py_DECREF(memory);
+    lane_let_go(&lane->putting);
     return more;
 }
 

@@ -15,6 +15,9 @@
 #include "channel.h"
 #include "desk.h"
 
+#include <pthread.h>
+#include <sys/types.h>
+
 /* LARGE: bytes that are not copied with the interpreter lock held; PIECE: the most that is published at
  * a time; STREAM: the most that many small messages make of a window. */
 enum {
@@ -32,9 +35,16 @@ struct waiting {
     uint64_t done; /* bytes of both */
 };
 
+/* What a thread holds of a lane, so that it may be closed meanwhile. */
+struct hold {
+    PyObject *memory; /* NULL for nothing */
+    pthread_t thread;
+};
+
 struct lane {
     PyObject_HEAD
     PyObject *memory; /* Shared; NULL once closed */
+    pid_t process;    /* whose end this is: a forked child has a copy */
     PyObject *their_memory;
     struct bell *bell; /* theirs, NULL until it is known */
     struct reception *reception; /* theirs; where the bell is */
@@ -45,25 +55,29 @@ struct lane {
     struct desk *asked;  /* by us */
     struct desk *served; /* by our clerk */
     uint32_t turn;       /* of our last question */
-    bool asking;         /* a thread waits for its answer */
+    struct hold asking;  /* a thread waits for its answer */
     uint64_t most; /* of the window on the way out */
     uint64_t wish; /* a larger window, once the channel is empty; 0 for none */
     bool stretched; /* the window was found too small lately, or would be if it were the least */
     struct waiting *first;
     struct waiting **last;
     const struct waiting *going; /* the first, while it is copied without the interpreter lock */
-    bool putting;                /* a thread puts what waits */
+    struct hold putting;         /* a thread puts what waits */
     /* the message that is arriving: its payload is NULL until its head is there */
     struct envelope envelope;
     struct header header;
     PyObject *payload;
     uint64_t arrived;
-    bool taking; /* a thread takes out what there is of it */
+    struct hold taking; /* a thread takes out what there is of it */
     bool broken; /* nothing that comes can be believed any more */
 };
 
 /* -1 with ValueError if the lane is closed. */
 int lane_require_open(const struct lane *lane);
+
+/* Keeps the memory of a lane that is open, until this is let go of. */
+void lane_hold(const struct lane *lane, struct hold *hold);
+void lane_let_go(struct hold *hold);
 
 /* Has the other end look: something was written, or there is room. */
 void lane_ring(const struct lane *lane);

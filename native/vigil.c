@@ -51,6 +51,7 @@ vigil_leave(struct vigil *vigil)
 {
     const bool closely = follows_closely(vigil);
 
+    atomic_fetch_add(&vigil->inside, 1);
     atomic_fetch_add(&vigil->steps, 1);
     if (closely) {
         /* It is kept from now on, also by a porter who is just awake for something else, and has not
@@ -66,6 +67,7 @@ vigil_leave(struct vigil *vigil)
 void
 vigil_return(struct vigil *vigil)
 {
+    atomic_fetch_sub(&vigil->inside, 1);
     atomic_fetch_add(&vigil->steps, 1);
 }
 
@@ -88,7 +90,7 @@ look(struct vigil *vigil, uint32_t *steps, unsigned *quiet)
 
     *steps = now;
     *quiet = moved ? 0 : *quiet + 1;
-    if (moved || *quiet < patience(vigil, (now & 1) != 0)) {
+    if (moved || *quiet < patience(vigil, atomic_load(&vigil->inside) > 0)) {
         return true;
     }
     /* Either we see the handler that begins now, or who calls it sees that we do not look. */

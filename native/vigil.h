@@ -22,7 +22,8 @@
 /* In memory of our own. All zero to begin with, but for the bell. */
 struct vigil {
     struct bell *bell;
-    _Atomic uint32_t steps; /* into handlers and out of them: odd inside one */
+    _Atomic uint32_t steps;  /* into handlers and out of them */
+    _Atomic uint32_t inside; /* handlers that run */
     _Atomic bool kept;
     _Atomic bool called; /* the porter was called by somebody who wants it awake */
     int64_t left_at;     /* when the last handler began */
@@ -30,7 +31,8 @@ struct vigil {
     uint32_t seen;       /* what the porter has seen of the bell's count */
 };
 
-/* The seated thread is about to call a handler, and is back. One thread at a time. */
+/* The seated thread is about to call a handler, and is back. One thread at a time; but a handler may
+ * serve, too, and so may another thread as long as the first one's handler lasts. */
 void vigil_leave(struct vigil *vigil);
 void vigil_return(struct vigil *vigil);
 

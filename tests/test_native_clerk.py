@@ -16,7 +16,7 @@ from libos_ipc._native import Clerk, Lane, Shared
 from libos_ipc.core.codes import Code
 
 #: Where the desk of the lane's second end is asked by the first, and how its clerk is called.
-DESK, ANSWER_TURN, ANSWER = 1024, 1024 + 64, 1024 + 64 + 12
+DESK, ANSWER_TURN, ANSWER = 1024, 1024 + 64, 1024 + 64 + 16
 RECEPTION, OPEN = 1024, 1024 + 192
 
 
@@ -171,11 +171,11 @@ def test_what_was_asked_while_the_clerk_was_away_is_answered(served: Served) -> 
 def test_what_the_clerk_does_not_know_it_leaves(served: Served, odd: bytes) -> None:
     served.clerk.start()
     answered = memoryview(served.one.shared).cast("B")[ANSWER_TURN : ANSWER_TURN + 4]
-    put(served.one.shared, DESK, 77, odd, 0)
+    put(served.one.shared, DESK, 77, odd, 4)
     # Rung by way of a question, at another desk: it is looked at in the order of the lines.
     other = Lane(shared := memory(4096 * 3), False)
     served.clerk.serve(900, other)
-    put(shared, DESK, 5, message(Code.PING, 1), 0)
+    put(shared, DESK, 5, message(Code.PING, 1), 4)
     bits = view(served.other)
     bits[RECEPTION + 64] |= 1 << 2
     bits[RECEPTION + 64 + 900 // 8] |= 1 << 900 % 8
@@ -194,7 +194,7 @@ def test_an_answer_to_something_else_is_none(served: Served, wrong: bytes) -> No
 
     def lie() -> None:
         poll(lambda: served.asked == 1)
-        put(served.one.shared, ANSWER_TURN, 1, wrong, 8)
+        put(served.one.shared, ANSWER_TURN, 1, wrong, 12)
 
     liar = threading.Thread(target=lie)
     liar.start()

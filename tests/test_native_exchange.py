@@ -10,10 +10,10 @@ from typing import Any
 import exchange_sides
 import pytest
 from exchange_sides import EVERY, MOST, ROOM, SEND_BUFFER, USER, Side, make_sides
-from processes import poll
+from processes import Forked, Line, poll
 from shared_memory import memory
 
-from libos_ipc._native import PORTER, SEAT, Exchange, Ticket
+from libos_ipc._native import PORTER, SEAT, Exchange, Shared, Ticket
 from libos_ipc.core.codes import Code
 from libos_ipc.core.vocabulary import Message, Outgoing
 from libos_ipc.errors import PeerDied
@@ -551,3 +551,34 @@ def test_a_ticket_wakes_the_thread_that_waits() -> None:
         thread.start()
         settle(ticket)
         thread.join()
+
+
+def _give_room_and_take_it_back(line: Line, shared: Shared) -> None:
+    counts = memoryview(shared).cast("Q")
+    line.send()
+    while not line._pipe.poll(0):
+        for number in range(1000):
+            full = number % 10 == 0
+            counts[8] = (counts[0] - 2**20 * full) % 2**64
+
+
+def test_what_was_sent_is_there_though_the_reader_takes_room_back() -> None:
+    """Whatever it claims at any moment: what counts as sent lies in its memory, or waits."""
+    one, _ = make_sides()
+    counts = memoryview(one.shared).cast("Q")
+    sent = 0
+    with Forked(_give_room_and_take_it_back, one.shared) as reader:
+        reader.recv()
+        for _ in range(20_000):
+            sent += one.exchange.post(3, USER, b"")
+        reader.send()
+        reader.result()
+    assert sent > 1000
+
+    def is_out() -> bool:
+        counts[8] = counts[0]
+        one.lane.flush()
+        return not one.lane.waits
+
+    poll(is_out)
+    assert counts[0] == 33 * sent

@@ -238,6 +238,54 @@ def test_others_run_while_a_large_message_is_copied_and_may_close() -> None:
         threads[1].join()
 
 
+def _mapped(size: int) -> int:
+    """Mappings of a lane's memory that this process has."""
+    with open("/proc/self/maps") as file:
+        bounds = [line.split()[0].split("-") for line in file if "memfd:test" in line]
+    return sum(int(last, 16) - int(first, 16) == size for first, last in bounds)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_forked_during_a_copy_keeps_nothing_of_the_lane() -> None:
+    """The threads that copy do not come with it, and cannot let go of what they hold."""
+    capacity = 1 << 19
+    pair = Pair(capacity)
+    one, other = pair.ends
+    payload = bytes(32 << 20)
+    done = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not done.is_set():
+            number += 1
+            one.send(number, 0, 64, 0, payload)
+            while one.waits and not done.is_set():
+                one.flush()
+
+    def read() -> None:
+        while not done.is_set():
+            other.receive(MOST)
+
+    def child(line: Line) -> int:
+        before = _mapped(4096 + 2 * capacity)
+        one.close()
+        other.close()
+        del pair.memory
+        return before - _mapped(4096 + 2 * capacity)
+
+    threads = [threading.Thread(target=each) for each in (write, read)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            with Forked(child) as forked:
+                assert forked.result() == 1
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
 def test_the_bell_tells_which_lines_were_rung(pair: Pair) -> None:
     one, other = pair.ends
     one.send(1, 0, 64, 0, b"")
