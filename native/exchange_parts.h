@@ -1,16 +1,17 @@
 /* What the files of the exchange share. Contract of the whole: exchange.h.
  *
- *   exchange.c        the object: who is connected; what Python sees
- *   exchange_send.c   a message into a lane
- *   exchange_many.c   many to one peer, or one to many
- *   exchange_read.c   messages out of lanes
- *   exchange_port.c   messages by connections
- *   exchange_seat.c   the seat of the bell, and reading from it
- *   exchange_call.c   waiting for an answer, on the seat
- *   exchange_ping.c   a question that needs no interpreter
- *   exchange_serve.c  waiting for messages to handle, on the seat
- *   exchange_handle.c one message and its handler
- *   exchange_run.c    messages that are handled in one call
+ *   exchange.c          the object: what Python sees
+ *   exchange_stations.c who is connected by a lane
+ *   exchange_port.c     who is by a connection, and messages by it
+ *   exchange_send.c     a message into a lane
+ *   exchange_many.c     many to one peer, or one to many
+ *   exchange_read.c     messages out of lanes
+ *   exchange_seat.c     the seat of the bell, and reading from it
+ *   exchange_call.c     waiting for an answer, on the seat
+ *   exchange_ping.c     a question that needs no interpreter
+ *   exchange_serve.c    waiting for messages to handle, on the seat
+ *   exchange_handle.c   one message and its handler
+ *   exchange_run.c      messages that are handled in one call
  */
 #ifndef LIBOS_IPC_EXCHANGE_PARTS_H
 #define LIBOS_IPC_EXCHANGE_PARTS_H
@@ -192,7 +193,15 @@ int server_tell_failure(const struct server *server, PyObject *message);
 /* Whether messages wait in the queue. -1 with an exception. */
 int server_is_queued(const struct server *server);
 
-/* ---- methods */
+/* Forgets whoever is connected by a lane. */
+void exchange_drop_stations(struct exchange *exchange);
+
+/* ---- methods; these four under the session's lock */
+
+PyObject *exchange_connect(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *exchange_write(PyObject *self, PyObject *argument);
+PyObject *exchange_read_from(PyObject *self, PyObject *argument);
+PyObject *exchange_disconnect(PyObject *self, PyObject *argument);
 
 PyObject *exchange_send(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *exchange_read(PyObject *self, PyObject *ignored);

@@ -1,72 +1,9 @@
 #include "id_ranges.h"
 
-static void
-chain_open(struct chain *head)
-{
-    head->older = head->newer = head;
-}
-
-/* Puts it behind `older`, which is in a chain or heads one. */
-static void
-chain_put(struct chain *older, struct chain *entry)
-{
-    entry->older = older;
-    entry->newer = older->newer;
-    older->newer->older = entry;
-    older->newer = entry;
-}
-
-static void
-chain_take(struct chain *entry)
-{
-    entry->older->newer = entry->newer;
-    entry->newer->older = entry->older;
-}
-
-#define OF_CHAIN(type, entry) ((type *)(void *)((char *)(entry) - offsetof(type, chain)))
-
 static uint64_t
 size_of(const struct id_range *range)
 {
     return (uint64_t)range->end - range->start + 1;
-}
-
-/* ---- nodes of live and resting IDs */
-
-static struct id_node *
-node_of(const struct id_ranges *ids, uint64_t id)
-{
-    return (struct id_node *)(void *)index_get(&ids->index, id);
-}
-
-/* Makes the ID live. -1 with MemoryError. */
-static int
-hand_out(struct id_ranges *ids, struct id_range *range, uint64_t id)
-{
-    if (index_reserve(&ids->index) < 0) {
-        return -1;
-    }
-    struct id_node *node = ids->unused;
-    if (node != NULL) {
-        ids->unused = (struct id_node *)(void *)node->chain.newer;
-    } else if ((node = PyMem_Malloc(sizeof(*node))) == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    *node = (struct id_node){.node = {.key = id}, .range = range};
-    index_put(&ids->index, &node->node);
-    return 0;
-}
-
-static void
-forget_node(struct id_ranges *ids, struct id_node *node)
-{
-    if (node->resting) {
-        chain_take(&node->chain);
-    }
-    index_remove(&ids->index, &node->node);
-    node->chain.newer = (struct chain *)(void *)ids->unused;
-    ids->unused = node;
 }
 
 /* ---- the sorted array */
@@ -197,19 +134,14 @@ id_ranges_clear(struct id_ranges *ids)
     for (size_t i = 0; i < ids->count; i++) {
         const struct id_range *range = ids->sorted[i];
         for (uint64_t id = range->start; range->place != ID_UNOPENED && id <= range->end; id++) {
-            struct id_node *node = node_of(ids, id);
+            struct id_node *node = id_nodes_find(&ids->nodes, id);
             if (node != NULL) {
-                forget_node(ids, node);
+                id_nodes_forget(&ids->nodes, node);
             }
         }
         PyMem_Free(ids->sorted[i]);
     }
-    while (ids->unused != NULL) {
-        struct id_node *node = ids->unused;
-        ids->unused = (struct id_node *)(void *)node->chain.newer;
-        PyMem_Free(node);
-    }
-    index_free(&ids->index);
+    id_nodes_free(&ids->nodes);
     PyMem_Free(ids->sorted);
     const double quarantine_s = ids->quarantine_s;
     const uint64_t reserve = ids->reserve;
@@ -245,7 +177,7 @@ open_next(struct id_ranges *ids)
         return 0;
     }
     struct id_range *range = OF_CHAIN(struct id_range, ids->unopened.newer);
-    if (hand_out(ids, range, range->start) < 0) {
+    if (id_nodes_add(&ids->nodes, range, range->start) < 0) {
         return -1;
     }
     displace(ids, range);
@@ -262,7 +194,7 @@ id_ranges_new(struct id_ranges *ids, double now)
         const uint64_t rested = reuse(ids, now);
         return rested != 0 ? (int64_t)rested : open_next(ids);
     }
-    if (hand_out(ids, ids->current, ids->next) < 0) {
+    if (id_nodes_add(&ids->nodes, ids->current, ids->next) < 0) {
         return -1;
     }
     return (int64_t)ids->next++;
@@ -271,7 +203,7 @@ id_ranges_new(struct id_ranges *ids, double now)
 enum id_released
 id_ranges_release(struct id_ranges *ids, uint64_t id, double now)
 {
-    struct id_node *node = node_of(ids, id);
+    struct id_node *node = id_nodes_find(&ids->nodes, id);
     if (node == NULL || node->resting) {
         return id_ranges_find(ids, id) != NULL ? ID_NOT_LIVE : ID_NOT_OURS;
     }
@@ -287,7 +219,7 @@ id_ranges_release(struct id_ranges *ids, uint64_t id, double now)
 const struct id_range *
 id_ranges_live_in(const struct id_ranges *ids, uint64_t id)
 {
-    const struct id_node *node = node_of(ids, id);
+    const struct id_node *node = id_nodes_find(&ids->nodes, id);
     return node != NULL && !node->resting ? node->range : NULL;
 }
 
@@ -323,7 +255,7 @@ void
 id_ranges_part(struct id_ranges *ids, struct id_range *range)
 {
     for (uint64_t id = range->start; range->place == ID_IDLE && id <= range->end; id++) {
-        forget_node(ids, node_of(ids, id));
+        id_nodes_forget(&ids->nodes, id_nodes_find(&ids->nodes, id));
     }
     displace(ids, range);
     drop(ids, range);
@@ -371,7 +303,7 @@ static void
 take_over(struct id_ranges *ids, struct id_range *piece, struct id_range *from)
 {
     for (uint64_t id = piece->start; id <= piece->end; id++) {
-        struct id_node *node = node_of(ids, id);
+        struct id_node *node = id_nodes_find(&ids->nodes, id);
         if (node != NULL) {
             node->range = piece;
             piece->pending -= node->resting;
@@ -401,10 +333,10 @@ id_ranges_move_away(struct id_ranges *ids, uint64_t id)
     const bool was_unopened = whole->place == ID_UNOPENED;
     struct chain *behind = whole->chain.older;
     displace(ids, whole);
-    struct id_node *node = node_of(ids, id);
+    struct id_node *node = id_nodes_find(&ids->nodes, id);
     whole->pending -= node == NULL || !node->resting;
     if (node != NULL) {
-        forget_node(ids, node);
+        id_nodes_forget(&ids->nodes, node);
     }
     if (small != NULL) {
         take_over(ids, small, whole);

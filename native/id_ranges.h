@@ -17,14 +17,8 @@
 #ifndef LIBOS_IPC_ID_RANGES_H
 #define LIBOS_IPC_ID_RANGES_H
 
-#include "index.h"
+#include "id_nodes.h"
 #include "native.h"
-
-/* A place in a chain that is closed by its head. */
-struct chain {
-    struct chain *older;
-    struct chain *newer;
-};
 
 enum id_place { ID_IN_USE, ID_UNOPENED, ID_IDLE };
 
@@ -34,14 +28,6 @@ struct id_range {
     uint32_t end;
     uint64_t pending;
     enum id_place place;
-};
-
-struct id_node {
-    struct node node; /* key: the ID */
-    struct chain chain;
-    struct id_range *range;
-    double since; /* when it was released */
-    bool resting;
 };
 
 struct id_ranges {
@@ -58,8 +44,7 @@ struct id_ranges {
     uint64_t idle_count;
     uint64_t waiting; /* IDs in unopened ranges */
     uint64_t granted; /* size of the range granted last */
-    struct index index;
-    struct id_node *unused; /* a list by `range` of nodes to use again */
+    struct id_nodes nodes;
     double quarantine_s;
     uint64_t reserve; /* wholly free ranges that stay, beside the current one */
     uint64_t batch;   /* ranges asked for, and given back, at a time */

@@ -13,8 +13,7 @@ broken_range(const struct id_ranges *ids, const struct id_range *range, uint64_t
 {
     uint64_t pending = 0;
     for (uint64_t id = range->start; id <= range->end; id++) {
-        const struct id_node *node =
-            (const struct id_node *)(const void *)index_get(&ids->index, id);
+        const struct id_node *node = id_nodes_find(&ids->nodes, id);
         if ((node != NULL) == is_fresh(ids, range, id)) {
             return "an ID is fresh and used, or neither";
         }

@@ -1,30 +1,13 @@
-#include "local_ids.h"
+#include "local_ids_parts.h"
 
 #include "arguments.h"
-#include "clock.h"
-#include "id_ranges.h"
-#include "lock.h"
 
 #include <structmember.h>
-
-struct local_ids {
-    PyObject_HEAD
-    struct id_ranges ids;
-    PyObject *lock; /* of the session; NULL if none is offered */
-    uint64_t own;   /* the ID of this process, which `put` does not take */
-    char asked;
-};
-
-static struct local_ids *
-self_of(PyObject *self)
-{
-    return (struct local_ids *)self;
-}
 
 static struct id_ranges *
 ids_of(PyObject *self)
 {
-    return &self_of(self)->ids;
+    return &local_ids_of(self)->ids;
 }
 
 static PyObject *
@@ -57,14 +40,13 @@ local_ids_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
 
     id_ranges_clear(ids_of(self));
-    Py_CLEAR(self_of(self)->lock);
+    Py_CLEAR(local_ids_of(self)->lock);
     type->tp_free(self);
     Py_DECREF(type);
 }
 
-/* An ID from Python; 0, which no ID is, for an int that cannot be one. -1 with TypeError. */
-static int
-as_id(PyObject *value, uint64_t *id)
+int
+local_ids_number(PyObject *value, uint64_t *id)
 {
     if (as_unsigned(value, "an ID", UINT32_MAX, id) < 0) {
         if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
@@ -119,7 +101,7 @@ release_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     uint64_t id;
     double now;
 
-    if (require_count("release", nargs, 2) < 0 || as_id(args[0], &id) < 0 ||
+    if (require_count("release", nargs, 2) < 0 || local_ids_number(args[0], &id) < 0 ||
         as_seconds(args[1], &now) < 0) {
         return NULL;
     }
@@ -148,7 +130,7 @@ owns_method(PyObject *self, PyObject *argument)
 {
     uint64_t id;
 
-    if (as_id(argument, &id) < 0) {
+    if (local_ids_number(argument, &id) < 0) {
         return NULL;
     }
     return PyBool_FromLong(id_ranges_find(ids_of(self), id) != NULL);
@@ -159,7 +141,7 @@ in_use_method(PyObject *self, PyObject *argument)
 {
     uint64_t id;
 
-    if (as_id(argument, &id) < 0) {
+    if (local_ids_number(argument, &id) < 0) {
         return NULL;
     }
     return PyBool_FromLong(id_ranges_live_in(ids_of(self), id) != NULL);
@@ -170,8 +152,8 @@ grant_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t start, end;
 
-    if (require_count("grant", nargs, 2) < 0 || as_id(args[0], &start) < 0 ||
-        as_id(args[1], &end) < 0) {
+    if (require_count("grant", nargs, 2) < 0 || local_ids_number(args[0], &start) < 0 ||
+        local_ids_number(args[1], &end) < 0) {
         return NULL;
     }
     const int granted = id_ranges_grant(ids_of(self), start, end);
@@ -220,7 +202,7 @@ moved_away_method(PyObject *self, PyObject *argument)
 {
     uint64_t id;
 
-    if (as_id(argument, &id) < 0 || id_ranges_move_away(ids_of(self), id) < 0) {
+    if (local_ids_number(argument, &id) < 0 || id_ranges_move_away(ids_of(self), id) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -236,86 +218,6 @@ check_method(PyObject *self, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     Py_RETURN_NONE;
-}
-
-/* ---- past Python */
-
-static PyObject *
-offer_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
-{
-    uint64_t own;
-
-    if (require_count("offer", nargs, 2) < 0 || as_id(args[1], &own) < 0) {
-        return NULL;
-    }
-    if (!lock_check(args[0])) {
-        PyErr_SetString(PyExc_TypeError, "the lock of a session is a Lock");
-        return NULL;
-    }
-    Py_XSETREF(self_of(self)->lock, Py_NewRef(args[0]));
-    self_of(self)->own = own;
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-withdraw_method(PyObject *self, PyObject *Py_UNUSED(ignored))
-{
-    Py_CLEAR(self_of(self)->lock);
-    Py_RETURN_NONE;
-}
-
-static bool
-may_be_quick(const struct local_ids *self)
-{
-    return self->lock != NULL && !lock_is_held(self->lock);
-}
-
-static double
-seconds_now(void)
-{
-    return (double)now_ns() / NS_PER_S;
-}
-
-static PyObject *
-take_method(PyObject *self, PyObject *Py_UNUSED(ignored))
-{
-    struct id_ranges *ids = ids_of(self);
-
-    if (!may_be_quick(self_of(self)) || (!self_of(self)->asked && id_ranges_low(ids, 1))) {
-        Py_RETURN_NONE;
-    }
-    const int64_t id = id_ranges_new(ids, ids->next <= ids->last ? 0 : seconds_now());
-    if (id < 0) {
-        return NULL;
-    }
-    return id == 0 ? Py_NewRef(Py_None) : PyLong_FromLongLong(id);
-}
-
-/* Whether a range that becomes idle with this release stays here. */
-static bool
-may_stay(const struct id_ranges *ids)
-{
-    return ids->idle_count + ids->unopened_count + 1 <= ids->reserve + 2 * (ids->batch - 1);
-}
-
-static PyObject *
-put_method(PyObject *self, PyObject *argument)
-{
-    struct id_ranges *ids = ids_of(self);
-    uint64_t id;
-
-    if (!may_be_quick(self_of(self)) || !PyLong_CheckExact(argument)) {
-        Py_RETURN_FALSE;
-    }
-    if (as_id(argument, &id) < 0) {
-        return NULL;
-    }
-    const struct id_range *range = id_ranges_live_in(ids, id);
-    if (id == self_of(self)->own || range == NULL || (range->pending == 1 && !may_stay(ids))) {
-        Py_RETURN_FALSE;
-    }
-    id_ranges_release(ids, id, seconds_now());
-    Py_RETURN_TRUE;
 }
 
 PyDoc_STRVAR(new_doc, "new($self, now, /)\n--\n\n"
@@ -357,10 +259,10 @@ static PyMethodDef local_ids_methods[] = {
     {"drain", drain_method, METH_NOARGS, drain_doc},
     {"moved_away", moved_away_method, METH_O, moved_away_doc},
     {"check", check_method, METH_NOARGS, check_doc},
-    {"offer", NATIVE_METHOD(offer_method), METH_FASTCALL, offer_doc},
-    {"withdraw", withdraw_method, METH_NOARGS, withdraw_doc},
-    {"take", take_method, METH_NOARGS, take_doc},
-    {"put", put_method, METH_O, put_doc},
+    {"offer", NATIVE_METHOD(local_ids_offer), METH_FASTCALL, offer_doc},
+    {"withdraw", local_ids_withdraw, METH_NOARGS, withdraw_doc},
+    {"take", local_ids_take, METH_NOARGS, take_doc},
+    {"put", local_ids_put, METH_O, put_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,3 +1,4 @@
+#include "box.h"
 #include "calls.h"
 #include "clerk.h"
 #include "codec.h"
@@ -47,7 +48,7 @@ static int (*const setups[])(PyObject *module) = {
     descriptor_setup, shared_setup,     doorbell_setup,    lane_setup,         ticket_setup,
     lock_setup,       exchange_setup,   clerk_setup,       handle_cell_setup,  quick_handle_setup,
     ledger_setup,     local_ids_setup,  zeromq_setup,      record_setup,       section_setup,
-    word_setup,
+    box_setup,        word_setup,
 };
 
 static int

@@ -42,6 +42,18 @@ native_add_type(PyObject *module, PyType_Spec *spec)
     return added;
 }
 
+/* Whether this is a type, or derived from one, whose instances are ended by that function. */
+static inline bool
+native_is_kind(PyObject *type, destructor end)
+{
+    const PyTypeObject *base = PyType_Check(type) ? (PyTypeObject *)type : NULL;
+
+    while (base != NULL && base->tp_dealloc != end) {
+        base = base->tp_base;
+    }
+    return base != NULL;
+}
+
 /* A PyCFunctionFastWithKeywords in a PyMethodDef, by way of a type that every function pointer
  * may be cast to without a warning. */
 #define NATIVE_METHOD(function) ((PyCFunction)(void (*)(void))(function))

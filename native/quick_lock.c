@@ -1,8 +1,8 @@
 #include "quick_lock.h"
 
+#include "agent.h"
 #include "arguments.h"
 #include "delegation.h"
-#include "thread_number.h"
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,11 +11,10 @@ static const uint32_t FAIR = 4; /* the kind of these locks */
 
 struct quick_lock {
     PyObject_HEAD
-    PyObject *slot;    /* a Delegation; NULL if nothing is offered, and so for the next four */
+    PyObject *slot;    /* a Delegation; NULL if nothing is offered, and so for the next two */
     PyObject *path;    /* bytes */
     PyObject *numbers; /* an iterator: each acquisition has its own */
-    PyObject *asyncio; /* names to look up: the module, and its _get_running_loop */
-    PyObject *get_loop;
+    struct agent_look look;
     uint64_t device;
     uint64_t inode;
     uint64_t base; /* of handles; a number is added to it */
@@ -36,8 +35,13 @@ quick_lock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     (void)args;
     (void)kwargs;
     PyObject *self = type->tp_alloc(type, 0);
-    if (self != NULL) {
-        quick_lock_of(self)->keeper = -1;
+    if (self == NULL) {
+        return NULL;
+    }
+    quick_lock_of(self)->keeper = -1;
+    if (agent_look_begin(&quick_lock_of(self)->look) < 0) {
+        Py_DECREF(self);
+        return NULL;
     }
     return self;
 }
@@ -49,8 +53,6 @@ withdraw(struct quick_lock *self)
     Py_CLEAR(self->slot);
     Py_CLEAR(self->path);
     Py_CLEAR(self->numbers);
-    Py_CLEAR(self->asyncio);
-    Py_CLEAR(self->get_loop);
     if (self->keeper >= 0 && self->number == 0) {
         close(self->keeper);
         self->keeper = -1;
@@ -64,6 +66,7 @@ quick_lock_dealloc(PyObject *object)
     struct quick_lock *self = quick_lock_of(object);
     self->number = 0;
     withdraw(self);
+    agent_look_end(&self->look);
     type->tp_free(object);
     Py_DECREF(type);
 }
@@ -92,19 +95,10 @@ quick_lock_offer(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_ValueError, "an offer of what cannot be locked quickly");
         return NULL;
     }
-    PyObject *asyncio = PyUnicode_InternFromString("asyncio");
-    PyObject *get_loop = PyUnicode_InternFromString("_get_running_loop");
-    if (asyncio == NULL || get_loop == NULL) {
-        Py_XDECREF(asyncio);
-        Py_XDECREF(get_loop);
-        return NULL;
-    }
     withdraw(self);
     self->slot = Py_NewRef(args[0]);
     self->path = Py_NewRef(args[1]);
     self->numbers = Py_NewRef(args[2]);
-    self->asyncio = asyncio;
-    self->get_loop = get_loop;
     self->device = device;
     self->inode = inode;
     self->base = base;
@@ -112,24 +106,6 @@ quick_lock_offer(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
         .kind = FAIR, .type = type, .start = start, .end = end, .descriptor = -1, .duplicate = -1};
     self->keeper = (int)keeper;
     Py_RETURN_NONE;
-}
-
-/* Whether an event loop runs in this thread, so that a task of it may be the one who asks. -1 with
- * an exception. */
-static int
-is_in_a_loop(const struct quick_lock *self)
-{
-    PyObject *asyncio = PyImport_GetModule(self->asyncio);
-    if (asyncio == NULL) {
-        return PyErr_Occurred() ? -1 : 0;
-    }
-    PyObject *loop = PyObject_CallMethodNoArgs(asyncio, self->get_loop);
-    Py_DECREF(asyncio);
-    if (loop == NULL) {
-        return -1;
-    }
-    Py_DECREF(loop);
-    return loop != Py_None;
 }
 
 /* Whether the path leads to the file still. Other threads run meanwhile. */
@@ -174,9 +150,9 @@ take(struct quick_lock *self)
     if (self->slot == NULL || self->number != 0) {
         return 0;
     }
-    const int in_a_loop = is_in_a_loop(self);
-    if (in_a_loop != 0) {
-        return in_a_loop < 0 ? -1 : 0;
+    const int64_t agent = agent_here(&self->look);
+    if (agent <= 0) {
+        return (int)agent; /* a task of asyncio may be the one who asks */
     }
     const bool same = is_the_same_file(self);
     if (self->slot == NULL || self->number != 0) {
@@ -192,7 +168,7 @@ take(struct quick_lock *self)
         return -1;
     }
     self->wanted.handle = self->base + number;
-    self->wanted.thread = thread_number();
+    self->wanted.thread = (uint32_t)agent;
     const int64_t granted = lock_slot_set(slot, &self->wanted);
     if (granted <= 0) {
         return 0;

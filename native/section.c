@@ -1,15 +1,11 @@
 #include "section.h"
 
 #include "arguments.h"
+#include "box.h"
 #include "quick_handle_parts.h"
 
 #include <string.h>
 #include <structmember.h>
-
-struct box {
-    PyObject_HEAD
-    PyObject *value;
-};
 
 struct section {
     PyObject_HEAD
@@ -21,57 +17,10 @@ struct section {
     uint32_t agent; /* who has entered */
 };
 
-static struct box *
-box_of(PyObject *self)
-{
-    return (struct box *)self;
-}
-
 static struct section *
 section_of(PyObject *self)
 {
     return (struct section *)self;
-}
-
-/* ---- the box */
-
-static int
-box_init(PyObject *self, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"value", NULL};
-    PyObject *value;
-
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:Box", names, &value)) {
-        return -1;
-    }
-    Py_XSETREF(box_of(self)->value, Py_NewRef(value));
-    return 0;
-}
-
-static int
-box_traverse(PyObject *self, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(self));
-    Py_VISIT(box_of(self)->value);
-    return 0;
-}
-
-static int
-box_clear(PyObject *self)
-{
-    Py_CLEAR(box_of(self)->value);
-    return 0;
-}
-
-static void
-box_dealloc(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-
-    PyObject_GC_UnTrack(self);
-    box_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
 }
 
 /* ---- entering */
@@ -343,28 +292,6 @@ quick_handle_exclusive(PyObject *self, PyObject *const *args, Py_ssize_t nargs, 
     return make_section(self, HANDLE_EXCLUSIVE, args, nargs, kwnames);
 }
 
-static PyMemberDef box_members[] = {
-    {"value", T_OBJECT_EX, offsetof(struct box, value), 0, "The value: set it, or change it in place."},
-    {NULL, 0, 0, 0, NULL},
-};
-
-PyDoc_STRVAR(box_doc, "QuickBox(value)\n--\n\nWhat an exclusive block is given; see native/section.h.");
-
-static PyType_Slot box_slots[] = {
-    {Py_tp_doc, (void *)box_doc},         {Py_tp_new, PyType_GenericNew},
-    {Py_tp_init, box_init},               {Py_tp_dealloc, box_dealloc},
-    {Py_tp_traverse, box_traverse},       {Py_tp_clear, box_clear},
-    {Py_tp_members, box_members},         {0, NULL},
-};
-
-static PyType_Spec box_spec = {
-    .name = "libos_ipc._native.QuickBox",
-    .basicsize = sizeof(struct box),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE |
-             Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = box_slots,
-};
-
 static PyMethodDef section_methods[] = {
     {"__enter__", section_enter, METH_NOARGS, enter_doc},
     {"__exit__", NATIVE_METHOD(section_exit), METH_FASTCALL, exit_doc},
@@ -400,26 +327,14 @@ static PyType_Spec section_spec = {
     .slots = section_slots,
 };
 
-static bool
-is_kind_of(PyObject *type, destructor end)
-{
-    for (const PyTypeObject *base = PyType_Check(type) ? (PyTypeObject *)type : NULL; base != NULL;
-         base = base->tp_base) {
-        if (base->tp_dealloc == end) {
-            return true;
-        }
-    }
-    return false;
-}
-
 bool
 section_check_types(PyObject *section, PyObject *box)
 {
-    return is_kind_of(section, section_dealloc) && is_kind_of(box, box_dealloc);
+    return native_is_kind(section, section_dealloc) && box_check_type(box);
 }
 
 int
 section_setup(PyObject *module)
 {
-    return native_add_type(module, &box_spec) < 0 ? -1 : native_add_type(module, &section_spec);
+    return native_add_type(module, &section_spec);
 }

@@ -1,4 +1,4 @@
-/* Section and Box: a block in which a handle is locked, and what is given there to change.
+/* Section: a block in which a handle is locked, and a Box (box.h) is given there to change.
  *
  * `handle.shared()` and `handle.exclusive()` make a section without Python; so it is entered and left
  * whenever the handle can be locked and unlocked without Python (quick_handle.h). At the end of an

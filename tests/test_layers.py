@@ -189,6 +189,14 @@ def test_a_module_has_one_idea(path: Path) -> None:
             assert (node.end_lineno or 0) - node.lineno < MOST_LINES_OF_A_FUNCTION, node.name
 
 
+def test_a_file_of_the_extension_has_one_idea() -> None:
+    """By its size, too; and a header says in prose what it is about."""
+    for path in (ROOT.parent / "native").glob("*.[ch]"):
+        text = path.read_text()
+        assert len(text.splitlines()) <= MOST_LINES, path.name
+        assert path.suffix == ".c" or text.startswith("/* "), path.name
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_module_keeps_no_state(path: Path) -> None:
     module = name_of(path).removeprefix("libos_ipc.")
