@@ -304,6 +304,8 @@ def case_quickcall() -> None:
         group.files.clear()
         assert lockf(file, 2) == NUMBER
     refused(_native.QuickCall, None, (), "files")
+    groups: list[Any] = []
+    groups.append(_native.QuickCall(slot, groups, "files"))  # a cycle, for the collector
 
 
 def case_quickcall_reduce() -> None:

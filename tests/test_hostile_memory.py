@@ -1,0 +1,110 @@
+"""A member that spoils the memory by which others are woken: it delays them, and they lose nothing.
+
+Who writes to a process has its bell mapped, and how its clerk is called; so a member may write
+anything there, as often as it likes. Whoever has written what is not read rings again before long.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+import pytest
+from processes import DEADLINE_S, Forked, Line, Peer, poll
+
+from libos_ipc import Group
+from libos_ipc._native import Shared
+from libos_ipc.runtime import lanes
+
+ECHO, NOTE, NOTES = 70, 71, 72
+#: How long the attack lasts, and what any request may take meanwhile: 0.2 s on a machine that
+#: does nothing else. The porter alone would look every 5 s.
+ATTACK_S, MOST_S = 1.5, 2.5
+#: Of the bell for messages, and of that for the clerk: the words, and what was rung.
+PLACES = (0, 1024)
+WORDS, RUNG, OPEN = slice(0, 64), slice(64, 192), slice(192, 196)
+
+Spoil = Callable[[memoryview, random.Random], None]
+
+
+def takes_rings(bell: memoryview, dice: random.Random) -> None:
+    bell[RUNG] = bytes(128)
+
+
+def says_awake(bell: memoryview, dice: random.Random) -> None:
+    """Then nobody is woken."""
+    bell[4] = 8 | 4
+
+
+def says_asleep(bell: memoryview, dice: random.Random) -> None:
+    """As if there were a seat, and no porter."""
+    bell[4] = 1
+
+
+def writes_garbage(bell: memoryview, dice: random.Random) -> None:
+    for place in (WORDS, RUNG, OPEN):
+        bell[place] = dice.randbytes(place.stop - place.start)
+
+
+def answers_and_notes(group: Group) -> None:
+    notes: list[bytes] = []
+    group.on(ECHO)(lambda message: message.payload)
+    group.on(NOTE)(lambda message: notes.append(message.payload))
+    group.on(NOTES)(lambda message: b" ".join(notes))
+
+
+def until_lane(group: Group, vmid: int) -> None:
+    """Until what is said to that member goes by shared memory."""
+    traffic = group._session.traffic
+
+    def has_lane() -> bool:
+        group.request(vmid, ECHO, b"", timeout=DEADLINE_S)
+        return traffic.lanes.line_of(vmid) is not None
+
+    poll(has_lane)
+
+
+@pytest.mark.parametrize("spoil", [takes_rings, says_awake, says_asleep, writes_garbage])
+def test_a_member_that_spoils_the_bells_of_others(
+    group: Group, spoil: Spoil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bells: list[Shared] = []
+    really_open = lanes._open_memory
+
+    def open_and_keep(os_pid: int, fd: int, size: int) -> Shared:
+        memory = really_open(os_pid, fd, size)
+        if size == lanes.BELL_BYTES:
+            bells.append(memory)
+        return memory
+
+    def attack(line: Line, victims: list[int]) -> int:
+        del bells[:]
+        for vmid in victims:
+            until_lane(group, vmid)
+        places = [memoryview(bell).cast("B")[place:] for bell in bells for place in PLACES]
+        dice = random.Random(20)
+        line.send()
+        end = time.monotonic() + ATTACK_S
+        while time.monotonic() < end:
+            for place in places:
+                spoil(place, dice)
+        return len(bells)
+
+    monkeypatch.setattr(lanes, "_open_memory", open_and_keep)
+    answers_and_notes(group)
+    with Peer(group, answers_and_notes) as peer:
+        until_lane(group, peer.vmid)
+        with Forked(attack, [group.vmid, peer.vmid]) as attacker:
+            attacker.recv()
+            end = time.monotonic() + ATTACK_S
+            sent = 0
+            while time.monotonic() < end:
+                word = str(sent).encode()
+                group.send(peer.vmid, NOTE, word)
+                sent += 1
+                assert group.request(peer.vmid, ECHO, word, timeout=MOST_S) == word
+                group.ping(peer.vmid, timeout=MOST_S)
+            assert attacker.result() >= 2
+        expected = [str(number).encode() for number in range(sent)]
+        assert group.request(peer.vmid, NOTES, timeout=DEADLINE_S).split() == expected
