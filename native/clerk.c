@@ -22,6 +22,7 @@ clerk_of(PyObject *self)
 static void
 begin(struct clerk *clerk)
 {
+    clerk_thread_settle(&clerk->thread);
     Py_BEGIN_ALLOW_THREADS
     clerk_thread_begin(&clerk->thread);
     Py_END_ALLOW_THREADS
@@ -30,6 +31,7 @@ begin(struct clerk *clerk)
 static void
 end(struct clerk *clerk)
 {
+    clerk_thread_settle(&clerk->thread);
     Py_BEGIN_ALLOW_THREADS
     clerk_thread_end(&clerk->thread);
     Py_END_ALLOW_THREADS

@@ -97,9 +97,9 @@ clerk_thread_destroy(struct clerk_thread *clerk)
     pthread_mutex_destroy(&clerk->table);
 }
 
-/* In a forked child, for the first time: there is no thread, and nobody who holds a lock. */
-static void
-be_here(struct clerk_thread *clerk)
+/* In a forked child there is no thread, and nobody who holds a lock. */
+void
+clerk_thread_settle(struct clerk_thread *clerk)
 {
     const pid_t here = getpid();
 
@@ -114,7 +114,7 @@ be_here(struct clerk_thread *clerk)
 bool
 clerk_thread_is_running(struct clerk_thread *clerk)
 {
-    be_here(clerk);
+    clerk_thread_settle(clerk);
     return atomic_load(&clerk->running);
 }
 
@@ -148,7 +148,7 @@ clerk_thread_want(struct clerk_thread *clerk)
 void
 clerk_thread_begin(struct clerk_thread *clerk)
 {
-    be_here(clerk);
+    clerk_thread_settle(clerk);
     pthread_mutex_lock(&clerk->life);
     if (atomic_load(&clerk->wanted) && !atomic_load(&clerk->running)) {
         atomic_store(&clerk->stopping, false);
@@ -176,7 +176,7 @@ await_kernel(pid_t process, pid_t thread)
 void
 clerk_thread_end(struct clerk_thread *clerk)
 {
-    be_here(clerk);
+    clerk_thread_settle(clerk);
     atomic_store(&clerk->wanted, false);
     pthread_mutex_lock(&clerk->life);
     if (atomic_load(&clerk->running)) {
@@ -195,7 +195,7 @@ clerk_thread_end(struct clerk_thread *clerk)
 struct place *
 clerk_thread_grow(struct clerk_thread *clerk, struct place *at, size_t room)
 {
-    be_here(clerk);
+    clerk_thread_settle(clerk);
     pthread_mutex_lock(&clerk->table);
     for (size_t i = 0; i < clerk->room; i++) {
         at[i] = clerk->at[i];
@@ -210,7 +210,7 @@ clerk_thread_grow(struct clerk_thread *clerk, struct place *at, size_t room)
 struct place
 clerk_thread_set(struct clerk_thread *clerk, size_t line, struct place place)
 {
-    be_here(clerk);
+    clerk_thread_settle(clerk);
     pthread_mutex_lock(&clerk->table);
     const struct place before = clerk->at[line];
     clerk->at[line] = place;

@@ -4,8 +4,8 @@
  * is never held for longer than it takes to look at the desks that were rung.
  *
  * A process that was forked without being told has a copy of all this, without the thread, and with
- * locks in whatever state other threads had them; so each call from another process than the one
- * before makes them anew. Such a process has one thread at that moment.
+ * locks in whatever state other threads had them. The first call there makes them anew; it is one
+ * thread's alone, which the caller sees to by `clerk_thread_settle` where there may be more.
  *
  * Any thread may call anything, at once. What blocks is said.
  */
@@ -47,6 +47,9 @@ void clerk_thread_init(struct clerk_thread *clerk);
 
 /* After the end. What `at` was is the caller's. */
 void clerk_thread_destroy(struct clerk_thread *clerk);
+
+/* The first call in a forked process, if there was none yet; nothing else. */
+void clerk_thread_settle(struct clerk_thread *clerk);
 
 /* Whether there is a thread, in this process. */
 bool clerk_thread_is_running(struct clerk_thread *clerk);

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl as kernel
 import inspect
 import os
 import pickle
+import random
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN
 from pathlib import Path
 
@@ -313,6 +315,53 @@ def test_more_descriptions_than_are_known_without_python(
                 fcntl.flock(file, LOCK_EX)
                 assert types(group).count("write") == 1
                 fcntl.flock(file, LOCK_UN)
+
+
+def answer(lock: Callable[[int, int], None], fd: int, operation: int) -> int:
+    """The errno, 0 for success."""
+    try:
+        lock(fd, operation)
+    except OSError as error:
+        return error.errno or -1
+    return 0
+
+
+@delegating
+def test_random_scripts_are_answered_as_by_the_kernel(
+    group: Group, path: Path, long_ways: list[int]
+) -> None:
+    """Files opened, duplicated, closed and locked at random, here and at the kernel's."""
+    dice = random.Random(20)
+    operations = [LOCK_SH, LOCK_EX, LOCK_SH | LOCK_NB, LOCK_EX | LOCK_NB, LOCK_UN, LOCK_UN]
+    theirs = path.with_name("the kernel's")
+    theirs.touch()
+    quick = 0
+    for script in range(40):
+        opened = [(os.open(path, os.O_RDWR), os.open(theirs, os.O_RDWR))]
+        make_quick(opened[0][0], long_ways)
+        for step in range(60):
+            what = dice.randrange(16)
+            pair = dice.choice(opened)
+            if what == 0 and len(opened) < 5:
+                opened.append((os.open(path, os.O_RDWR), os.open(theirs, os.O_RDWR)))
+            elif what == 1 and len(opened) < 5:
+                opened.append((os.dup(pair[0]), os.dup(pair[1])))
+            elif what == 2 and len(opened) > 1:
+                opened.remove(pair)
+                os.close(pair[0])
+                os.close(pair[1])
+            else:
+                operation = dice.choice(operations)
+                if operation != LOCK_UN and len(opened) > 1:
+                    operation |= LOCK_NB
+                found = answer(kernel.flock, pair[1], operation)
+                before = len(long_ways)
+                assert answer(fcntl.flock, pair[0], operation) == found, (script, step)
+                quick += len(long_ways) == before
+        for mine, its in opened:
+            os.close(mine)
+            os.close(its)
+    assert quick > 100
 
 
 @delegating
