@@ -52,12 +52,11 @@ close_lane(struct lane *lane)
 {
     if (lane->process != getpid()) {
         drop_lost(lane);
+    } else if (lane->memory != NULL) {
+        desk_abandon(lane->asked); /* in a child it is the parent's, who may be asking */
     }
     while (lane->first != NULL) {
         lane_drop_first(lane);
-    }
-    if (lane->memory != NULL) {
-        desk_abandon(lane->asked);
     }
     lane->bell = NULL;
     Py_CLEAR(lane->payload);

@@ -286,6 +286,19 @@ def test_a_child_forked_during_a_copy_keeps_nothing_of_the_lane() -> None:
             thread.join()
 
 
+def test_a_child_that_closes_its_copy_changes_nothing_of_the_parents(pair: Pair) -> None:
+    pair.ends[0].send(1, 0, 64, 0, b"word")
+    before = bytes(memoryview(pair.memory))
+
+    def child(line: Line) -> None:
+        for end in pair.ends:
+            end.close()
+
+    with Forked(child) as forked:
+        forked.result()
+    assert bytes(memoryview(pair.memory)) == before
+
+
 def test_the_bell_tells_which_lines_were_rung(pair: Pair) -> None:
     one, other = pair.ends
     one.send(1, 0, 64, 0, b"")
