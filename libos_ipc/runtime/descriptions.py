@@ -251,8 +251,11 @@ class Descriptions:
 
     def _offer_flocks(self, place: Place, slot: Delegation) -> None:
         """Have `flock` do the next by itself, but for the descriptions that are known here."""
+        if place.kind != Kind.FLOCK or place.shared:
+            return
         others = tuple(one.duplicate for one in self._of.get(place.file, ()))
-        if place.kind != Kind.FLOCK or place.shared or len(others) > _MOST_OTHERS:
+        if len(others) > _MOST_OTHERS:
+            self._sweep_at = 0  # most of them may be closed: they are looked for next time
             return
         base = place.handle >> 32 << 32
         with contextlib.suppress(ValueError):  # it was taken back just now
