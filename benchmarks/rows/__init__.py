@@ -24,6 +24,7 @@ from benchmarks.rows import (
     requests,
     starting,
     streams,
+    succession,
     sync,
     threads,
 )
@@ -56,6 +57,7 @@ FAMILIES = tuple(
         broadcasts,
         members,
         forks,
+        succession,
         starting,
     )
 )
