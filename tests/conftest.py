@@ -183,6 +183,7 @@ TRANSPORTS = ("zmq", "native", "auto")
 #: and by lanes as soon as these stand.
 TRANSPORTED = {
     "test_children",
+    "test_clean_up",
     "test_exec",
     "test_fork",
     "test_full",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from processes import DEADLINE_S, Forked, Line, Peer, leaders, poll
 
+import libos_ipc
 from libos_ipc import Group, GroupConfig
 from libos_ipc.sync import SyncHandle
 
@@ -114,3 +116,24 @@ def test_the_file_system_fills_up(
             with before.shared() as value:
                 assert value == bytes(100_000)
         poll(lambda: len(group.members()) == 1)
+
+
+def test_the_directory_is_removed(found: Callable[..., Group], runtime_dir: Path) -> None:
+    """Who is there goes on with those it knows; nobody else comes in, and is told; and the group
+    ends with its last member all the same."""
+    group = found("lost")
+    echo(group)
+    with Peer(group) as peer:
+        assert group.request(peer.vmid, ECHO, b"on", timeout=DEADLINE_S) == b"on"
+        assert len(group.members()) == 2
+        shutil.rmtree(runtime_dir / "lost")
+        for _ in range(50):
+            assert group.request(peer.vmid, ECHO, b"on", timeout=DEADLINE_S) == b"on"
+        assert group.ids.owner(group.ids.new()) == group.vmid
+        with pytest.raises(libos_ipc.NotJoined, match="no group named 'lost'"):
+            Group.join("lost", runtime_dir=runtime_dir)
+        peer.kill()
+        peer.wait()
+        poll(lambda: len(group.members()) == 1, what="its death is noticed")
+    group.close()
+    poll(lambda: not leaders(runtime_dir), what="the leader has ended")
