@@ -131,7 +131,7 @@ def test_killed_at_each_step(group: Group, scenario: Scenario, tmp_path: Path) -
             with Forked(victim, other.vmid, count) as child:
                 vmid, pid, held = child.recv()
                 died = os.WIFSIGNALED(child.wait())
-            count += 1 if count < 24 else 5
+            count += 1 if count < 16 else 7
 
             def is_gone(vmid: int = vmid) -> bool:
                 return vmid not in {each.vmid for each in group.members()}
