@@ -71,8 +71,10 @@ def test_the_worlds_are_eventful() -> None:
 WRITTEN = Leading._written
 
 
-def _tells_first(self: Leading, effects: Effects, cause: Any) -> Effects:
-    return sorted(WRITTEN(self, effects, cause), key=lambda effect: isinstance(effect, Journal))
+def _tells_first(self: Leading, effects: Effects, cause: Any, told: Any) -> Effects:
+    return sorted(
+        WRITTEN(self, effects, cause, told), key=lambda effect: isinstance(effect, Journal)
+    )
 
 
 def _forgets_own_words(self: Allegiance, message: Outgoing, effects: Effects) -> Effects:
@@ -114,6 +116,10 @@ def _keeps_no_word(self: Allegiance, number: int, message: Outgoing, now: float)
     return []
 
 
+def _takes_nothing_back(self: Leading, effects: Any) -> None:
+    pass
+
+
 def _always_heard(self: Allegiance) -> bool:
     return True
 
@@ -139,6 +145,7 @@ def _missed_nothing(self: Leader, src: int, waits: Any) -> Effects:
         (Leader, "unheard", _is_believed_at_once),
         (Leader, "on_back", _missed_nothing),
         (Link, "again", _sends_nothing_again),
+        (Leading, "take_back", _takes_nothing_back),
         (Roster, "apply", _takes_nothing_over),
         (Allegiance, "_keep_word", _keeps_no_word),
     ],

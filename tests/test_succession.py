@@ -47,8 +47,8 @@ def _remembers_nothing(self: Answered, vmid: int, seq: int) -> None:
     return None
 
 
-def _tells_first(self: Leading, effects: Effects, cause: Any) -> Effects:
-    written = WRITTEN(self, effects, cause)
+def _tells_first(self: Leading, effects: Effects, cause: Any, told: Any) -> Effects:
+    written = WRITTEN(self, effects, cause, told)
     return sorted(written, key=lambda effect: isinstance(effect, Journal))
 
 
@@ -63,7 +63,7 @@ def _asks_nobody(self: Leader, now: float) -> Effects:
     return []
 
 
-def _one_by_one(self: Leading, effects: Effects, cause: Any) -> Effects:
+def _one_by_one(self: Leading, effects: Effects, cause: Any, told: Any) -> Effects:
     return effects
 
 

@@ -8,6 +8,7 @@ a successor finds all of a step or nothing (`answered.py`).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from libos_ipc.core.codes import Code
@@ -26,13 +27,13 @@ from libos_ipc.core.vocabulary import (
     Own,
     Refuse,
     Say,
+    Told,
     make,
 )
 
 __all__ = ["Leading"]
 
 _ERROR = int(Code.ERROR)
-_CONFIRM = Confirm()
 
 
 class Leading(Mesh):
@@ -84,13 +85,14 @@ class Leading(Mesh):
         said: Effects = []
         self._saying += 1
         written = False
+        told: list[Told] = []
         for effect in effects:
             if isinstance(effect, Journal):
-                effects, written = self._written(effects, cause), True
+                effects, written = self._written(effects, cause, told), True
                 break
         else:
             if effects:
-                said.append(_CONFIRM)
+                said.append(make(Confirm, (told,)))
         for effect in effects:
             if isinstance(effect, Answer | Refuse | Say):
                 if effect.dst in self.away:
@@ -99,9 +101,21 @@ class Leading(Mesh):
                     said.append(Own(_message(effect)))
                 else:
                     said += self._tell(effect, written, now)
+                    if effect.dst in self.links:
+                        told.append(make(Told, (effect.dst, self.links[effect.dst].sent)))
             else:
                 said.append(effect)
         return said + self._said(now)
+
+    def take_back(self, effects: Iterable[Effect]) -> None:
+        """These were to be performed, and nothing of it can be: others lead. What has its number
+        already must not go out when it is sent again."""
+        for effect in effects:
+            if isinstance(effect, Journal | Confirm):
+                for peer, number in effect.told:
+                    link = self.links.get(peer)
+                    if link is not None:
+                        link.revoke(number)
 
     def _unheard(self, vmid: int) -> int:
         """Signals relayed to `vmid` that it has not acknowledged."""
@@ -145,7 +159,7 @@ class Leading(Mesh):
         link = self.links.get(dst)
         self.leader.answered.on_sent(dst, seq, 0 if link is None else link.sent)
 
-    def _written(self, effects: Effects, cause: Link | None) -> Effects:
+    def _written(self, effects: Effects, cause: Link | None, told: list[Told]) -> Effects:
         """The step with one record in front."""
         assert self.leader is not None
         records, answers = [], []
@@ -164,7 +178,7 @@ class Leading(Mesh):
         came = () if cause is None else (cause.peer, self.epoch, cause.delivered)
         received = self.leader.answered.take_received()
         self.leader.apply_told(answers, came, received)  # type: ignore[arg-type]
-        return [make(Journal, (("step", records, answers, came, received),)), *rest]
+        return [make(Journal, (("step", records, answers, came, received), told)), *rest]
 
 
 def _relay(fields: tuple[Any, ...]) -> int:

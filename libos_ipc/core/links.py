@@ -32,13 +32,16 @@ broken, and refused.
 from __future__ import annotations
 
 from libos_ipc._native import FIRST_PROBE_S, Ledger
-from libos_ipc.core.codes import FIRST_USER_CODE
+from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.vocabulary import HEADER_WEIGHT, Body, Outgoing
 
 __all__ = ["LAST_PROBE_S", "Link", "weight"]
 
 #: Seconds without progress after which the peer is asked again: from FIRST_PROBE_S doubled to this.
 LAST_PROBE_S = 8.0
+
+#: In the place of a message that must not be sent.
+NOTHING = Outgoing(Code.ACK, 0, ())
 
 
 def weight(code: int, body: Body) -> int:
@@ -61,6 +64,7 @@ class Link(Ledger):
         "lane_from",
         "peer",
         "probed_at_number",
+        "revoked",
         "wanting",
     )
 
@@ -72,6 +76,8 @@ class Link(Ledger):
         #: another one there would only be one more for a peer that does not read
         self.asked_at = -1
         self.probed_at_number = 0
+        #: numbers of messages that were not sent, and must not be
+        self.revoked: frozenset[int] = frozenset()
         # questions that the peer may not have heard: who we are, and how much it has consumed
         self.greeting = False
         self.wanting = 0  # callers that wait for room
@@ -100,9 +106,16 @@ class Link(Ledger):
     def again(self, now: float) -> list[tuple[int, Outgoing]]:
         """Everything to be sent again, in order: on a new connection, or into the lane."""
         self._rest(now)
+        kept = self.kept
+        if self.revoked:
+            kept = [(n, NOTHING if n in self.revoked else message) for n, message in kept]
         if not self.lane_from or self.by_lane:
-            return self.kept
-        return [(number, message) for number, message in self.kept if number < self.lane_from]
+            return kept
+        return [(number, message) for number, message in kept if number < self.lane_from]
+
+    def revoke(self, number: int) -> None:
+        """This message, which has not gone out yet, must not: its number says nothing instead."""
+        self.revoked |= {number}
 
     @property
     def by_lane(self) -> bool:

@@ -6,7 +6,7 @@ plain tuple with a name: no behaviour, nothing hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
@@ -187,6 +187,13 @@ class Own(NamedTuple):
     message: Outgoing
 
 
+class Told(NamedTuple):
+    """A message that has its number on the link to `peer`, and must not go out before a record."""
+
+    peer: int
+    number: int
+
+
 class Heard(NamedTuple):
     """The journal knows what came of this word of ours, which our own leader has heard."""
 
@@ -194,13 +201,17 @@ class Heard(NamedTuple):
 
 
 class Journal(NamedTuple):
-    """Write this record before performing anything that comes after it."""
+    """Write this record before performing anything that comes after it. If it cannot be, `told` is
+    to be taken back (`Leading.take_back`)."""
 
     record: tuple[object, ...]
+    told: Sequence[Told] = ()
 
 
 class Confirm(NamedTuple):
     """Nothing that comes after this, unless we lead still: it is of no record, and might be old."""
+
+    told: Sequence[Told] = ()
 
 
 class Expect(NamedTuple):

@@ -30,10 +30,12 @@ class Performing(Calling):
     def perform(self, effects: Effects) -> None:
         """Do what the machine has decided, up to where a sealed journal says that others lead."""
         table = self._perform_one
+        left = iter(effects)
         try:
-            for effect in effects:
+            for effect in left:
                 table[type(effect)](effect)
         except JournalSealed:
+            self.member.take_back([effect, *left])
             self._on_sealed()
         if self._own:
             self._perform_own()
@@ -41,10 +43,12 @@ class Performing(Calling):
     def perform_within(self, effects: Effects) -> None:
         """The same for what comes of an effect, while others of its list are still to come."""
         table = self._perform_one
+        left = iter(effects)
         try:
-            for effect in effects:
+            for effect in left:
                 table[type(effect)](effect)
         except JournalSealed:
+            self.member.take_back([effect, *left])
             self._on_sealed()
 
     def _perform_own(self) -> None:

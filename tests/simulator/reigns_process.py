@@ -301,14 +301,14 @@ class Process:
         """As the runtime has it: a leader that has stepped down has no journal."""
         if self.log is None or not self.log.append(effect.record):
             self.world.refused_records += 1
-            self._drop_the_rest()
+            self._drop_the_rest(effect)
 
     def _confirm(self, effect: Confirm) -> None:
         if self.log is None or self.log.sealed:
-            self._drop_the_rest()
+            self._drop_the_rest(effect)
 
-    def _drop_the_rest(self) -> None:
-        self.stack.pop()
+    def _drop_the_rest(self, effect: Journal | Confirm) -> None:
+        self.member.take_back([effect, *self.stack.pop()])
         self.do(self.on_sealed)
 
     def _expect(self, effect: Expect) -> None:

@@ -49,6 +49,7 @@ class Ticket:
         self.dst = dst  # 0: the leader, whoever that is
         self.then = then
         self.state = "open"
+        self.seq = 0
         program.tickets.append(self)
 
     def __repr__(self) -> str:
@@ -127,6 +128,7 @@ class Program:
             (2, self.kill_all),
             (2, self.top_up),
             (2, self.fork),
+            (2, self.give_up),
         ]
         favourite = self.world.favourite
         weights = [weight + 20 * (at == favourite) for at, (weight, _) in enumerate(actions)]
@@ -149,6 +151,7 @@ class Program:
         ticket = Ticket(self, what, dst, then)
         to = dst or member.leader_vmid
         seq, effects = member.request(to, code, fields, ticket, self.world.now)
+        ticket.seq = seq
         self.process.perform(effects)
         return seq, ticket
 
@@ -307,7 +310,17 @@ class Program:
         self.process.perform(self.process.member.answer(src, seq, payload, self.world.now))
 
     def withdrawn(self, effect: Withdraw) -> None:
-        """Nobody withdraws a question here, and a lock is the leader's affair."""
+        """Nobody waits for this answer; a lock is the leader's affair."""
+        self.asked = [each for each in self.asked if each[:2] != (effect.src, effect.seq)]
+
+    def give_up(self) -> None:
+        """Nobody waits any more for something that it does no harm to be granted."""
+        harmless = ("a question", "GET_ID_OWNER", "SET_PGID")
+        waiting = [t for t in self.tickets if t.state == "open" and t.what in harmless]
+        if waiting:
+            ticket = self.world.rng.choice(waiting)
+            ticket.state = "withdrawn"
+            self.process.perform(self.process.member.withdraw(ticket.seq, self.world.now))
 
     # ---- the lock
 
