@@ -336,9 +336,17 @@ class Reigns:
                     break
         raise Violation("no rest")
 
+    def _has_left(self, program: Program) -> bool:
+        """Whether it is none of the group's any more, as far as the leader knows."""
+        leader = self.processes[self.logs[self.begun[-1]].leader].member.leader
+        return leader is not None and program.process.vmid not in leader.processes
+
     def _release(self) -> bool:
         found = False
         for program in self.programs():
+            if program.leaving == "asking" and self._has_left(program):
+                program.leaving = "left"  # whoever could have told it so is dead: its time is over
+                found = True
             if program.process.stack or program.leaving:
                 continue
             if program.lock and not program.taking_back:
