@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +61,14 @@ def strangers_words(group_id: str, epoch: int) -> Iterator[list[bytes]]:
     nested: object = 0
     for _ in range(400):
         nested = [nested]
-    for greeting in (b"", b"\xc1", b"\x93", msgspec.msgpack.encode(nested), DICE.randbytes(50)):
+    for greeting in (
+        b"",
+        b"\xc1",
+        b"\x93",
+        b"\x93\xa1\xff\0\xc3",
+        msgspec.msgpack.encode(nested),
+        DICE.randbytes(50),
+    ):
         payload = wire.encode(Code.JOIN, tail=greeting)
         yield [pack_envelope(0, 0), pack_message(Code.JOIN, 1, payload)]
     for code in range(256):
@@ -152,3 +160,134 @@ def test_a_member_who_counts_wrong(group: Group) -> None:
             all_is_well(group, peer)
         all_is_well(group, peer)
         poll(lambda: len(group.members()) == 2, what="the attacker's end is noticed")
+
+
+def connected(path: Path) -> socket.socket:
+    """A connection to a Unix socket, if there is room."""
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    line.setblocking(False)
+    try:
+        line.connect(str(path))
+    except BlockingIOError:
+        pass  # the queue is full
+    return line
+
+
+@BOTH
+def test_a_stranger_who_fills_the_queue_of_watchers(group: Group, runtime_dir: Path) -> None:
+    """Newcomers must watch who they talk to: they are heard all the same, and it is not by
+    descriptors that the stranger is made room for."""
+    home = runtime_dir / group.name
+    leader_os_pid = group._node.directory.leader_os_pid()
+
+    def fill(line: Line) -> None:
+        group.close()
+        held = [connected(path) for path in home.glob("*.live") for _ in range(100)]
+        for path in home.glob("*.live"):
+            for _ in range(6000):
+                connected(path).close()
+        line.send(len(held))
+        line.pause()
+
+    echo(group)
+    with Peer(group, echo) as peer, Forked(fill) as stranger:
+        before = len(os.listdir(f"/proc/{peer.os_pid}/fd"))
+        assert stranger.recv() >= 200
+        with Peer(group, echo) as newcomer:
+            all_is_well(group, newcomer)
+            assert group.request(peer.vmid, ECHO, b"well", timeout=DEADLINE_S) == b"well"
+        for os_pid in (peer.os_pid, leader_os_pid):
+            poll(lambda pid=os_pid: len(os.listdir(f"/proc/{pid}/fd")) < before + 60)
+
+
+@BOTH
+def test_a_stranger_who_asks_to_join_without_end(group: Group, runtime_dir: Path) -> None:
+    """It is admitted a few times at most, and not at all any more when it has ended."""
+    path = runtime_dir / group.name / f"{group.leader_vmid}.msg"
+    file = group._node.file
+    greeting = msgspec.msgpack.encode([file.id, 0, True])
+    frames = [
+        pack_envelope(0, 0),
+        pack_message(Code.JOIN, 1, wire.encode(Code.JOIN, tail=greeting)),
+    ]
+
+    def ask(line: Line) -> int:
+        group.close()
+        context = zmq.Context()
+        socket = context.socket(zmq.DEALER)
+        socket.connect(f"ipc://{path}")
+        for _ in range(300):
+            socket.send_multipart(frames)
+        answers = [socket.recv_multipart() for _ in range(300)]
+        line.send(len({answer[1] for answer in answers}))
+        line.pause()
+        os._exit(0)
+
+    with Forked(ask) as stranger:
+        assert stranger.recv() <= 16
+        assert len(group.members()) <= 17
+    poll(lambda: len(group.members()) == 1, what="nothing is left of it")
+
+
+@pytest.mark.parametrize("group", ["embedded"], indirect=True)
+@pytest.mark.parametrize("talks", [True, False])
+def test_connections_of_strangers_do_not_last(group: Group, runtime_dir: Path, talks: bool) -> None:
+    """Whether they say what makes no sense, or nothing: their descriptors return."""
+    path = runtime_dir / group.name / f"{group.leader_vmid}.msg"
+
+    def knock(line: Line) -> None:
+        group.close()
+        context = zmq.Context()
+        context.set(zmq.MAX_SOCKETS, 4096)
+        for _ in range(300):
+            socket = context.socket(zmq.DEALER)
+            socket.linger = 0
+            socket.set(zmq.RECONNECT_IVL, -1)
+            socket.connect(f"ipc://{path}")
+            if talks:
+                socket.send(b"!")
+        line.send()
+        line.pause()
+        os._exit(0)
+
+    before = len(os.listdir("/proc/self/fd"))
+    with Forked(knock) as stranger:
+        stranger.recv()
+        poll(lambda: len(os.listdir("/proc/self/fd")) < before + (40 if talks else 180))
+        assert group.ids.owner(group.ids.new()) == group.vmid
+
+
+def test_a_member_who_floods_one_that_does_not_read(group: Group, runtime_dir: Path) -> None:
+    """What is not taken up stays with who sends it, who is held up."""
+    group_id, epoch = group._node.file.id, group._node.file.epoch
+
+    def busy(line: Line) -> None:
+        echo(group)
+        line.send(group.vmid)
+        line.recv()
+        with group._session.lock:  # the worker can do nothing
+            line.send()
+            line.pause()
+
+    def flood(line: Line, victim: int) -> int:
+        context = zmq.Context()
+        socket = context.socket(zmq.DEALER)
+        socket.linger = 0
+        socket.set(zmq.SNDHWM, 100)
+        socket.connect(f"ipc://{runtime_dir / group.name / f'{victim}.msg'}")
+        fields = wire.MAGIC, wire.PROTOCOL_VERSION, group.vmid, 1, epoch
+        hello = wire.encode(Code.HELLO, *fields, tail=group_id.encode())
+        socket.send_multipart([pack_envelope(0, 0), pack_message(Code.HELLO, 0, hello)])
+        sent = 0
+        while sent < 200_000 and socket.poll(500, zmq.POLLOUT):
+            socket.send_multipart([pack_envelope(0, 0), pack_message(Code.PROBE, 0, b"")])
+            sent += 1
+        line.send(sent)
+        line.pause()
+        os._exit(0)
+
+    with Forked(busy) as victim, Forked(flood, victim.recv()) as attacker:
+        victim.send()
+        victim.recv()
+        assert attacker.recv() < 50_000
+        victim.send()

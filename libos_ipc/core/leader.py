@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from libos_ipc.core.catching_up import missed_by, told_again
 from libos_ipc.core.codes import Code
 from libos_ipc.core.delegations import Memory
 from libos_ipc.core.descriptors import Inspector
 from libos_ipc.core.lock_desk import LockDesk
+from libos_ipc.core.process_rows import Admission, Process
 from libos_ipc.core.roster import Applicant, Record, Roster
 from libos_ipc.core.signal_desk import SignalDesk
 from libos_ipc.core.sync_desk import WORD_OF, ReadRemains, SyncDesk
@@ -68,20 +69,10 @@ LEADER_CODES = frozenset(
         Code.SYNC_TABLE,
     }
 )
+#: Admissions of one process that are not taken up: who asks on is told the last one again.
+MOST_STARTING = 16
 #: Ranges given to one process at a time, at most.
 RANGES_AT_A_TIME = 16
-
-
-class Admission(NamedTuple):
-    """What an admitted process is told."""
-
-    vmid: int
-    pid: int
-    ppid: int
-    pgid: int
-    parent: int
-    start: int  #: its first range of IDs, `pid` included
-    end: int
 
 
 class Leader(Roster):
@@ -164,6 +155,9 @@ class Leader(Roster):
 
     def on_join(self, applicant: Applicant, now: float, wall: float) -> tuple[Admission, Effects]:
         """Admit a process. IpcError(EAGAIN) when no ID is left for it."""
+        starting = self.find_starting(applicant)
+        if len(starting) >= MOST_STARTING:
+            return self._admitted_before(starting[-1]), []
         before = self.find_detached(applicant)
         vmid = self.next_vmid
         effects: Effects = []
@@ -186,6 +180,12 @@ class Leader(Roster):
         joined: Record = ("join", vmid, pid, ppid, parent_vmid, pgid, *applicant, wall, now)
         effects += [self._record(joined), Expect((vmid, *spares))]
         return Admission(vmid, pid, ppid, pgid, parent_vmid, start, end), effects
+
+    def _admitted_before(self, process: Process) -> Admission:
+        """What this process was told when it was admitted."""
+        vmid, pid = process.vmid, process.pid
+        own = next(r for r in self.ids.ranges_of(vmid) if r[0] <= pid <= r[1])
+        return Admission(vmid, pid, process.ppid, process.pgid, process.parent, *own)
 
     def on_hello(
         self, vmid: int, os_pid: int, start_time: int, uid: int, now: float, wall: float

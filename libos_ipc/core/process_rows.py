@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from libos_ipc.core.vocabulary import State
 
-__all__ = ["Applicant", "Process", "Spare"]
+__all__ = ["Admission", "Applicant", "Process", "Spare"]
 
 #: Forebears of a process that are remembered.
 FOREBEARS_KEPT = 32
@@ -20,6 +20,18 @@ class Applicant(NamedTuple):
     uid: int
     parent: int  #: VMID of the issuer of its token, 0 for none
     may_lead: bool
+
+
+class Admission(NamedTuple):
+    """What an admitted process is told."""
+
+    vmid: int
+    pid: int
+    ppid: int
+    pgid: int
+    parent: int
+    start: int  #: its first range of IDs, `pid` included
+    end: int
 
 
 class Process:

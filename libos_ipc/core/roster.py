@@ -125,6 +125,15 @@ class Roster:
                 return process
         return None
 
+    def find_starting(self, applicant: Applicant) -> list[Process]:
+        """As whom this process was admitted and has not said hello yet."""
+        who = applicant.os_pid, applicant.start_time
+        return [
+            process
+            for process in self.processes.values()
+            if process.state is State.STARTING and (process.os_pid, process.start_time) == who
+        ]
+
     def apply(self, record: Record) -> None:
         """Change the state as this record says."""
         kind, *fields = record

@@ -117,7 +117,7 @@ def decode_answer(code: int, payload: bytes) -> tuple[object, ...]:
     if code in _TABLES:
         try:
             return tuple(msgspec.msgpack.decode(fields[-1], type=list))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise ProtocolError(f"answer to {Code(code).name}: {error}") from None
     if code == Code.TRADE_ID_RANGES:
         return (_unpack_ranges(code, fields[-1]),)

@@ -6,7 +6,8 @@ process dies, and when it execs, which no pidfd tells; and the credentials of th
 which the kernel took down at `listen`, tell which process that is.
 
 Connections need not be accepted for that. But the kernel keeps those whose other end is gone, too,
-and refuses new ones when they are too many: so the queue is emptied long before (`Watchers`).
+and refuses new ones when they are too many, whoever made them: so the queue is emptied long before
+(`Watchers`), and no process has more than a few.
 
 The socket of a forked child is made by its parent before the fork, so that anybody can watch
 the child from its first moment; the child calls `listen` again, and from then on the
@@ -21,6 +22,7 @@ import os
 import select
 import socket
 import struct
+from collections import Counter
 
 __all__ = [
     "Watchers",
@@ -34,6 +36,22 @@ __all__ = [
 
 #: Watchers that may be waiting at once; the kernel's own bound may be lower.
 BACKLOG = 4096
+
+#: What room in a queue of watchers is waited for: 20 ms, as a `struct timeval`.
+_MOMENT = struct.pack("ll", 0, 20_000)
+#: Connections of one process that are held. It needs one, and another while it looks again.
+_MOST_OF_ONE = 8
+
+# What sock_diag(7) is asked about a listening socket, and says: header, socket, attributes.
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_DIAG = struct.Struct("=IHHIIBBxxIIIQ")
+_DIAG_ANSWER = 32
+_LISTENS = 1 << 10
+_SHOW_QUEUE, _QUEUE = 1 << 4, 4
+_ATTRIBUTE = struct.Struct("=HHI")
+_ATTRIBUTE_BYTES = 12
+_ANY = 2**64 - 1
 
 #: A flag of the kernel's in the state of a process.
 _EXITING = 0x4
@@ -64,29 +82,33 @@ class Watchers:
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
-        self._held: list[socket.socket] = []
-        self._came = 0
+        self._held: list[tuple[int, socket.socket]] = []  # OS pid, connection
         self._bound = _queue_length() // 4
 
     def came(self) -> None:
-        """Somebody may have connected. Now and then: accept all, and let go of those who left."""
-        self._came += 1
-        if self._came < self._bound:
+        """Somebody has connected. If many have, or nobody can tell: accept all, let go of those who
+        left, and of what one process has too many of: it learns that as our end."""
+        waiting = _waiting_at(self._listener)
+        if waiting is not None and waiting < self._bound:
             return
-        self._came = 0
-        self._held = [watcher for watcher in self._held if not _has_left(watcher)]
+        self._held = [held for held in self._held if not _has_left(held[1])]
+        counts = Counter(os_pid for os_pid, _ in self._held)
         self._listener.setblocking(False)
         try:
             while True:
                 watcher, _ = self._listener.accept()
-                if not _has_left(watcher):
-                    self._held.append(watcher)
+                os_pid, _ = process_behind(watcher)
+                if counts[os_pid] >= _MOST_OF_ONE:
+                    watcher.close()
+                elif not _has_left(watcher):
+                    counts[os_pid] += 1
+                    self._held.append((os_pid, watcher))
         except OSError:
             pass  # nobody else is there; or no descriptors are left, and we try again another time
 
     def close(self) -> None:
         """Our end, or that of our copies in a forked child."""
-        for watcher in self._held:
+        for _, watcher in self._held:
             watcher.close()
         self._held.clear()
 
@@ -99,6 +121,24 @@ def _has_left(watcher: socket.socket) -> bool:
         return False
     watcher.close()
     return True
+
+
+def _waiting_at(listener: socket.socket) -> int | None:
+    """How many connections wait to be accepted; None where the kernel does not tell."""
+    inode = os.fstat(listener.fileno()).st_ino
+    head = _DIAG.size, _SOCK_DIAG_BY_FAMILY, 1, 1, 0
+    request = _DIAG.pack(*head, socket.AF_UNIX, 0, _LISTENS, inode, _SHOW_QUEUE, _ANY)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+            kernel.setblocking(False)
+            kernel.send(request)
+            answer = kernel.recv(4096)
+    except OSError:
+        return None
+    if len(answer) < _DIAG_ANSWER or answer[4] != _SOCK_DIAG_BY_FAMILY:
+        return None
+    size, kind, waiting = _ATTRIBUTE.unpack_from(answer, _DIAG_ANSWER)
+    return int(waiting) if (size, kind) == (_ATTRIBUTE_BYTES, _QUEUE) else None
 
 
 def _queue_length() -> int:
@@ -118,12 +158,19 @@ def _allowed_length() -> int:
 def watch(path: str) -> socket.socket:
     """Connect to the liveness socket at `path`: readable means that its process is gone.
 
-    ConnectionRefusedError or FileNotFoundError if it is gone already.
+    ConnectionRefusedError or FileNotFoundError if it is gone already. BlockingIOError if very many
+    connect there just now; a moment is waited for them to be accepted.
     """
     watcher = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         watcher.setblocking(False)
-        watcher.connect(path)
+        try:
+            watcher.connect(path)
+        except BlockingIOError:
+            watcher.setblocking(True)
+            watcher.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _MOMENT)
+            watcher.connect(path)
+            watcher.setblocking(False)
     except BaseException:
         watcher.close()
         raise

@@ -13,8 +13,10 @@ have been emptied after that.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -27,20 +29,25 @@ from libos_ipc.core.roster import Applicant
 from libos_ipc.core.vocabulary import Body, Effects, Note, Outgoing, State
 from libos_ipc.errors import IpcError, ProtocolError
 from libos_ipc.runtime.codec import Greeting, decode_body, pack
+from libos_ipc.runtime.connections import Connection
 from libos_ipc.runtime.liveness import start_time
 from libos_ipc.runtime.shortage import PutOff, require_descriptors, unconnected
-from libos_ipc.runtime.zmq_transport import Connection, Transport
+from libos_ipc.runtime.zmq_transport import Transport
 
 if TYPE_CHECKING:
     from libos_ipc.runtime.session import Session
 
 __all__ = ["Receiver"]
 
+log = logging.getLogger("libos_ipc")
+
 #: Messages handled before the loop looks at anything else.
 ROUND = 512
 #: Seconds to wait for the end of a dead peer's connection, if there is one, and if there is none.
 END_S = 1.0
 NO_CONNECTION_S = 0.02
+#: Seconds until a connection is ended whose hello was refused.
+HANG_UP_S = 1.0
 
 
 class Receiver:
@@ -55,6 +62,8 @@ class Receiver:
         self._ended: list[Connection] = []
         #: ends to be told: VMID -> (not later than, whether the process is dead for sure)
         self._ends: dict[int, tuple[float, bool]] = {}
+        #: connections that are to be ended, and when
+        self._refused: deque[tuple[float, Connection]] = deque()
         self._more = False
         self._fresh = False
         self._put_off = PutOff(session, self._on_arrival)
@@ -69,6 +78,7 @@ class Receiver:
     def attach(self, transport: Transport) -> None:
         """Read from a new transport."""
         self._transport = transport
+        self._refused.clear()
         self._bound.clear()
         self._ended.clear()
         for name, fd in transport.descriptors().items():
@@ -185,13 +195,21 @@ class Receiver:
                     self._forget_ended()
                 return
             if arrival is not True:
-                self._on_arrival(*arrival)
+                self._on_arrival_whatever_it_is(*arrival)
         self._more = True
 
     def _drain(self) -> None:
         self._more = True
         while self._more and self._transport is not None:
             self._on_inbound()
+
+    def _on_arrival_whatever_it_is(self, connection: Connection, frames: list[bytes]) -> None:
+        """What goes wrong here is our own mistake; it must not cost others the worker."""
+        try:
+            self._on_arrival(connection, frames)
+        except Exception:
+            log.exception("what came by a connection")
+            self._hang_up_later(connection)
 
     def _on_arrival(self, connection: Connection, frames: list[bytes]) -> None:
         if connection.muted or self._put_off.takes(connection, frames):
@@ -230,9 +248,14 @@ class Receiver:
         with session.lock:
             session.perform(session.member.on_message(peer, number, acked, code, seq, body, now))
 
-    def _mute(self, connection: Connection, reason: str) -> None:
-        """Nothing more is read from this connection."""
-        connection.mute()
+    def _mute(self, connection: Connection, reason: str, *, later: bool = False) -> None:
+        """Nothing more is read from this connection, and it is ended: or it would take a descriptor
+        of ours as long as its owner likes."""
+        if later or connection.peer:
+            self._hang_up_later(connection)
+        else:
+            connection.mute()
+            connection.hang_up()
         fields: dict[str, object] = {
             "peer": connection.peer,
             "os_pid": connection.os_pid,
@@ -240,6 +263,19 @@ class Receiver:
             "reason": reason,
         }
         self._session.perform([Note("connection refused", fields)])
+
+    def _hang_up_later(self, connection: Connection) -> None:
+        """End a connection whose owner comes again at once, perhaps, and is refused again."""
+        connection.mute()
+        if not self._refused:
+            self._session.clock.later(HANG_UP_S, self._hang_up)
+        self._refused.append((time.monotonic() + HANG_UP_S, connection))
+
+    def _hang_up(self) -> None:
+        while self._refused and self._refused[0][0] <= time.monotonic():
+            self._refused.popleft()[1].hang_up()
+        if self._refused:
+            self._session.clock.later(HANG_UP_S, self._hang_up)
 
     # ---- strangers
 
@@ -252,7 +288,7 @@ class Receiver:
             else:
                 self._mute(connection, f"code {code} before a hello")
         except ProtocolError as error:
-            self._mute(connection, str(error))
+            self._mute(connection, str(error), later=code == Code.HELLO)
 
     def _on_hello(self, connection: Connection, payload: bytes) -> None:
         session = self._session
@@ -273,7 +309,6 @@ class Receiver:
             self._bound.setdefault(vmid, set()).add(connection)
             session.perform(session.member.on_hello(vmid, time.monotonic()))
             session.host.identified(vmid, connection.os_pid)
-            session.watchers.came()
 
     def _admit(self, vmid: int, connection: Connection) -> bool:
         """Bind a VMID to the process that the kernel names, at the leader too."""
@@ -299,7 +334,7 @@ class Receiver:
         (data,) = wire.decode(Code.JOIN, payload)
         try:
             greeting = msgspec.msgpack.decode(data, type=Greeting)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise ProtocolError(f"asks to join in a way not understood: {error}") from None
         leader = session.member.leader
         assert leader is not None

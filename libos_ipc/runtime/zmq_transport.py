@@ -15,13 +15,14 @@ made again around a fork, and meanwhile connections wait in the kernel. Who conn
 of the kernel (ZAP, over ipc: uid, gid, pid); strangers are refused before they can say
 anything.
 
-Byte bounds are kept by the links, so ZeroMQ's own bounds, which count messages, are off.
+Byte bounds are kept by the links; of ZeroMQ's own, which count messages, there is one, high above
+these: for what comes in by one connection and is not taken up, from whoever keeps to no bounds.
+Connections are bounded too, as far as nobody has said by them who he is.
 """
 
 from __future__ import annotations
 
 import os
-import socket as sockets
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -31,12 +32,16 @@ import zmq
 from libos_ipc._native import Exchange
 from libos_ipc._native import Port as NativePort
 from libos_ipc.core.vocabulary import Message
-from libos_ipc.runtime.liveness import process_behind
+from libos_ipc.runtime.connections import Connection, credentials_of, hang_up, inode_of
 from libos_ipc.runtime.ports import Port, open_port
 
-__all__ = ["Connection", "Transport", "ask_once"]
+__all__ = ["Transport", "ask_once"]
 
 _HANDSHAKE_MS = 5000
+#: Messages of a connection that may wait for the worker; beyond that they wait at their sender's.
+_MOST_WAITING = 4096
+#: Connections by which nothing was said yet; beyond that the oldest are ended.
+_MOST_UNHEARD = 128
 #: What a monitor says first: the event, and a value (for most the connection's descriptor).
 _EVENT = struct.Struct("=Hi")
 #: Seconds in which ZeroMQ closes what it has said to be ended.
@@ -44,42 +49,6 @@ _CLOSING_S = 0.2
 #: As good as never. ZeroMQ's own "never" (-1) closes a lost connection by its endpoint's name and a
 #: little later, and so would end the new connection that we have made to the same peer meanwhile.
 _NEVER_MS = 3_600_000
-
-
-class Connection:
-    """One accepted connection; `peer` is its VMID once it has said hello.
-
-    ZeroMQ names the descriptor, but its number is used again as soon as it is closed. The inode
-    of the socket tells this connection from all others.
-    """
-
-    __slots__ = ("_inode", "fd", "heard", "muted", "os_pid", "peer", "routing_id", "uid")
-
-    def __init__(self, routing_id: bytes, uid: int, os_pid: int, fd: int) -> None:
-        self.routing_id = routing_id
-        self.uid = uid
-        self.os_pid = os_pid
-        self.fd = fd
-        self.peer = 0
-        #: the same, as long as what it says is read
-        self.heard = 0
-        #: it broke the rules: nothing more is read from it
-        self.muted = False
-        self._inode = _inode(fd) if _process_at(fd) == os_pid else -1
-
-    def bind(self, peer: int) -> None:
-        """It has said who it is."""
-        self.peer = self.heard = peer
-
-    def mute(self) -> None:
-        """It broke the rules."""
-        self.muted = True
-        self.heard = 0
-
-    @property
-    def open(self) -> bool:
-        """False once its socket is closed. What came over it has been queued before that."""
-        return _inode(self.fd) == self._inode
 
 
 #: A message, and where it came from.
@@ -97,6 +66,9 @@ class Transport:
         #: descriptors of connections that have ended, or are just about to be closed
         self._closing: set[int] = set()
         self._closing_until = 0.0
+        #: accepted connections by which nothing came yet, and others: descriptor -> inode
+        self._unheard: dict[int, int] = {}
+        self._met: dict[int, int] = {}
         self._routes: dict[int, tuple[bytes, str]] = {}
         self._peers: dict[str, int] = {}
         #: endpoints of connections that were lost, until ZeroMQ says when it would try again
@@ -122,10 +94,13 @@ class Transport:
         self._zap.bind("inproc://zeromq.zap.01")
         self._inbound = self._socket()
         self._inbound.set(zmq.USE_FD, os.dup(listen_fd))
+        self._inbound.set(zmq.RCVHWM, _MOST_WAITING)
         self._inbound.set(zmq.MAXMSGSIZE, max_frame)
         self._inbound.set(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
         self._inbound.set_string(zmq.ZAP_DOMAIN, "libos_ipc")
-        self._inbound_monitor = self._inbound.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._inbound_monitor = self._inbound.get_monitor_socket(
+            zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+        )
         self._inbound.bind(f"ipc://{path}")
         self._outbound = self._socket()
         self._outbound.set(zmq.ROUTER_MANDATORY, 1)
@@ -252,8 +227,10 @@ class Transport:
 
     def _meet(self, routing_id: bytes, user: bytes, fd: int) -> Connection:
         """The first message of a connection carries the kernel's word on its process."""
-        uid, os_pid = _credentials(user.decode(errors="replace"))
+        uid, os_pid = credentials_of(user.decode(errors="replace"))
         connection = Connection(routing_id, uid, os_pid, fd)
+        self._unheard.pop(fd, None)
+        self._met[fd] = inode_of(fd)
         if not connection.open:
             self._closing.add(fd)
         self._connections[routing_id] = connection
@@ -276,8 +253,13 @@ class Transport:
         """Connections to us that have ended; what came over them is queued already."""
         closing = self._closing
         while _readable(self._inbound_monitor):
-            closing.add(_EVENT.unpack(self._inbound_monitor.recv_multipart()[0])[1])
-            self._closing_until = time.monotonic() + _CLOSING_S
+            event, fd = _EVENT.unpack(self._inbound_monitor.recv_multipart()[0])
+            if event == zmq.EVENT_ACCEPTED:
+                self._on_accepted(fd)
+            else:
+                closing.add(fd)
+                self._unheard.pop(fd, None)
+                self._closing_until = time.monotonic() + _CLOSING_S
         if not closing:
             return []
         concerned = [c for c in self._connections.values() if c.fd in closing]
@@ -285,6 +267,15 @@ class Transport:
         # ZeroMQ closes a little after it has said so; or the number is another's already.
         self._closing = {c.fd for c in concerned if c not in gone}
         return gone
+
+    def _on_accepted(self, fd: int) -> None:
+        unheard, inode = self._unheard, inode_of(fd)
+        if self._met.get(fd) == inode:
+            return  # its first message was seen before the news of it
+        unheard[fd] = inode
+        if len(unheard) > _MOST_UNHEARD:
+            oldest = next(iter(unheard))
+            hang_up(oldest, unheard.pop(oldest))
 
     def forget(self, connection: Connection) -> None:
         """Nothing more is expected from this connection."""
@@ -300,7 +291,7 @@ class Transport:
                 continue
             sender, empty, version, request = frames[:4]
             address = frames[5].decode(errors="replace")
-            uid = _credentials(address)[0]
+            uid = credentials_of(address)[0]
             admitted = uid >= 0 and self._admits(uid)
             if not admitted:
                 self.refused.append(address)
@@ -339,34 +330,3 @@ def ask_once(
     finally:
         socket.close(0)
         context.term()
-
-
-def _inode(fd: int) -> int:
-    """The inode behind a descriptor, 0 if it is closed."""
-    try:
-        return os.fstat(fd).st_ino
-    except OSError:
-        return 0
-
-
-def _process_at(fd: int) -> int:
-    """OS pid of the process at the other end of a Unix socket, 0 if this is none (any more)."""
-    try:
-        there = sockets.socket(fileno=fd)
-    except OSError:
-        return 0
-    try:
-        return process_behind(there)[0]
-    except OSError:
-        return 0
-    finally:
-        there.detach()
-
-
-def _credentials(address: str) -> tuple[int, int]:
-    """uid and OS pid from ZeroMQ's name for an ipc peer, `host:uid:gid:pid`; (-1, 0) if none."""
-    try:
-        _, uid, _gid, pid = address.rsplit(":", 3)
-        return int(uid), int(pid)
-    except ValueError:
-        return -1, 0
