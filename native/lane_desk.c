@@ -44,10 +44,15 @@ await_turn(const struct lane *lane, struct desk *desk, uint32_t turn, int64_t de
         if (found == EINTR) {
             pause = 0;
         }
-        if ((found == EINTR || found == ETIMEDOUT) && PyErr_CheckSignals() < 0) {
+        if (desk_answered(desk) == turn) {
+            return 1;
+        }
+        /* Woken without an answer, time and signals count as well: who moves the turn on and on, for
+         * nothing, does not keep us. */
+        if (PyErr_CheckSignals() < 0) {
             return -1;
         }
-        if (found == ETIMEDOUT && now_ns() >= latest && desk_answered(desk) != turn) {
+        if (now_ns() >= latest) {
             return latest < deadline ? 2 : 0;
         }
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import zmq
-from processes import DEADLINE_S, Forked, Line, Peer, poll
+from processes import DEADLINE_S, Forked, Line, Peer, descriptors, poll, until_settled
 
 import libos_ipc
 from libos_ipc import Group, wire
@@ -250,10 +250,11 @@ def test_connections_of_strangers_do_not_last(group: Group, runtime_dir: Path, t
         line.pause()
         os._exit(0)
 
-    before = len(os.listdir("/proc/self/fd"))
+    until_settled()
+    before = len(descriptors())
     with Forked(knock) as stranger:
         stranger.recv()
-        poll(lambda: len(os.listdir("/proc/self/fd")) < before + (40 if talks else 180))
+        poll(lambda: len(descriptors()) < before + (60 if talks else 200))
         assert group.ids.owner(group.ids.new()) == group.vmid
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import struct
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 from exchange_sides import Side, make_sides
-from processes import poll
+from processes import Forked, Line, poll
 from shared_memory import memory
 
 from libos_ipc._native import Clerk, Lane, Shared
@@ -200,6 +201,28 @@ def test_an_answer_to_something_else_is_none(served: Served, wrong: bytes) -> No
     liar.start()
     assert served.one.exchange.ping(3, None) is None
     liar.join()
+
+
+def test_a_turn_that_moves_on_and_on_keeps_nobody(served: Served) -> None:
+    served.open()
+    turn = memoryview(served.one.shared).cast("B")[ANSWER_TURN : ANSWER_TURN + 4].cast("I")
+
+    def lie(line: Line) -> None:
+        line.send()
+        count = 1 << 31
+        while os.getppid() == asker:
+            for _ in range(100_000):
+                count += 1
+                turn[0] = count & 0xFFFFFFFF | 1 << 30
+
+    asker = os.getpid()
+    with Forked(lie) as liar:
+        liar.recv()
+        begun = time.monotonic()
+        for _ in range(20):
+            assert served.one.exchange.ping(3, 0.02) is False
+        assert time.monotonic() - begun < 10
+        liar.kill()
 
 
 def test_desks_come_and_go_while_others_ask(served: Served) -> None:

@@ -86,10 +86,11 @@ class SyncDesk:
         if vmid not in self._server.open_at:
             return []
         ids = list(self._server.open_at[vmid])
-        remains = _nothing if self._read_remains is None else self._read_remains(vmid)
-        for id in ids:
-            if self._server.handles[id].rows[vmid].state == State.EXCLUSIVE:
-                self._files.setdefault(id, set()).update(self._left_by(vmid, id, remains(id)))
+        had = [i for i in ids if self._server.handles[i].rows[vmid].state == State.EXCLUSIVE]
+        reads = self._read_remains if had else None
+        remains = _nothing if reads is None else reads(vmid)
+        for id in had:
+            self._files.setdefault(id, set()).update(self._left_by(vmid, id, remains(id)))
         return self._tell(self._server.on_gone(vmid, remains), *ids)
 
     def _left_by(self, vmid: int, id: int, remains: Remains) -> Iterator[bytes]:

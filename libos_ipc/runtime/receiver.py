@@ -16,7 +16,6 @@ import errno
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -31,6 +30,7 @@ from libos_ipc.errors import IpcError, ProtocolError
 from libos_ipc.runtime.codec import Greeting, decode_body, pack
 from libos_ipc.runtime.connections import Connection
 from libos_ipc.runtime.liveness import start_time
+from libos_ipc.runtime.refusals import Refusals
 from libos_ipc.runtime.shortage import PutOff, require_descriptors, unconnected
 from libos_ipc.runtime.zmq_transport import Transport
 
@@ -46,8 +46,6 @@ ROUND = 512
 #: Seconds to wait for the end of a dead peer's connection, if there is one, and if there is none.
 END_S = 1.0
 NO_CONNECTION_S = 0.02
-#: Seconds until a connection is ended whose hello was refused.
-HANG_UP_S = 1.0
 
 
 class Receiver:
@@ -62,11 +60,11 @@ class Receiver:
         self._ended: list[Connection] = []
         #: ends to be told: VMID -> (not later than, whether the process is dead for sure)
         self._ends: dict[int, tuple[float, bool]] = {}
-        #: connections that are to be ended, and when
-        self._refused: deque[tuple[float, Connection]] = deque()
         self._more = False
         self._fresh = False
-        self._put_off = PutOff(session, self._on_arrival)
+        self._put_off = PutOff(session, self._on_arrival_whatever_it_is)
+        self._refusals = Refusals(session)
+        session.loop.register(session.sockets.live.fileno(), session.watchers.came, edge=True)
         self._actions: dict[str, Callable[[], None]] = {
             "inbound": self._on_inbound,
             "zap": self._on_zap,
@@ -78,7 +76,7 @@ class Receiver:
     def attach(self, transport: Transport) -> None:
         """Read from a new transport."""
         self._transport = transport
-        self._refused.clear()
+        self._refusals.clear()
         self._bound.clear()
         self._ended.clear()
         for name, fd in transport.descriptors().items():
@@ -209,7 +207,7 @@ class Receiver:
             self._on_arrival(connection, frames)
         except Exception:
             log.exception("what came by a connection")
-            self._hang_up_later(connection)
+            self._refusals.end_later(connection)
 
     def _on_arrival(self, connection: Connection, frames: list[bytes]) -> None:
         if connection.muted or self._put_off.takes(connection, frames):
@@ -218,7 +216,7 @@ class Receiver:
         try:
             number, acked, code, seq, body = unpack_frames(frames, self._max_message)
         except Malformed as error:
-            self._mute(connection, str(error))
+            self._refusals.refuse(connection, str(error))
             return
         peer = connection.peer
         if not peer:
@@ -248,35 +246,6 @@ class Receiver:
         with session.lock:
             session.perform(session.member.on_message(peer, number, acked, code, seq, body, now))
 
-    def _mute(self, connection: Connection, reason: str, *, later: bool = False) -> None:
-        """Nothing more is read from this connection, and it is ended: or it would take a descriptor
-        of ours as long as its owner likes."""
-        if later or connection.peer:
-            self._hang_up_later(connection)
-        else:
-            connection.mute()
-            connection.hang_up()
-        fields: dict[str, object] = {
-            "peer": connection.peer,
-            "os_pid": connection.os_pid,
-            "uid": connection.uid,
-            "reason": reason,
-        }
-        self._session.perform([Note("connection refused", fields)])
-
-    def _hang_up_later(self, connection: Connection) -> None:
-        """End a connection whose owner comes again at once, perhaps, and is refused again."""
-        connection.mute()
-        if not self._refused:
-            self._session.clock.later(HANG_UP_S, self._hang_up)
-        self._refused.append((time.monotonic() + HANG_UP_S, connection))
-
-    def _hang_up(self) -> None:
-        while self._refused and self._refused[0][0] <= time.monotonic():
-            self._refused.popleft()[1].hang_up()
-        if self._refused:
-            self._session.clock.later(HANG_UP_S, self._hang_up)
-
     # ---- strangers
 
     def _on_stranger(self, connection: Connection, code: int, seq: int, payload: bytes) -> None:
@@ -286,9 +255,9 @@ class Receiver:
             elif code == Code.JOIN and self._session.member.leader is not None:
                 self._on_join(connection, seq, payload)
             else:
-                self._mute(connection, f"code {code} before a hello")
+                self._refusals.refuse(connection, f"code {code} before a hello")
         except ProtocolError as error:
-            self._mute(connection, str(error), later=code == Code.HELLO)
+            self._refusals.refuse(connection, str(error), later=code == Code.HELLO)
 
     def _on_hello(self, connection: Connection, payload: bytes) -> None:
         session = self._session
@@ -384,6 +353,7 @@ class Receiver:
         if ended:
             self._ended += ended
             self._more = True  # until the queue is found empty behind them
+        self._refusals.look_at(self._transport)
 
     def _on_outbound_monitor(self) -> None:
         session = self._session

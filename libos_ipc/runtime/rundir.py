@@ -99,7 +99,7 @@ class GroupDir:
 
     def publish(self, file: GroupFile) -> None:
         """Write the file `group`, at once or not at all."""
-        with open(self._file("group.new"), "wb") as draft:
+        with open(self._file("group.new"), "wb", opener=_private) as draft:
             draft.write(file.encode())
         os.rename(self._file("group.new"), self._file("group"))
 
@@ -195,6 +195,10 @@ class GroupDir:
         while os.path.lexists(slab := f"{self.slabs(vmid)}{number}"):
             _remove(slab)
             number += 1
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def _remove(path: str) -> None:

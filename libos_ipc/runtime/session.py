@@ -141,7 +141,6 @@ class Session(Performing):
         self.watches = Watches(
             self.loop.register, self.loop.unregister, self._on_peer_end, self._on_peer_death
         )
-        self.loop.register(sockets.live.fileno(), self.watchers.came, edge=True)
         self.receiver = Receiver(self)
         self.traffic = LaneTraffic(self)
         self.porter = self.traffic.porter

@@ -26,6 +26,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Sequence
+from resource import RLIMIT_NOFILE, getrlimit
 
 import zmq
 
@@ -40,8 +41,11 @@ __all__ = ["Transport", "ask_once"]
 _HANDSHAKE_MS = 5000
 #: Messages of a connection that may wait for the worker; beyond that they wait at their sender's.
 _MOST_WAITING = 4096
-#: Connections by which nothing was said yet; beyond that the oldest are ended.
+#: Connections by which nothing was said yet: beyond that those are ended by which that is so for
+#: seconds; and all beyond a part of the descriptors that we may have.
 _MOST_UNHEARD = 128
+_SILENCE_S = 2.0
+_PART = 4
 #: What a monitor says first: the event, and a value (for most the connection's descriptor).
 _EVENT = struct.Struct("=Hi")
 #: Seconds in which ZeroMQ closes what it has said to be ended.
@@ -66,9 +70,11 @@ class Transport:
         #: descriptors of connections that have ended, or are just about to be closed
         self._closing: set[int] = set()
         self._closing_until = 0.0
-        #: accepted connections by which nothing came yet, and others: descriptor -> inode
-        self._unheard: dict[int, int] = {}
-        self._met: dict[int, int] = {}
+        #: accepted connections by which nothing came yet: descriptor -> inode, since when
+        self._unheard: dict[int, tuple[int, float]] = {}
+        self._met: dict[int, int] = {}  # others: descriptor -> inode
+        most, _ = getrlimit(RLIMIT_NOFILE)
+        self._most_unheard = max(_MOST_UNHEARD, (most if most > 0 else 1 << 20) // _PART)
         self._routes: dict[int, tuple[bytes, str]] = {}
         self._peers: dict[str, int] = {}
         #: endpoints of connections that were lost, until ZeroMQ says when it would try again
@@ -269,13 +275,21 @@ class Transport:
         return gone
 
     def _on_accepted(self, fd: int) -> None:
-        unheard, inode = self._unheard, inode_of(fd)
-        if self._met.get(fd) == inode:
-            return  # its first message was seen before the news of it
-        unheard[fd] = inode
-        if len(unheard) > _MOST_UNHEARD:
-            oldest = next(iter(unheard))
-            hang_up(oldest, unheard.pop(oldest))
+        inode = inode_of(fd)
+        if self._met.get(fd) != inode:  # or its first message was seen before the news of it
+            self._unheard[fd] = inode, time.monotonic()
+
+    def end_silent(self) -> bool:
+        """End connections by which nothing is said, if they are many. True if some are left of
+        which that cannot be told yet."""
+        unheard, now = self._unheard, time.monotonic()
+        while len(unheard) > _MOST_UNHEARD:
+            oldest, (inode, since) = next(iter(unheard.items()))
+            if now - since < _SILENCE_S and len(unheard) <= self._most_unheard:
+                return True
+            del unheard[oldest]
+            hang_up(oldest, inode)
+        return False
 
     def forget(self, connection: Connection) -> None:
         """Nothing more is expected from this connection."""
