@@ -178,7 +178,7 @@ def test_a_stranger_who_fills_the_queue_of_watchers(group: Group, runtime_dir: P
     """Newcomers must watch who they talk to: they are heard all the same, and it is not by
     descriptors that the stranger is made room for."""
     home = runtime_dir / group.name
-    leader_os_pid = group._node.directory.leader_os_pid()
+    leader_os_pid = group._node.directory.lock.holder(group.epoch)
 
     def fill(line: Line) -> None:
         group.close()

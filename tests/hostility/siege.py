@@ -64,7 +64,7 @@ class _Siege:
     def _targets(self) -> list[Target]:
         file = self.group._node.file
         directory = Path(self.group._node.directory.path)
-        leader = self.group._node.directory.leader_os_pid()
+        leader = self.group._node.directory.lock.holder(file.epoch)
         those = ((self.victim.vmid, self.victim.os_pid), (self.group.leader_vmid, leader))
         return [Target(vmid, pid, directory, file.id, file.epoch) for vmid, pid in those]
 
