@@ -19,7 +19,6 @@ __all__ = ["expect"]
 
 def expect(session: Session, effect: Expect) -> None:
     """Watch those, and tell the leader's machine who is not there. Under the session's lock."""
-    session.watchers.came()
     leader = session.member.leader
     if leader is None:
         return  # deposed, by what was performed before this

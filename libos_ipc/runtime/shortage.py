@@ -16,8 +16,8 @@ from libos_ipc.core.vocabulary import Expect, Note
 from libos_ipc.errors import IpcError
 
 if TYPE_CHECKING:
+    from libos_ipc.runtime.connections import Connection
     from libos_ipc.runtime.session import Session
-    from libos_ipc.runtime.zmq_transport import Connection
 
 __all__ = ["PutOff", "absent_of", "persist", "require_descriptors", "unconnected"]
 
