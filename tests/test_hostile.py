@@ -110,6 +110,8 @@ def test_a_member_who_sends_the_librarys_own_messages_broken(group: Group) -> No
             for code in range(FIRST_USER_CODE):
                 if code in {Code.LEAVE, Code.RESP, Code.ERROR, Code.ACK, Code.PROBE}:
                     continue
+                if code == Code.BACK:
+                    continue  # of another epoch it is not answered: who means it says it again
                 for size in (0, 1, 8, 200):
                     payload = DICE.randbytes(size)
                     session.send(dst, code, payload)
