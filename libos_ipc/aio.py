@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from libos_ipc.errors import IpcError, Timeout
-from libos_ipc.runtime.async_ticket import AsyncTicket
 from libos_ipc.runtime.session import Session
 
 __all__ = ["call", "send", "wait_until"]
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 async def call(
@@ -28,18 +23,24 @@ async def call(
 ) -> Any:
     """Send a request and await the answer; a cancelled or late one is withdrawn at the receiver."""
     loop = asyncio.get_running_loop()
-    deadline = None if timeout is None else loop.time() + timeout
-    await _get_room(session, dst, size, timeout)
-    ticket = AsyncTicket()
-    seq = session.request(dst, code, payload, ticket)
-    left = None if deadline is None else deadline - loop.time()
+    landing = session.landings.at(loop)
+    ticket = landing.ticket(loop)
+    landing.attend(loop)
+    if session.exchange.request(dst, code, payload, ticket):
+        seq, left = ticket.number, timeout
+        landing.expect()
+    else:
+        deadline = None if timeout is None else loop.time() + timeout
+        await _get_room(session, dst, size, timeout)
+        seq = session.request(dst, code, payload, ticket)
+        left = None if deadline is None else deadline - loop.time()
     try:
-        return await asyncio.wait_for(ticket.future, left)
+        return await (ticket.future if left is None else asyncio.wait_for(ticket.future, left))
     except TimeoutError as error:
         if isinstance(error, IpcError):
             raise
         session.withdraw(seq)
-        raise Timeout(f"no answer from VMID {dst} to code {code} within {timeout} s") from None
+        raise session.too_late(dst, code, timeout) from None
     except asyncio.CancelledError:
         session.withdraw(seq)
         raise
@@ -78,10 +79,8 @@ async def wait_until(session: Session, ready: Callable[[], bool], timeout: float
     loop = asyncio.get_running_loop()
     deadline = None if timeout is None else loop.time() + timeout
     while True:
-        moved: asyncio.Future[None] = loop.create_future()
-
-        def wake(future: asyncio.Future[None] = moved) -> None:
-            loop.call_soon_threadsafe(_settle, future)
+        moved = session.landings.at(loop).ticket(loop)
+        wake = partial(moved.resolve, b"")
 
         with session.lock:
             session.check_open()
@@ -90,7 +89,7 @@ async def wait_until(session: Session, ready: Callable[[], bool], timeout: float
             session.listeners.append(wake)
         left = None if deadline is None else deadline - loop.time()
         try:
-            await asyncio.wait_for(moved, left)
+            await asyncio.wait_for(moved.future, left)
         except TimeoutError:
             return False
         finally:

@@ -118,6 +118,7 @@ exchange_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     struct exchange *exchange = exchange_of(self);
+    ring_init(&exchange->relay.ready);
     exchange->doorbell = Py_NewRef(doorbell);
     exchange->requests = Py_NewRef(requests);
     exchange->lock = Py_NewRef(lock);
@@ -208,6 +209,16 @@ PyDoc_STRVAR(post_all_doc, "post_all($self, peers, code, payload, /)\n--\n\n"
                            "The same to each of a tuple of peers: those to whom it has to be sent the "
                            "long way.");
 
+PyDoc_STRVAR(request_doc,
+             "request($self, peer, code, payload, ticket, /)\n--\n\n"
+             "Send a request of the program's, and settle the ticket when the answer comes. False if it has "
+             "to be sent the long way, perhaps because something is wrong with it.");
+
+PyDoc_STRVAR(look_doc,
+             "look($self, seconds, /)\n--\n\n"
+             "Read the answers that are there, or come within so many seconds. Whether anything was rung. "
+             "Runs no Python code, handles no signals. Blocks for that long. Not from a round.");
+
 PyDoc_STRVAR(serve_doc,
              "serve($self, host, replies, handlers, queued, shared, /)\n--\n\n"
              "Read messages of the program, on the seat, and call their handlers, off it: "
@@ -260,6 +271,8 @@ static PyMethodDef exchange_methods[] = {
     {"call", NATIVE_METHOD(exchange_call), METH_FASTCALL, call_doc},
     {"ping", NATIVE_METHOD(exchange_ping), METH_FASTCALL, ping_doc},
     {"ask", NATIVE_METHOD(exchange_ask), METH_FASTCALL, ask_doc},
+    {"request", NATIVE_METHOD(exchange_request), METH_FASTCALL, request_doc},
+    {"look", exchange_look, METH_O, look_doc},
     {"post", NATIVE_METHOD(exchange_post_method), METH_FASTCALL, post_doc},
     {"post_many", NATIVE_METHOD(exchange_post_many), METH_FASTCALL, post_many_doc},
     {"post_all", NATIVE_METHOD(exchange_post_all), METH_FASTCALL, post_all_doc},

@@ -2,61 +2,7 @@
 
 #include "arguments.h"
 #include "clock.h"
-#include "doorbell.h"
 #include "ticket.h"
-
-/* Reads in one turn at the bell. */
-enum { READS = 8 };
-
-/* Reads answers alone, until ours is there; what else was rung is left for the porter. 1, 0 if somebody
- * else is reading, -1 with an exception. Waits for nobody: signal handlers would run meanwhile, on the
- * seat. */
-static int
-read_answers(struct exchange *exchange, PyObject *ticket)
-{
-    const struct found found = {NULL, NULL};
-    int read = 1;
-
-    if (!lock_try(exchange->rounds)) {
-        return 0;
-    }
-    for (int i = 0; read > 0 && i < READS && !ticket_is_settled(ticket); i++) {
-        read = exchange_read_rung(exchange, &found);
-    }
-    if (read != 0) {
-        bell_rest(doorbell_bell(exchange->doorbell));
-    }
-    lock_release(exchange->rounds);
-    exchange_leave_rest(exchange);
-    return read < 0 ? -1 : 1;
-}
-
-/* Sleeps on the seat until the ticket is settled, or it is too late, or somebody else reads what
- * comes; then the seat is left. 0, or -1 with an exception. */
-static int
-wait_seated(struct exchange *exchange, PyObject *ticket, int64_t deadline)
-{
-    int64_t pause = 0;
-
-    for (unsigned turn = 1; !ticket_is_settled(ticket) && !exchange->halted; turn++) {
-        int state = exchange_sleep(exchange, deadline, &pause, turn);
-        if (state <= 0) {
-            return state; /* the seat is lost already */
-        }
-        if (state == 1) {
-            state = read_answers(exchange, ticket);
-        }
-        if (state <= 0) {
-            exchange_stand(exchange);
-            return state;
-        }
-        if (deadline != INT64_MAX && now_ns() >= deadline) {
-            break;
-        }
-    }
-    exchange_stand(exchange);
-    return 0;
-}
 
 /* Posts a request and waits for its answer, on the seat if that is free. 1 when the ticket is settled, 0
  * when it is too late, 2 if the request was not posted, -1 with an exception. */
@@ -65,6 +11,9 @@ post_and_wait(struct exchange *exchange, uint64_t peer, struct sending *sending,
               int64_t deadline)
 {
     const bool by_lane = stations_find(&exchange->stations, peer) != NULL;
+    if (by_lane) {
+        relay_enter(exchange);
+    }
     const bool seated = by_lane && exchange_sit(exchange);
     const int posted = exchange_post(exchange, peer, sending);
     if (seated && posted <= 0) {
@@ -73,13 +22,11 @@ post_and_wait(struct exchange *exchange, uint64_t peer, struct sending *sending,
     if (posted <= 0) {
         return posted < 0 ? -1 : 2;
     }
-    if (by_lane) {
-        exchange->wanted = !seated;
+    if (!by_lane) {
+        return ticket_await(ticket, deadline);
     }
-    if (seated && wait_seated(exchange, ticket, deadline) < 0) {
-        return -1;
-    }
-    return ticket_await(ticket, deadline);
+    exchange->wanted = !seated;
+    return relay_wait(exchange, ticket, deadline, seated);
 }
 
 /* The same, with what is kept of the request in `sending`; ended here. */
@@ -97,16 +44,6 @@ call_and_wait(struct exchange *exchange, uint64_t peer, struct sending *sending,
     return result;
 }
 
-static int
-require_ticket(PyObject *object)
-{
-    if (ticket_check(object)) {
-        return 0;
-    }
-    PyErr_Format(PyExc_TypeError, "expected a Ticket, not %.100s", Py_TYPE(object)->tp_name);
-    return -1;
-}
-
 PyObject *
 exchange_call(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -118,7 +55,7 @@ exchange_call(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     if (require_count("call", nargs, 5) < 0 ||
         as_unsigned(args[0], "peer", UINT32_MAX, &peer) < 0 ||
         as_unsigned(args[1], "code", UINT8_MAX, &sending.header.code) < 0 ||
-        as_deadline(args[4], &deadline) < 0 || require_ticket(args[3]) < 0) {
+        as_deadline(args[4], &deadline) < 0 || ticket_require(args[3]) < 0) {
         return NULL;
     }
     if (exchange_ledger(exchange, peer) == NULL) {

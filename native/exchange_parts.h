@@ -7,7 +7,9 @@
  *   exchange_many.c     many to one peer, or one to many
  *   exchange_read.c     messages out of lanes
  *   exchange_seat.c     the seat of the bell, and reading from it
- *   exchange_call.c     waiting for an answer, on the seat
+ *   exchange_call.c     a request, until it is answered
+ *   exchange_relay.c    waiting for an answer, in turn with others who do
+ *   exchange_look.c     a request for an event loop, and a look for its answer
  *   exchange_ping.c     a question that needs no interpreter
  *   exchange_serve.c    waiting for messages to handle, on the seat
  *   exchange_handle.c   one message and its handler
@@ -18,6 +20,7 @@
 
 #include "codec.h"
 #include "lock.h"
+#include "relay.h"
 #include "routes.h"
 #include "stations.h"
 #include "tuples.h"
@@ -52,6 +55,7 @@ struct exchange {
     unsigned long long inside; /* threads inside handlers that `serve` has called */
     bool some_left;
     uint64_t left[BELL_WORDS]; /* lines at which a waiting thread has found what is for Python */
+    struct relay relay;
     struct stations stations;
     struct index routes; /* peers without a lane, to which there is a connection */
 };
@@ -154,6 +158,26 @@ int exchange_sleep(struct exchange *exchange, int64_t deadline, int64_t *pause, 
 /* Has the porter look at what a read has left to it. */
 void exchange_leave_rest(struct exchange *exchange);
 
+/* ---- the relay; relay.h says what it is */
+
+/* A thread has come that may have to wait. */
+void relay_enter(struct exchange *exchange);
+
+/* Waits until the ticket is settled, at the latest until `deadline`, on the seat if that is ours or comes
+ * free; it is left. 1, 0 if it is too late, -1 with an exception. Signals are handled. Blocks. */
+int relay_wait(struct exchange *exchange, PyObject *ticket, int64_t deadline, bool seated);
+
+/* Reads answers alone, until that of `ticket` is there if it is not NULL; what else was rung is left for the
+ * porter. 1, 0 if somebody else is reading, -1 with an exception. Waits for nobody: signal handlers would
+ * run meanwhile, on the seat. */
+int relay_read(struct exchange *exchange, PyObject *ticket);
+
+/* Wakes the first of those who are ready, if there is one: for who has read answers, and does not wait. */
+void relay_wake(struct exchange *exchange);
+
+/* Goes back to the program, from the seat or not. */
+void relay_leave(struct exchange *exchange, bool seated);
+
 /* ---- serving */
 
 /* The code of a message that is not to be handled any more: of none that the program sends. */
@@ -208,6 +232,8 @@ PyObject *exchange_read(PyObject *self, PyObject *ignored);
 PyObject *exchange_left(PyObject *self, PyObject *ignored);
 PyObject *exchange_call(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *exchange_ask(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *exchange_request(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *exchange_look(PyObject *self, PyObject *argument);
 PyObject *exchange_ping(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *exchange_post_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *exchange_post_many(PyObject *self, PyObject *const *args, Py_ssize_t nargs);

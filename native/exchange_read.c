@@ -58,12 +58,16 @@ hand_out(struct exchange *exchange, uint64_t peer, const struct header *header,
 /* Settles the ticket of a request that is there. Takes the payload over. Its owner may sleep on the
  * seat, and not have been woken for what another reads. */
 static void
-settle(const struct exchange *exchange, uint64_t seq, PyObject *payload, bool for_another)
+settle(struct exchange *exchange, uint64_t seq, PyObject *payload, bool for_another)
 {
     struct requests *table = outstanding_table(exchange->requests);
     PyObject *entry = requests_remove(table, requests_find(table, seq));
 
-    ticket_settle(PyTuple_GET_ITEM(entry, 1), payload);
+    if (for_another) {
+        ticket_settle(PyTuple_GET_ITEM(entry, 1), payload);
+    } else {
+        ticket_settle_in_turn(PyTuple_GET_ITEM(entry, 1), payload, &exchange->relay.ready);
+    }
     Py_DECREF(entry);
     if (for_another && exchange->waiting) {
         doorbell_nudge(exchange->doorbell, BELL_SEAT);

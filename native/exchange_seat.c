@@ -16,6 +16,7 @@ exchange_sit(struct exchange *exchange)
         return false;
     }
     exchange->waiting = 1;
+    exchange->relay.promised = false;
     bell_sit(doorbell_bell(exchange->doorbell));
     return true;
 }

@@ -8,6 +8,7 @@
 #include "exchange.h"
 #include "frames.h"
 #include "handle_cell.h"
+#include "landing.h"
 #include "lane.h"
 #include "layout.h"
 #include "ledger.h"
@@ -48,7 +49,7 @@ static int (*const setups[])(PyObject *module) = {
     descriptor_setup, shared_setup,     doorbell_setup,    lane_setup,         ticket_setup,
     lock_setup,       exchange_setup,   clerk_setup,       handle_cell_setup,  quick_handle_setup,
     ledger_setup,     local_ids_setup,  zeromq_setup,      record_setup,       section_setup,
-    box_setup,        word_setup,
+    box_setup,        word_setup,       landing_setup,
 };
 
 static int

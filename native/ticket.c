@@ -1,26 +1,27 @@
-#define _GNU_SOURCE /* syscall */
-
 #include "ticket.h"
 
 #include "arguments.h"
 #include "clock.h"
+#include "landing.h"
 #include "signal_look.h"
 
 #include <errno.h>
-#include <linux/futex.h>
 #include <stdatomic.h>
 #include <structmember.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 enum { PENDING = 0, RESOLVED = 1, FAILED = 2 };
 
 struct ticket {
     PyObject_HEAD
     _Atomic uint32_t state; /* changes under the interpreter lock alone */
+    sleeper called;         /* 0 while threads sleep that are not to wake yet */
     unsigned sleepers;      /* threads that wait; under that lock too */
+    bool watchful;          /* the thread that waits wakes by itself when no turn begins any more */
+    struct link turn;       /* among those that are settled, and have not heard; unlinked: NULL */
     unsigned long long number;
-    PyObject *value; /* the answer, or the error; NULL while pending */
+    PyObject *value;   /* the answer, or the error; NULL while pending */
+    PyObject *landing; /* NULL unless a coroutine waits, with `future` */
+    PyObject *future;
 };
 
 static struct ticket *
@@ -32,11 +33,23 @@ ticket_of(PyObject *self)
 static PyObject *
 ticket_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    if (PyTuple_GET_SIZE(args) != 0 || kwargs != NULL) {
-        PyErr_SetString(PyExc_TypeError, "Ticket() takes no arguments");
+    static char *names[] = {"landing", "future", NULL};
+    PyObject *landing = NULL;
+    PyObject *future = NULL;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:Ticket", names, &landing, &future)) {
         return NULL;
     }
-    return type->tp_alloc(type, 0);
+    if ((landing == NULL) != (future == NULL) || (landing != NULL && !landing_check(landing))) {
+        PyErr_SetString(PyExc_TypeError, "Ticket() takes a Landing and a future, or nothing");
+        return NULL;
+    }
+    PyObject *self = type->tp_alloc(type, 0);
+    if (self != NULL) {
+        ticket_of(self)->landing = Py_XNewRef(landing);
+        ticket_of(self)->future = Py_XNewRef(future);
+    }
+    return self;
 }
 
 static int
@@ -44,6 +57,8 @@ ticket_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(ticket_of(self)->value);
+    Py_VISIT(ticket_of(self)->landing);
+    Py_VISIT(ticket_of(self)->future);
     return 0;
 }
 
@@ -51,6 +66,8 @@ static int
 ticket_clear(PyObject *self)
 {
     Py_CLEAR(ticket_of(self)->value);
+    Py_CLEAR(ticket_of(self)->landing);
+    Py_CLEAR(ticket_of(self)->future);
     return 0;
 }
 
@@ -72,6 +89,16 @@ ticket_check(PyObject *object)
     return Py_TYPE(object)->tp_dealloc == ticket_dealloc;
 }
 
+int
+ticket_require(PyObject *object)
+{
+    if (ticket_check(object)) {
+        return 0;
+    }
+    PyErr_Format(PyExc_TypeError, "expected a Ticket, not %.100s", Py_TYPE(object)->tp_name);
+    return -1;
+}
+
 bool
 ticket_is_settled(PyObject *ticket)
 {
@@ -84,7 +111,11 @@ settle(struct ticket *ticket, PyObject *value, uint32_t state)
     ticket->value = value;
     atomic_store(&ticket->state, state);
     if (ticket->sleepers > 0) {
-        syscall(SYS_futex, &ticket->state, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+        atomic_store(&ticket->called, 1);
+        sleeper_wake(&ticket->called);
+    }
+    if (ticket->landing != NULL) {
+        landing_put(ticket->landing, (PyObject *)ticket, &ticket->turn);
     }
 }
 
@@ -92,6 +123,46 @@ void
 ticket_settle(PyObject *ticket, PyObject *payload)
 {
     settle(ticket_of(ticket), payload, RESOLVED);
+}
+
+void
+ticket_settle_in_turn(PyObject *self, PyObject *payload, struct link *ready)
+{
+    struct ticket *ticket = ticket_of(self);
+
+    if (!ticket->watchful) {
+        settle(ticket, payload, RESOLVED);
+        return;
+    }
+    ticket->value = payload;
+    atomic_store(&ticket->state, RESOLVED);
+    ring_append(ready, &ticket->turn);
+}
+
+bool
+ticket_leave_turn(PyObject *self)
+{
+    struct link *turn = &ticket_of(self)->turn;
+
+    if (turn->next == NULL) {
+        return false;
+    }
+    ring_remove(turn);
+    turn->next = NULL;
+    return true;
+}
+
+sleeper *
+ticket_next(struct link *ready)
+{
+    struct ticket *first = RING_MEMBER(ready->next, struct ticket, turn);
+
+    if (ready->next == ready) {
+        return NULL;
+    }
+    ticket_leave_turn((PyObject *)first);
+    atomic_store(&first->called, 1);
+    return &first->called;
 }
 
 void
@@ -154,29 +225,33 @@ ticket_succeeded(PyObject *self, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(atomic_load(&ticket_of(self)->state) == RESOLVED);
 }
 
-/* Sleeps until the ticket is settled, or something else happened: 0 or an errno. */
-static int
-sleep_until(struct ticket *ticket, int64_t deadline)
+int
+ticket_sleep(PyObject *self, int64_t deadline, const struct watch *watch, sleeper *next)
 {
-    const struct timespec at = timespec_of(deadline);
-    const long slept = syscall(SYS_futex, &ticket->state, FUTEX_WAIT_BITSET_PRIVATE, PENDING, &at,
-                               NULL, FUTEX_BITSET_MATCH_ANY);
-    return slept < 0 ? errno : 0;
+    struct ticket *ticket = ticket_of(self);
+    int found;
+
+    atomic_store(&ticket->called, 0);
+    ticket->sleepers++;
+    ticket->watchful = watch != NULL;
+    Py_BEGIN_ALLOW_THREADS
+    if (next != NULL) {
+        sleeper_wake(next);
+    }
+    found = sleeper_sleep(&ticket->called, deadline, watch);
+    Py_END_ALLOW_THREADS
+    ticket->sleepers--;
+    ticket->watchful = false;
+    return found;
 }
 
 int
 ticket_await(PyObject *self, int64_t deadline)
 {
-    struct ticket *ticket = ticket_of(self);
     int64_t pause = 0;
 
     while (!ticket_is_settled(self)) {
-        int found;
-        ticket->sleepers++;
-        Py_BEGIN_ALLOW_THREADS
-        found = sleep_until(ticket, until_next_look(deadline, &pause));
-        Py_END_ALLOW_THREADS
-        ticket->sleepers--;
+        const int found = ticket_sleep(self, until_next_look(deadline, &pause), NULL, NULL);
         if (found == EINTR) {
             pause = 0;
         }
@@ -248,10 +323,14 @@ static PyMethodDef ticket_methods[] = {
 static PyMemberDef ticket_members[] = {
     {"number", T_ULONGLONG, offsetof(struct ticket, number), READONLY,
      "The number of its request, where the exchange has given it; 0 before."},
+    {"future", T_OBJECT_EX, offsetof(struct ticket, future), READONLY,
+     "The future of the coroutine that waits; AttributeError where a thread does."},
     {NULL, 0, 0, 0, NULL},
 };
 
-PyDoc_STRVAR(ticket_doc, "Ticket()\n--\n\nA request that a thread waits for.");
+PyDoc_STRVAR(ticket_doc, "Ticket(landing=None, future=None)\n--\n\n"
+                         "A request that a thread waits for, or a coroutine: then it lands, settled, for "
+                         "the loop of this future.");
 
 static PyType_Slot ticket_slots[] = {
     {Py_tp_doc, (void *)ticket_doc},
@@ -270,6 +349,12 @@ static PyType_Spec ticket_spec = {
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = ticket_slots,
 };
+
+PyObject *
+ticket_of_link(struct link *link)
+{
+    return (PyObject *)RING_MEMBER(link, struct ticket, turn);
+}
 
 PyObject *
 ticket_make(PyObject *type)

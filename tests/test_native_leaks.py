@@ -33,6 +33,7 @@ from libos_ipc._native import (
     Delegation,
     Doorbell,
     Exchange,
+    Landing,
     Lane,
     Layout,
     Ledger,
@@ -1219,6 +1220,67 @@ def case_ticket() -> None:
     refused(Ticket, NUMBER)
 
 
+def case_ticket_future() -> None:
+    landing = Landing()
+    assert Ticket(landing, TICKET).future is TICKET
+    refused(Ticket, landing)
+    refused(Ticket, TICKET, TICKET)
+    assert not hasattr(Ticket(), "future")
+
+
+def landed(landing: Landing) -> Ticket:
+    """A ticket that has landed, in a cycle with what waits for it."""
+    waits: list[object] = []
+    ticket = Ticket(landing, waits)  # type: ignore[arg-type]
+    waits.append(ticket)
+    ticket.resolve((landing, BYTES))
+    return ticket
+
+
+def case_landing() -> None:
+    landed(Landing())
+    refused(Landing, TICKET)
+
+
+def case_landing_take() -> None:
+    landing, found = Landing(), []
+    for _ in range(3):
+        landed(landing)
+    landing.take(found)
+    landing.take(found)
+    assert len(found) == 3
+    refused(landing.take, (TICKET,))
+
+
+def case_landing_call() -> None:
+    Landing().call()
+
+
+def case_landing_fileno() -> None:
+    landing = Landing()
+    assert landing.fileno() >= 0
+    landing.close()
+    assert landing.fileno() == -1
+
+
+def case_landing_close() -> None:
+    landing = Landing()
+    landed(landing)
+    landing.close()
+    landed(landing)
+    landing.close()
+
+
+def case_landing_attending() -> None:
+    Landing().attending = True
+
+
+def case_landing_landed() -> None:
+    landing = Landing()
+    landed(landing)
+    assert landing.landed == 1
+
+
 def case_ticket_resolve() -> None:
     ticket = Ticket()
     ticket.resolve(BYTES)
@@ -1393,6 +1455,31 @@ def case_exchange_call() -> None:
     refused(one.call, 3, 70, BYTES, TICKET, 0)
     other.send(3, 0, ticket.number, BYTES[:50])
     one.call(3, 70, BYTES[:100], Ticket(), 0)
+
+
+def case_exchange_request() -> None:
+    one, other, bell = both()
+    ticket = Ticket(Landing(), TICKET)
+    assert one.request(3, 70, BYTES[:100], ticket)
+    bell.again(5)
+    other.read()
+    other.send(3, 0, ticket.number, BYTES[:50])
+    one.request(3, 70, BYTES[:100], Ticket())
+    assert not one.request(4, 70, BYTES[:100], Ticket())
+    assert not one.request(3, 70, memoryview(BYTES), Ticket())
+    refused(one.request, 3, 70, BYTES, TICKET)
+
+
+def case_exchange_look() -> None:
+    one, other, bell = both()
+    ticket = Ticket()
+    one.request(3, 70, BYTES[:100], ticket)
+    bell.again(5)
+    other.read()
+    other.send(3, 0, ticket.number, BYTES[:50])
+    one.look(0.0)
+    one.look(1e-6)
+    refused(one.look, TICKET)
 
 
 def case_exchange_waiting() -> None:

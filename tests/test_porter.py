@@ -24,6 +24,9 @@ class Endless:
         self.reads = 0
         self.gives: Any = ([], [], [])
 
+    def look(self, seconds: float) -> bool:
+        return False
+
     def read(self) -> Any:
         self.reads += 1
         self.bell.again(5)

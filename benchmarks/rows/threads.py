@@ -12,14 +12,14 @@ from benchmarks.rounds import Effort, Entry, compete
 NAME = "threads"
 ROWS = "3"
 WHAT = "requests of many threads, or coroutines, of one process; time per request"
-THREADS = 16
-COROUTINES = 100
+THREADS = (2, 16)
+COROUTINES = (16, 256)
 
 
 def run(effort: Effort) -> list[Line]:
     (*_, free) = placements()
     kinds = (("threads", THREADS), ("coroutines", COROUTINES))
-    setups = {f"{many} {by}": (by, many) for by, most in kinds for many in (most, 1)}
+    setups = {f"{many} {by}": (by, many) for by, sizes in kinds for many in (1, *sizes)}
     entries = [
         Entry.module(name, "threads", by=by, askers=many, **free.setup())
         for name, (by, many) in setups.items()
@@ -28,12 +28,13 @@ def run(effort: Effort) -> list[Line]:
     return [
         Line(
             "3",
-            f"{most} {by} that ask at once; time per request",
+            f"{many} {by} that ask at once; time per request",
             free.name,
             "faster",
             1.0,
-            ours=found[f"{most} {by}"].measured("request"),
+            ours=found[f"{many} {by}"].measured("request"),
             peer=found[f"1 {by}"].measured("request"),
         )
-        for by, most in kinds
+        for by, sizes in kinds
+        for many in sizes
     ]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from libos_ipc.core.sync_words import State, Value
 from libos_ipc.errors import IpcError
-from libos_ipc.runtime.async_ticket import AsyncTicket
 from libos_ipc.runtime.sync_steps import (
     GRACE_S,
     Ask,
@@ -53,12 +52,14 @@ async def _await(
     node: Node, id: int, begin: Step, timeout: float | None, give_up: Callable[[], None]
 ) -> Any:
     session, ask = node.session, Ask()
+    loop = asyncio.get_running_loop()
+    landing = session.landings.at(loop)
     try:
-        step(node, begin, ask, AsyncTicket)
+        step(node, begin, ask, lambda: landing.ticket(loop))
         if ask.granted:
             return ask.value
         if timeout is not None and timeout <= 0 and not ask.settled:
-            fence = AsyncTicket()
+            fence = landing.ticket(loop)
             session.request(*session.fencing(), fence)
             await fence.future
         left = None if timeout is None else max(timeout, GRACE_S)

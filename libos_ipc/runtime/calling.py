@@ -16,11 +16,12 @@ from libos_ipc.core.codes import FIRST_USER_CODE, LEADER, Code
 from libos_ipc.core.counters import Counters
 from libos_ipc.core.member import Member
 from libos_ipc.core.vocabulary import HEADER_WEIGHT, Body, Effects, Outgoing
-from libos_ipc.errors import MessageTooLarge, NotJoined, PeerDied, Timeout, WouldBlock
+from libos_ipc.errors import IpcError, MessageTooLarge, NotJoined, PeerDied, Timeout, WouldBlock
 from libos_ipc.runtime.clock import Clock
 from libos_ipc.runtime.codec import decode_answer, payload_of
 from libos_ipc.runtime.condition import Condition
 from libos_ipc.runtime.group_file import GroupFile
+from libos_ipc.runtime.landings import Landings
 from libos_ipc.runtime.loop import Loop
 from libos_ipc.runtime.porter import Porter
 from libos_ipc.runtime.ticket import Settled, Ticket
@@ -53,6 +54,19 @@ class Calling:
     def perform(self, effects: Effects) -> None:
         """Do what the machine has decided. Under the lock."""
         raise NotImplementedError
+
+    @property
+    def landings(self) -> Landings:
+        """Where answers for coroutines land."""
+        return self.porter.landings
+
+    def end_requests(self, error: IpcError, *, forked: bool = False) -> None:
+        """Fail all that wait for answers: there will be none. Under the lock."""
+        self.perform(self.member.calls.fail_all(error))
+        if forked:
+            self.landings.abandon()
+        else:
+            self.landings.close()
 
     def counters(self) -> Counters:
         """What has passed between this process and the others."""

@@ -118,12 +118,11 @@ async def alock(session: Session, code: Code, asks: FileLock, timeout: float | N
     """`lock` for asyncio."""
     import asyncio  # loaded, then: nobody else is to pay for it
 
-    from libos_ipc.runtime.async_ticket import AsyncTicket
-
     granted = _by_ourselves(session, code, asks)
     if granted is not None:
         return granted
-    ticket = AsyncTicket()
+    loop = asyncio.get_running_loop()
+    ticket = session.landings.at(loop).ticket(loop)
     seq = session.request(LEADER, code, asks, ticket)
     if session.member.leader is not None:
         _keep_looking(session)
@@ -143,9 +142,8 @@ async def alock(session: Session, code: Code, asks: FileLock, timeout: float | N
 async def _atake_back(session: Session, seq: int) -> bool:
     import asyncio
 
-    from libos_ipc.runtime.async_ticket import AsyncTicket
-
-    ticket = AsyncTicket()
+    loop = asyncio.get_running_loop()
+    ticket = session.landings.at(loop).ticket(loop)
     session.request(LEADER, Code.FILE_LOCK_WITHDRAW, (seq,), ticket)
     try:
         (result,) = await asyncio.shield(ticket.future)

@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 from libos_ipc._native import PORTER, SEAT, Exchange, Lock, Malformed
 from libos_ipc.core.vocabulary import Message
+from libos_ipc.runtime.landings import Landings
 from libos_ipc.runtime.lanes import LANE_BYTES, Arrival, Lanes
 from libos_ipc.runtime.seat import Seat
 from libos_ipc.runtime.threads import QuickThread
@@ -63,6 +64,8 @@ class Porter(Seat):
         self._on_read = on_read
         self._rounds = Lock()
         self.exchange = make_exchange(self._rounds, self._seat)
+        #: for event loops, whose threads read answers too
+        self.landings = Landings(self.exchange.look)
         self._thread: QuickThread | None = None
 
     def start(self) -> None:

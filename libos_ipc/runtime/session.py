@@ -257,7 +257,7 @@ class Session(Performing):
             self.closed = True
             self.member.ids.withdraw()
             error = NotJoined(f"the group {self.file.name!r} was closed in this process")
-            self.perform(self.member.calls.fail_all(error))
+            self.end_requests(error)
             self.tell_progress()
             self.held_files.close()
             self.traffic.close()
@@ -279,7 +279,7 @@ class Session(Performing):
         self._abandon_lock()
         with self.lock:
             self.listeners.clear()  # event loops of the parent
-            self.perform(self.member.calls.fail_all(error))
+            self.end_requests(error, forked=True)
         self.held_files.close()
         self.traffic.close()
         self.watches.abandon()
