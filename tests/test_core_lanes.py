@@ -8,22 +8,10 @@ from collections import deque
 import pytest
 
 from libos_ipc.core.codes import Code
+from libos_ipc.core.lane_words import DropLane, OfferLane, ReachLane, ReadLane, TakeLane
 from libos_ipc.core.lanes import Lane
 from libos_ipc.core.member import Member
-from libos_ipc.core.vocabulary import (
-    Disconnect,
-    DropLane,
-    Effects,
-    Message,
-    Note,
-    OfferLane,
-    Outgoing,
-    ReachLane,
-    ReadLane,
-    TakeLane,
-    Transmit,
-    Write,
-)
+from libos_ipc.core.vocabulary import Disconnect, Effects, Message, Note, Outgoing, Transmit, Write
 
 USER = 70
 Sent = tuple[int, int, Outgoing]

@@ -70,7 +70,7 @@ MACHINES = {
     **dict.fromkeys(LOCKS, LOCKS),
     **dict.fromkeys(SYNC, SYNC),
 }
-CORE_WORDS = {"codes", "vocabulary"}
+CORE_WORDS = {"codes", "lane_words", "vocabulary"}
 
 #: The names that programs rely on, as far as they exist.
 CONTRACT = {

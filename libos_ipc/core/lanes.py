@@ -25,17 +25,9 @@ from collections.abc import Callable
 from enum import IntEnum
 
 from libos_ipc.core.codes import Code
+from libos_ipc.core.lane_words import DropLane, ReachLane, ReadLane, TakeLane
 from libos_ipc.core.links import Link
-from libos_ipc.core.vocabulary import (
-    Body,
-    DropLane,
-    Effects,
-    Note,
-    Outgoing,
-    ReachLane,
-    ReadLane,
-    TakeLane,
-)
+from libos_ipc.core.vocabulary import Body, Effects, Note, Outgoing
 
 __all__ = ["Lane", "Lanes"]
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from libos_ipc.core.codes import Code
 from libos_ipc.core.counters import Tally
+from libos_ipc.core.lane_words import OfferLane
 from libos_ipc.core.links import Link, weight
 from libos_ipc.core.vocabulary import (
     Disconnect,
     Effects,
-    OfferLane,
     Open,
     Outgoing,
     Progress,

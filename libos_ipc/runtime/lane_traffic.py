@@ -8,18 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from libos_ipc._native import Exchange, Lock
+from libos_ipc.core.lane_words import DropLane, OfferLane, ReachLane, ReadLane, TakeLane
 from libos_ipc.core.member import ACK_EVERY
-from libos_ipc.core.vocabulary import (
-    DropLane,
-    Message,
-    Note,
-    OfferLane,
-    Outgoing,
-    ReachLane,
-    ReadLane,
-    TakeLane,
-    Write,
-)
+from libos_ipc.core.vocabulary import Message, Note, Outgoing, Write
 from libos_ipc.runtime.codec import payload_of
 from libos_ipc.runtime.lanes import Arrival, Lanes
 from libos_ipc.runtime.porter import Porter

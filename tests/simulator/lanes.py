@@ -12,7 +12,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from libos_ipc.core.vocabulary import DropLane, OfferLane, ReachLane, ReadLane, TakeLane, Write
+from libos_ipc.core.lane_words import DropLane, OfferLane, ReachLane, ReadLane, TakeLane
+from libos_ipc.core.vocabulary import Write
 
 from .network import Connection
 
