@@ -142,7 +142,8 @@ class Group(Messaging, Signals, Metadata, Sharing):
         """Join a group: by its name, by a token, or, with neither, by `LIBOS_IPC_GROUP`.
 
         Blocks until the leader has answered, or the next one if it is just dying, at most
-        `timeout` seconds (Timeout). With `may_lead=False` this process never leads the group.
+        `timeout` seconds (Timeout). With `may_lead=False` this process never leads the group,
+        nor do children that it forks.
         NotJoined if there is no such group, LeaderLost if nobody leads it any more and nobody
         could, PermissionDenied if this user may not join.
         """

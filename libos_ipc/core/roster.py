@@ -246,6 +246,7 @@ class Roster:
         ppid, pgid = (parent.pid, parent.pgid) if parent else (spare.ppid, spare.pgid)
         process = self.processes[vmid] = Process(vmid, spare.pid, ppid, spare.asker, pgid)
         process.forebears = parent.line() if parent else spare.forebears
+        process.may_lead = parent is None or parent.may_lead
         self.groups.enter(vmid, pgid)
         self.particulars.inherit(spare.asker, vmid)
         self.locks.share(spare.asker, vmid)

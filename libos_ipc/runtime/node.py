@@ -316,7 +316,7 @@ class Node(Leadership):
             self.reserve.release()
             return False
         self.identity = before._replace(
-            vmid=plan.vmid, pid=plan.pid, ppid=before.pid, parent_vmid=before.vmid, may_lead=True
+            vmid=plan.vmid, pid=plan.pid, ppid=before.pid, parent_vmid=before.vmid
         )
         plan.sockets.take_over()
         self._become(plan.sockets, None)
