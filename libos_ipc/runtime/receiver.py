@@ -273,6 +273,9 @@ class Receiver:
             raise ProtocolError(f"is in epoch {epoch}, we are in {session.member.epoch}")
         with session.lock:
             if not self._admit(vmid, connection):
+                if not os.path.lexists(session.directory.live_socket(vmid)):
+                    self._refusals.end_later(connection)  # it left before its hello was read
+                    return
                 raise ProtocolError(f"is not VMID {vmid}, as the kernel sees it")
             connection.bind(vmid)
             self._bound.setdefault(vmid, set()).add(connection)
