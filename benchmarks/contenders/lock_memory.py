@@ -48,7 +48,7 @@ class Scales:
 
     def __init__(self, group: libos_ipc.Group) -> None:
         self._leader = leader_of(group)
-        self._journal = os.path.join(group._node.directory.path, "journal")
+        self._journal = group._node.directory.journal(group.epoch)
         self.found: dict[str, list[float]] = {}
 
     def weigh(self, what: str, count: int, make: Callable[[], T]) -> T:
