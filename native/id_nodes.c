@@ -10,7 +10,7 @@ id_nodes_add(struct id_nodes *nodes, struct id_range *range, uint64_t id)
     }
     struct id_node *node = nodes->unused;
     if (node != NULL) {
-        nodes->unused = (struct id_node *)(void *)node->chain.newer;
+        nodes->unused = (struct id_node *)(void *)node->link.next;
     } else if ((node = PyMem_Malloc(sizeof(*node))) == NULL) {
         PyErr_NoMemory();
         return -1;
@@ -24,10 +24,10 @@ void
 id_nodes_forget(struct id_nodes *nodes, struct id_node *node)
 {
     if (node->resting) {
-        chain_take(&node->chain);
+        ring_remove(&node->link);
     }
     index_remove(&nodes->index, &node->node);
-    node->chain.newer = (struct chain *)(void *)nodes->unused;
+    node->link.next = (struct link *)(void *)nodes->unused;
     nodes->unused = node;
 }
 
@@ -36,7 +36,7 @@ id_nodes_free(struct id_nodes *nodes)
 {
     while (nodes->unused != NULL) {
         struct id_node *node = nodes->unused;
-        nodes->unused = (struct id_node *)(void *)node->chain.newer;
+        nodes->unused = (struct id_node *)(void *)node->link.next;
         PyMem_Free(node);
     }
     index_free(&nodes->index);

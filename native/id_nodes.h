@@ -5,8 +5,8 @@
 #ifndef LIBOS_IPC_ID_NODES_H
 #define LIBOS_IPC_ID_NODES_H
 
-#include "chain.h"
 #include "index.h"
+#include "ring.h"
 
 #include <stdbool.h>
 
@@ -14,7 +14,7 @@ struct id_range;
 
 struct id_node {
     struct node node; /* key: the ID */
-    struct chain chain;
+    struct link link;
     struct id_range *range;
     double since; /* when it was released */
     bool resting;
@@ -23,7 +23,7 @@ struct id_node {
 /* All zero is empty. */
 struct id_nodes {
     struct index index;
-    struct id_node *unused; /* a list by `chain.newer` of nodes to use again */
+    struct id_node *unused; /* a list by `link.next` of nodes to use again */
 };
 
 /* The node of this ID, or NULL. */

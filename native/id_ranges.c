@@ -86,15 +86,15 @@ static void
 make_idle(struct id_ranges *ids, struct id_range *range)
 {
     range->place = ID_IDLE;
-    chain_put(ids->idle.older, &range->chain);
+    ring_append(&ids->idle, &range->link);
     ids->idle_count++;
 }
 
 static void
-make_unopened(struct id_ranges *ids, struct id_range *range, struct chain *behind)
+make_unopened(struct id_ranges *ids, struct id_range *range, struct link *behind)
 {
     range->place = ID_UNOPENED;
-    chain_put(behind, &range->chain);
+    ring_insert(behind, &range->link);
     ids->unopened_count++;
     ids->waiting += size_of(range);
 }
@@ -110,7 +110,7 @@ displace(struct id_ranges *ids, struct id_range *range)
     } else {
         return;
     }
-    chain_take(&range->chain);
+    ring_remove(&range->link);
     range->place = ID_IN_USE;
 }
 
@@ -119,9 +119,9 @@ displace(struct id_ranges *ids, struct id_range *range)
 void
 id_ranges_init(struct id_ranges *ids)
 {
-    chain_open(&ids->unopened);
-    chain_open(&ids->idle);
-    chain_open(&ids->resting);
+    ring_init(&ids->unopened);
+    ring_init(&ids->idle);
+    ring_init(&ids->resting);
     ids->next = 1;
     ids->last = 0;
     ids->granted = 1;
@@ -155,14 +155,14 @@ id_ranges_clear(struct id_ranges *ids)
 static uint64_t
 reuse(struct id_ranges *ids, double now)
 {
-    if (ids->resting.newer == &ids->resting) {
+    if (ids->resting.next == &ids->resting) {
         return 0;
     }
-    struct id_node *node = OF_CHAIN(struct id_node, ids->resting.newer);
+    struct id_node *node = RING_MEMBER(ids->resting.next, struct id_node, link);
     if (node->since + ids->quarantine_s > now) {
         return 0;
     }
-    chain_take(&node->chain);
+    ring_remove(&node->link);
     node->resting = false;
     displace(ids, node->range); /* if it was idle */
     node->range->pending++;
@@ -176,7 +176,7 @@ open_next(struct id_ranges *ids)
     if (ids->unopened_count == 0) {
         return 0;
     }
-    struct id_range *range = OF_CHAIN(struct id_range, ids->unopened.newer);
+    struct id_range *range = RING_MEMBER(ids->unopened.next, struct id_range, link);
     if (id_nodes_add(&ids->nodes, range, range->start) < 0) {
         return -1;
     }
@@ -209,7 +209,7 @@ id_ranges_release(struct id_ranges *ids, uint64_t id, double now)
     }
     node->resting = true;
     node->since = now;
-    chain_put(ids->resting.older, &node->chain);
+    ring_append(&ids->resting, &node->link);
     if (--node->range->pending == 0) {
         make_idle(ids, node->range);
     }
@@ -242,12 +242,12 @@ struct id_range *
 id_ranges_surplus(const struct id_ranges *ids)
 {
     if (ids->idle_count > 0 && ids->idle_count + ids->unopened_count > ids->reserve) {
-        return OF_CHAIN(struct id_range, ids->idle.newer);
+        return RING_MEMBER(ids->idle.next, struct id_range, link);
     }
     if (ids->batch > 1 || ids->unopened_count <= ids->reserve) {
         return NULL;
     }
-    struct id_range *newest = OF_CHAIN(struct id_range, ids->unopened.older);
+    struct id_range *newest = RING_MEMBER(ids->unopened.previous, struct id_range, link);
     return id_ranges_low(ids, size_of(newest)) ? NULL : newest;
 }
 
@@ -276,7 +276,7 @@ id_ranges_grant(struct id_ranges *ids, uint64_t start, uint64_t end)
         return -1;
     }
     enter(ids, range);
-    make_unopened(ids, range, ids->unopened.older);
+    make_unopened(ids, range, ids->unopened.previous);
     ids->granted = size_of(range);
     return 1;
 }
@@ -331,7 +331,7 @@ id_ranges_move_away(struct id_ranges *ids, uint64_t id)
     }
     const bool is_current = whole == ids->current;
     const bool was_unopened = whole->place == ID_UNOPENED;
-    struct chain *behind = whole->chain.older;
+    struct link *behind = whole->link.previous;
     displace(ids, whole);
     struct id_node *node = id_nodes_find(&ids->nodes, id);
     whole->pending -= node == NULL || !node->resting;

@@ -5,7 +5,7 @@
  *
  *     fresh     never handed out: those of unopened ranges, and next … last of the current one
  *     live      handed out
- *     resting   released, and not to be handed out again yet: a chain, the longest-rested first
+ *     resting   released, and not to be handed out again yet: a ring, the longest-rested first
  *
  * `pending` of a range counts the fresh and the live; at 0 it is idle. Only an ID that is live or
  * resting has a node, in an index, so that a range may be of any size and costs what was used of
@@ -23,7 +23,7 @@
 enum id_place { ID_IN_USE, ID_UNOPENED, ID_IDLE };
 
 struct id_range {
-    struct chain chain; /* of the unopened or of the idle, as `place` says */
+    struct link link; /* of the unopened or of the idle, as `place` says */
     uint32_t start;
     uint32_t end;
     uint64_t pending;
@@ -37,9 +37,9 @@ struct id_ranges {
     struct id_range *current; /* NULL for none */
     uint64_t next;            /* of the current range; none is left if it is beyond `last` */
     uint64_t last;
-    struct chain unopened; /* the longest-waiting first */
-    struct chain idle;     /* the longest idle first */
-    struct chain resting;
+    struct link unopened; /* the longest-waiting first */
+    struct link idle;     /* the longest idle first */
+    struct link resting;
     uint64_t unopened_count;
     uint64_t idle_count;
     uint64_t waiting; /* IDs in unopened ranges */

@@ -30,10 +30,10 @@ broken_range(const struct id_ranges *ids, const struct id_range *range, uint64_t
 }
 
 static uint64_t
-length_of(const struct chain *head)
+length_of(const struct link *head)
 {
     uint64_t length = 0;
-    for (const struct chain *each = head->newer; each != head; each = each->newer) {
+    for (const struct link *each = head->next; each != head; each = each->next) {
         length++;
     }
     return length;

@@ -22,13 +22,20 @@ ring_init(struct link *head)
     head->next = head->previous = head;
 }
 
+/* Puts it behind another, which is in a ring or heads one. */
+static inline void
+ring_insert(struct link *behind, struct link *link)
+{
+    link->previous = behind;
+    link->next = behind->next;
+    behind->next->previous = link;
+    behind->next = link;
+}
+
 static inline void
 ring_append(struct link *head, struct link *link)
 {
-    link->next = head;
-    link->previous = head->previous;
-    head->previous->next = link;
-    head->previous = link;
+    ring_insert(head->previous, link);
 }
 
 static inline void

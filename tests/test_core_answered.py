@@ -118,9 +118,8 @@ def test_of_words_the_number_is_kept() -> None:
     play = Play()
     play.say(Code.GET_ID_OWNER, 1, 1)
     play.say(Code.HANDLE_AT, 0, 2, 7, 1, 2, 5, -1)
-    assert play.leader.answered.heard(ONE, 1) == 2
-    assert play.successor().answered.heard(ONE, 1) == 2
-    assert play.successor().answered.heard(ONE, 2) == 0, "another link"
+    assert play.leader.answered.last_heard(ONE) == (1, 2)
+    assert play.successor().answered.last_heard(ONE) == (1, 2), "of that link, and no other"
 
 
 def test_the_exits_of_orphans_are_written() -> None:

@@ -55,8 +55,8 @@ def _tells_first(self: Leading, effects: Effects, cause: Any, told: Any) -> Effe
 WRITTEN = Leading._written
 
 
-def _heard_nothing(self: Answered, vmid: int, epoch: int) -> int:
-    return 0
+def _heard_nothing(self: Answered, vmid: int) -> tuple[int, int]:
+    return 0, 0
 
 
 def _asks_nobody(self: Leader, now: float) -> Effects:
@@ -77,7 +77,7 @@ class Unsealed(Log):
     ("machine", "method", "broken"),
     [
         (Answered, "find", _remembers_nothing),
-        (Answered, "heard", _heard_nothing),
+        (Answered, "last_heard", _heard_nothing),
         (Leader, "take_over", _asks_nobody),
         (Leading, "_written", _tells_first),
         (Leading, "_written", _one_by_one),

@@ -72,12 +72,6 @@ class Answered:
         """Epoch and number, on its link then, of the last message that changed anything."""
         return self._heard.get(vmid, (0, 0))
 
-    def heard(self, vmid: int, epoch: int) -> int:
-        """The number, on its link of this epoch, of the member's last message that changed
-        anything: words up to this one are not to be said again. 0 for none."""
-        last, number = self._heard.get(vmid, (0, 0))
-        return number if last == epoch else 0
-
     # ---- what only this leader knows
 
     def on_sent(self, vmid: int, seq: int, number: int) -> None:

@@ -60,7 +60,9 @@ from libos_ipc.runtime.journal_file import (
     retire,
     seal,
 )
-from libos_ipc.runtime.liveness import is_stopped, start_time
+from libos_ipc.runtime.liveness import start_time
+from libos_ipc.runtime.processes import is_stopped
+from libos_ipc.runtime.shortage import persist
 
 if TYPE_CHECKING:
     from libos_ipc.runtime.group_file import GroupFile
@@ -98,11 +100,12 @@ class Heir:
         leader = ident if node.leading else head.os_pid if head is not None else 0
         self.machine = Succession(ident, epoch=file.epoch, leader=leader, may_lead=may_lead)
         self._stall = Stall(file.config.leader_stall, STALL_LOOK_S, LATE_S)
+        self._started = start_time(leader) if leader > 0 else 0  # with its pid, it is that process
         self._next_look = 0.0
         self._looking = False
         self._inheritance: tuple[Leader, JournalFile] | None = None
         self._do_one: dict[type[Deed], Callable[..., Evidence | None]] = {
-            Watch: lambda deed: self._stall.forget(),
+            Watch: self._watch,
             Bid: self._bid,
             FindHolder: self._find_holder,
             Inherit: self._inherit,
@@ -138,8 +141,10 @@ class Heir:
 
     def on_tick(self, now: float) -> None:
         """Time passes, and this process waits for the leader, or leads."""
-        if now < self._next_look:
-            return
+        if now >= self._next_look:
+            persist(self._node.session, lambda: self._look_around(now))
+
+    def _look_around(self, now: float) -> None:
         machine = self.machine
         if machine.role is Role.LEADING:
             self._next_look = now + SEALED_LOOK_S
@@ -152,20 +157,20 @@ class Heir:
 
     def _look_at(self, os_pid: int, now: float) -> None:
         """Whether who leads, or is about to, stands still for good."""
-        stopped = os_pid > 0 and is_stopped(os_pid)
+        stopped = os_pid > 0 and is_stopped(os_pid, self._started)
         if self._stall.on_look(stopped, now) and self.machine.watched == os_pid:
             self._step(Stalled(os_pid))
 
     # ---- steps
 
     def _soon(self, action: Callable[[], None], delay_s: float = 0) -> None:
-        """Not in the middle of what is being performed."""
+        """Not in the middle of what is being performed, and when there is room for it."""
         session = self._node.session
 
         def act() -> None:
             with session.lock:
                 if not session.closed:
-                    action()
+                    persist(session, action)
 
         session.clock.later(delay_s, act)
 
@@ -207,6 +212,10 @@ class Heir:
 
     # ---- deeds
 
+    def _watch(self, deed: Watch) -> None:
+        self._stall.forget()
+        self._started = start_time(deed.pid)
+
     def _bid(self, deed: Bid) -> Evidence:
         begun = self._begun()
         if begun is not None and begun.epoch >= deed.epoch:
@@ -220,17 +229,10 @@ class Heir:
             self._look_soon()
 
     def _look_soon(self) -> None:
-        session = self._node.session
+        self._soon(self._look_for_leader, LOOK_S)
 
-        def act() -> None:
-            with session.lock:
-                if not session.closed and self._look_for_leader():
-                    self._look_soon()
-
-        session.clock.later(LOOK_S, act)
-
-    def _look_for_leader(self) -> bool:
-        """Who leads, or is about to. True if that is still to be found out."""
+    def _look_for_leader(self) -> None:
+        """Who leads, or is about to; again soon, if that is still to be found out."""
         machine = self.machine
         self.look()
         self._looking = machine.role in (Role.AWAITING, Role.WATCHING)
@@ -243,7 +245,8 @@ class Heir:
             elif machine.role is Role.AWAITING and time.monotonic() >= self._next_look:
                 self._next_look = time.monotonic() + STALL_LOOK_S
                 self._look_at(holder, time.monotonic())
-        return self._looking
+        if self._looking:
+            self._look_soon()
 
     def _is_there_an_heir(self) -> bool:
         if self._node.session.leaving:

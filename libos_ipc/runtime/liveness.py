@@ -27,7 +27,6 @@ from collections import Counter
 __all__ = [
     "Watchers",
     "is_exiting",
-    "is_stopped",
     "listen_at",
     "process_behind",
     "start_time",
@@ -192,12 +191,6 @@ def start_time(os_pid: int) -> int:
     """
     fields = _stat(os_pid)
     return int(fields[19]) if fields else 0
-
-
-def is_stopped(os_pid: int) -> bool:
-    """Whether the process stands still: by a signal, or under a debugger."""
-    fields = _stat(os_pid)
-    return bool(fields) and fields[0] in (b"T", b"t")
 
 
 def is_exiting(os_pid: int) -> bool:

@@ -29,14 +29,7 @@ class Performing(Calling):
 
     def perform(self, effects: Effects) -> None:
         """Do what the machine has decided, up to where a sealed journal says that others lead."""
-        table = self._perform_one
-        left = iter(effects)
-        try:
-            for effect in left:
-                table[type(effect)](effect)
-        except JournalSealed:
-            self.member.take_back([effect, *left])
-            self._on_sealed()
+        self.perform_within(effects)
         if self._own:
             self._perform_own()
 

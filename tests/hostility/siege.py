@@ -87,8 +87,7 @@ class _Siege:
                 self.complaints.append(f"attacker {self.seed} ended with {status}")
         except IpcError as error:
             self.complaints.append(f"attacker {self.seed} did not come to an end: {error}")
-            child.kill(signal.SIGKILL)
-            child.wait(ENDING_S)
+            _kill(child)
         self.board[Place.ATTACKER] = 0
         return self.board[Place.SENT]
 

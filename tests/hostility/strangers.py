@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -102,66 +103,67 @@ def _connected(path: object) -> socket.socket:
     return made
 
 
-def halves(foe: Foe, count: int) -> None:
-    """Connections that break off, or stop, in the middle of a greeting or of a frame."""
-    dice = foe.dice
+@contextmanager
+def _holding(foe: Foe) -> Iterator[Callable[[socket.socket], None]]:
+    """Keeps open what it is given, each a misdeed, until so many more have come."""
     held: deque[socket.socket] = deque()
-    for _ in range(count):
-        line = _connected(foe.target.messages)
-        said = _GREETING + _READY
-        way = dice.randrange(4)
-        if way == 0:
-            said = dice.randbytes(dice.randrange(1, 100))
-        elif way == 1:
-            said = said[: dice.randrange(len(said))]
-        else:
-            flags = dice.choice((0, 1, 2, 3, 4, 6, 255))
-            size = dice.number(64 if flags & 2 else 8)
-            said += struct.pack("<B", flags) + size.to_bytes(8 if flags & 2 else 1, "big")
-            said += dice.randbytes(dice.randrange(300))
-        try:
-            line.sendall(said)
-        except OSError:
-            pass  # refused meanwhile
+
+    def hold(line: socket.socket) -> None:
         held.append(line)
         foe.did()
         if len(held) > HELD:
             held.popleft().close()
+
+    yield hold
     for line in held:
         line.close()
+
+
+def halves(foe: Foe, count: int) -> None:
+    """Connections that break off, or stop, in the middle of a greeting or of a frame."""
+    dice = foe.dice
+    with _holding(foe) as hold:
+        for _ in range(count):
+            line = _connected(foe.target.messages)
+            said = _GREETING + _READY
+            way = dice.randrange(4)
+            if way == 0:
+                said = dice.randbytes(dice.randrange(1, 100))
+            elif way == 1:
+                said = said[: dice.randrange(len(said))]
+            else:
+                flags = dice.choice((0, 1, 2, 3, 4, 6, 255))
+                size = dice.number(64 if flags & 2 else 8)
+                said += struct.pack("<B", flags) + size.to_bytes(8 if flags & 2 else 1, "big")
+                said += dice.randbytes(dice.randrange(300))
+            try:
+                line.sendall(said)
+            except OSError:
+                pass  # refused meanwhile
+            hold(line)
 
 
 def silent(foe: Foe, count: int) -> None:
     """Connections on which nothing is said, many at a time; some greet first."""
-    held: deque[socket.socket] = deque()
-    for number in range(count):
-        line = _connected(foe.target.messages)
-        if number % 2:
-            line.sendall(_GREETING + _READY)
-        held.append(line)
-        foe.did()
-        if len(held) > HELD:
-            held.popleft().close()
-    for line in held:
-        line.close()
+    with _holding(foe) as hold:
+        for number in range(count):
+            line = _connected(foe.target.messages)
+            if number % 2:
+                line.sendall(_GREETING + _READY)
+            hold(line)
 
 
 def watchers(foe: Foe, count: int) -> None:
     """Connections to the liveness socket, held and dropped, with words that nobody reads."""
     dice = foe.dice
-    held: deque[socket.socket] = deque()
-    for _ in range(count):
-        line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        line.setblocking(False)
-        try:
-            line.connect(str(foe.target.live))
-            if dice.randrange(2):
-                line.send(dice.randbytes(100))
-        except OSError:
-            pass  # the queue is full: that is what we are after
-        held.append(line)
-        foe.did()
-        if len(held) > HELD:
-            held.popleft().close()
-    for line in held:
-        line.close()
+    with _holding(foe) as hold:
+        for _ in range(count):
+            line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            line.setblocking(False)
+            try:
+                line.connect(str(foe.target.live))
+                if dice.randrange(2):
+                    line.send(dice.randbytes(100))
+            except OSError:
+                pass  # the queue is full: that is what we are after
+            hold(line)

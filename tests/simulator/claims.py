@@ -148,7 +148,8 @@ class Claims:
         if process.epoch != led.epoch:
             return []
         answered.only(process.vmid, waits)
-        heard = [w for w in words if 0 < w[1] <= answered.heard(process.vmid, w[0])]
+        epoch, number = answered.last_heard(process.vmid)
+        heard = [w for w in words if w[0] == epoch and 0 < w[1] <= number]
         process.words = [w for w in process.words if w not in heard]
         again = [w for w in words if w not in heard]
         self.said_again += len(again)
