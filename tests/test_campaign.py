@@ -46,6 +46,15 @@ GOOD = {
         judge_messages,
         history(p2=[(0, "hello", 20), (1, "signal", 3), (2, "signalled", 3)], p3=[(3, "bye")]),
     ),
+    "a signal from a pid that somebody else had before, to one that somebody has now": (
+        judge_messages,
+        history(
+            p2=[(0, "hello", 20), (1, "killing", 2)],
+            p3=[(0, "hello", 30), (2, "bye")],
+            p4=[(3, "hello", 20), (4, "signal", 3), (5, "signalled", 3)],
+            p5=[(3, "hello", 30), (5, "caught", 20), (90 * SECOND, "bye")],
+        ),
+    ),
     "an ID after the other has died": (
         judge_owners,
         history(p2=[(1, "id", 7)], p3=[(2, "killing", 2), (3, "id", 7)]),
@@ -87,7 +96,7 @@ BAD = {
         judge_messages,
         history(
             p2=[(0, "hello", 20), (1, "signal", 3), (2, "signalled", 3)],
-            p3=[(60 * SECOND, "bye")],
+            p3=[(0, "hello", 30), (60 * SECOND, "bye")],
         ),
     ),
     "a signal that nobody sent": (

@@ -91,22 +91,23 @@ def _no_answer_without_handling(history: History, got: Known) -> Iterator[str]:
 
 def _signals(history: History) -> Iterator[str]:
     """Real-time signals: as many as were sent to those who lived on, and never more. One that was
-    under way while its receiver left has perhaps not been caught."""
-    sent: Counter[tuple[int, int]] = Counter()
+    under way while its receiver left has perhaps not been caught. They go from pid to pid, and a
+    pid has several owners in the course of time; so both are counted by pids."""
+    pids = {vmid: line.fields[0] for vmid, line in history.lines("hello")}
     begun: Counter[tuple[int, int]] = Counter()
+    owed: Counter[tuple[int, int]] = Counter()
     caught: Counter[tuple[int, int]] = Counter()
     for src, line in history.lines("signal", "signalled"):
         dst = line.fields[0]
+        end, pair = history.end_of(dst), (pids.get(src, 0), pids.get(dst, 0))
         if line.kind == "signal":
-            begun[src, dst] += 1
-        elif line.at + UNDER_WAY_NS < history.end_of(dst).at:
-            sent[src, dst] += 1
-    pids = {line.fields[0]: vmid for vmid, line in history.lines("hello")}
+            begun[pair] += 1
+        elif line.at + UNDER_WAY_NS < end.at and not end.killed:
+            owed[pair] += 1
     for dst, line in history.lines("caught"):
-        caught[pids.get(line.fields[0], 0), dst] += 1
+        caught[line.fields[0], pids.get(dst, 0)] += 1
     for src, dst in begun.keys() | caught.keys():
         count = caught[src, dst]
-        if count > begun[src, dst]:
-            yield f"{dst} caught {count} signals from {src}, who sent {begun[src, dst]}"
-        if not history.end_of(dst).killed and count < sent[src, dst]:
-            yield f"{dst} caught {count} signals from {src}, who sent {sent[src, dst]}"
+        if not owed[src, dst] <= count <= begun[src, dst]:
+            sent = f"{begun[src, dst]} signals, {owed[src, dst]} of them in time"
+            yield f"pid {dst} caught {count} signals from pid {src}, who sent {sent}"
