@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from libos_ipc.core.codes import Code
 from libos_ipc.core.counters import Counters
 from libos_ipc.errors import InvalidArgument, NotFound, PeerDied, Timeout, error_for
-from libos_ipc.runtime import processes, stacks
+from libos_ipc.runtime import process_state, processes, stacks
 from libos_ipc.runtime.handlers import from_payload
 from libos_ipc.runtime.processes import KINDS, Usage
 
@@ -193,7 +193,7 @@ class Metadata:
         return bytes(data)
 
     def _stack(self, pid: int, vmid: int, os_pid: int, started: int) -> str:
-        if processes.is_stopped(os_pid, started):
+        if process_state.is_stopped(os_pid, started):
             raise Timeout(f"process {pid} is stopped, and tells its stacks when it is continued")
         try:
             return self._ask_owner(pid, vmid, "stack", _OWN_WORDS_S).decode()

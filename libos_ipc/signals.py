@@ -14,7 +14,7 @@ from libos_ipc.core.codes import LEADER, Code
 from libos_ipc.core.signals import LAST_SIGNAL, Kind, may_signal
 from libos_ipc.core.vocabulary import SignalInfo
 from libos_ipc.errors import InvalidArgument, InvalidRange, IpcError, PeerDied, Timeout, error_for
-from libos_ipc.runtime import processes
+from libos_ipc.runtime import process_state, processes
 from libos_ipc.runtime.signalling import Handler
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Signals:
 
     def _signal_gone(self, target: _Target, pid: int) -> None:
         what = f"pid {pid}"
-        if target.os_pid and processes.is_zombie(target.os_pid, target.start_time):
+        if target.os_pid and process_state.is_zombie(target.os_pid, target.start_time):
             _permit(target, what)
         elif not self._is_our_zombie(pid):
             raise PeerDied(f"{what} names no process of the group")
@@ -159,7 +159,7 @@ class Signals:
     def _is_our_zombie(self, pid: int) -> bool:
         """Whether it is a child that ended before it could say hello to the leader."""
         row = self._node.children.rows.get(pid)
-        return row is not None and processes.is_our_zombie(row.os_pid or row.announced())
+        return row is not None and process_state.is_our_zombie(row.os_pid or row.announced())
 
     def _send_signal(self, target: _Target, id: int, sig: int, kind: int) -> None:
         """By way of the leader: so it arrives even if the target is stopped, and we are gone."""
@@ -173,7 +173,7 @@ class Signals:
     def _wakes(self, target: _Target, sig: int) -> bool:
         """Whether only the kernel can do it: continue a process that is stopped."""
         stopped = sig == signal.SIGCONT and target.os_pid
-        return bool(stopped) and processes.is_stopped(target.os_pid, target.start_time)
+        return bool(stopped) and process_state.is_stopped(target.os_pid, target.start_time)
 
     def _signal_self(self, sig: int, kind: int) -> None:
         signalling = self._node.signalling

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -39,6 +41,34 @@ def until_quick(lock_and_unlock: Callable[[], None], long_ways: list[int]) -> No
         return not long_ways
 
     poll(is_quick, what="locked without Python")
+
+
+#: Those who listen: the event, and what they have heard.
+_ears: list[tuple[str, list[tuple[object, ...]]]] = []
+
+
+@functools.cache
+def _listen() -> None:
+    """An audit hook stays for good: one for all tests."""
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        for wanted, heard in _ears:
+            if event == wanted:
+                heard.append(arguments)
+
+    sys.addaudithook(hook)
+
+
+@contextmanager
+def audited(event: str) -> Iterator[list[tuple[object, ...]]]:
+    """The arguments of each of these audit events, while this lasts."""
+    _listen()
+    heard: list[tuple[object, ...]] = []
+    _ears.append((event, heard))
+    try:
+        yield heard
+    finally:
+        _ears.remove((event, heard))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from processes import Forked, Line, poll, state_of
 
 from libos_ipc.core.descriptors import Spot
 from libos_ipc.runtime.inspector import Inspector
-from libos_ipc.runtime.liveness import start_time
+from libos_ipc.runtime.process_state import start_time
 
 
 def test_a_posix_locker(tmp_path: Path) -> None:

@@ -8,14 +8,13 @@ import os
 import pickle
 import random
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN
 from pathlib import Path
 
 import pytest
-from lock_users import held, until_quick, until_waiting
+from lock_users import audited, held, until_quick, until_waiting
 from processes import Forked, Line, poll, until_settled
 
 from libos_ipc import Group, fcntl
@@ -374,27 +373,12 @@ def test_a_closed_group_locks_nothing(group: Group, fd: int, long_ways: list[int
     fcntl.flock(fd, LOCK_UN)
 
 
-#: Hooks stay for good: one for all tests.
-_heard: list[tuple[object, ...]] = []
-_listening = False
-
-
-def _hook(event: str, arguments: tuple[object, ...]) -> None:
-    if _listening and event == "fcntl.flock":
-        _heard.append(arguments)
-
-
 @delegating
 def test_it_is_audited(group: Group, fd: int, long_ways: list[int]) -> None:
-    global _listening
-    sys.addaudithook(_hook)
-    _listening = True
-    try:
+    with audited("fcntl.flock") as heard:
         locked(fd)
-    finally:
-        _listening = False
     assert long_ways == []
-    assert _heard == [(fd, LOCK_EX), (fd, LOCK_UN)]
+    assert heard == [(fd, LOCK_EX), (fd, LOCK_UN)]
 
 
 def test_it_looks_like_the_function() -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import inspect
 import os
 import pickle
-import sys
 import threading
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN
 from pathlib import Path
 
 import pytest
-from lock_users import held, until_quick, until_waiting
+from lock_users import audited, held, until_quick, until_waiting
 from processes import Forked, Line, until_settled
 
 from libos_ipc import Group, fcntl
@@ -190,31 +189,16 @@ def test_threads_that_lock_and_unlock_at_once(
         assert held(group) == []
 
 
-#: Hooks stay for good: one for all tests.
-_heard: list[tuple[object, ...]] = []
-_listening = False
-
-
-def _hook(event: str, arguments: tuple[object, ...]) -> None:
-    if _listening and event == "fcntl.lockf":
-        _heard.append(arguments)
-
-
 @delegating
 def test_it_is_audited(group: Group, path: Path, long_ways: list[int]) -> None:
-    global _listening
     with open(path, "r+b") as file:
         fd = file.fileno()
         make_quick(fd, long_ways)
-        sys.addaudithook(_hook)
-        _listening = True
-        try:
+        with audited("fcntl.lockf") as heard:
             fcntl.lockf(file, LOCK_EX, 5)
             fcntl.lockf(file, LOCK_UN)
-        finally:
-            _listening = False
         assert long_ways == []
-        assert _heard == [(fd, LOCK_EX, 5, 0, 0), (fd, LOCK_UN, 0, 0, 0)]
+        assert heard == [(fd, LOCK_EX, 5, 0, 0), (fd, LOCK_UN, 0, 0, 0)]
 
 
 def test_it_looks_like_the_function() -> None:

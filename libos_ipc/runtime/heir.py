@@ -60,8 +60,7 @@ from libos_ipc.runtime.journal_file import (
     retire,
     seal,
 )
-from libos_ipc.runtime.liveness import start_time
-from libos_ipc.runtime.processes import is_stopped
+from libos_ipc.runtime.process_state import is_stopped, start_time
 from libos_ipc.runtime.shortage import persist
 
 if TYPE_CHECKING:

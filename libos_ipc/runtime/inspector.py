@@ -13,7 +13,7 @@ import os
 
 from libos_ipc._native import same_file
 from libos_ipc.core.descriptors import Spot
-from libos_ipc.runtime import liveness
+from libos_ipc.runtime import process_state
 
 __all__ = ["Inspector"]
 
@@ -26,7 +26,7 @@ class Inspector:
         if os_pid <= 0:
             return True
         try:
-            if liveness.start_time(os_pid) != start_time:
+            if process_state.start_time(os_pid) != start_time:
                 return False
             if spot.duplicate < 0:
                 return _leads_to(os_pid, spot.fd, device, inode)

@@ -22,9 +22,9 @@ from libos_ipc.config import GroupConfig
 from libos_ipc.core.roster import LEADER_VMID, Applicant
 from libos_ipc.core.vocabulary import Journal
 from libos_ipc.runtime.group_file import GroupFile
-from libos_ipc.runtime.liveness import start_time
 from libos_ipc.runtime.machinery import make_leader
 from libos_ipc.runtime.node import Identity, Node
+from libos_ipc.runtime.process_state import start_time
 from libos_ipc.runtime.rundir import GroupDir
 from libos_ipc.runtime.sockets import Sockets
 

@@ -26,10 +26,8 @@ from collections import Counter
 
 __all__ = [
     "Watchers",
-    "is_exiting",
     "listen_at",
     "process_behind",
-    "start_time",
     "watch",
 ]
 
@@ -52,8 +50,6 @@ _ATTRIBUTE = struct.Struct("=HHI")
 _ATTRIBUTE_BYTES = 12
 _ANY = 2**64 - 1
 
-#: A flag of the kernel's in the state of a process.
-_EXITING = 0x4
 _UCRED = struct.Struct("3i")
 
 
@@ -181,33 +177,3 @@ def process_behind(watcher: socket.socket) -> tuple[int, int]:
     data = watcher.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, uid, _gid = _UCRED.unpack(data)
     return pid, uid
-
-
-def start_time(os_pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 if it is gone. OSError if that cannot be
-    read: no descriptor is left.
-
-    OS pid and start time together name a process; the pid alone is used again.
-    """
-    fields = _stat(os_pid)
-    return int(fields[19]) if fields else 0
-
-
-def is_exiting(os_pid: int) -> bool:
-    """Whether the process has begun to end, or is gone. It closes what it has open after that.
-    False where that cannot be read."""
-    try:
-        fields = _stat(os_pid)
-    except OSError:
-        return False
-    return not fields or bool(int(fields[6]) & _EXITING)
-
-
-def _stat(os_pid: int) -> list[bytes]:
-    """The fields of /proc/PID/stat from the state on; empty if there is no such process."""
-    try:
-        with open(f"/proc/{os_pid}/stat", "rb") as file:
-            text = file.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    return text[text.rindex(b")") + 2 :].split()

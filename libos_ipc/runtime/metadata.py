@@ -18,7 +18,7 @@ from libos_ipc import wire
 from libos_ipc.core.codes import Code
 from libos_ipc.core.counters import Counters
 from libos_ipc.core.vocabulary import GetMeta
-from libos_ipc.runtime.liveness import start_time
+from libos_ipc.runtime.process_state import start_time
 from libos_ipc.runtime.processes import KINDS, Usage, read_process
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from libos_ipc.core.process_rows import Process
 from libos_ipc.core.vocabulary import Expect, State
-from libos_ipc.runtime.liveness import start_time
+from libos_ipc.runtime.process_state import start_time
 from libos_ipc.runtime.shortage import absent_of
 
 if TYPE_CHECKING:

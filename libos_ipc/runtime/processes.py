@@ -12,19 +12,15 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, TypeVar
 
 from libos_ipc._native import tgkill
-from libos_ipc.runtime.liveness import start_time
+from libos_ipc.runtime.process_state import fields_of, start_time, state_of
 
 __all__ = [
     "KINDS",
     "STACK_SIGNAL",
     "Usage",
-    "is_our_zombie",
-    "is_stopped",
-    "is_zombie",
     "read_process",
     "signal_process",
     "signal_thread",
-    "state_of",
 ]
 
 _T = TypeVar("_T")
@@ -60,36 +56,6 @@ class Usage(NamedTuple):
     minor_faults: int
     major_faults: int
     threads: int
-
-
-def _stat(os_pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the state on; empty if there is no such process."""
-    try:
-        with open(f"/proc/{os_pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
-def state_of(os_pid: int, started: int) -> str:
-    """The kernel's letter for the state of this process, "" if it is gone."""
-    fields = _stat(os_pid)
-    return fields[0] if fields and int(fields[19]) == started else ""
-
-
-def is_zombie(os_pid: int, started: int) -> bool:
-    """Whether it has ended, and its parent has not waited for it."""
-    return state_of(os_pid, started) == "Z"
-
-
-def is_our_zombie(os_pid: int) -> bool:
-    """Whether a child of ours has this pid, has ended, and was not waited for."""
-    return _stat(os_pid)[:2] == ["Z", str(os.getpid())]
-
-
-def is_stopped(os_pid: int, started: int) -> bool:
-    """Whether a signal or a debugger has stopped it."""
-    return state_of(os_pid, started) in ("T", "t")
 
 
 def _held(os_pid: int, started: int, act: Callable[[int], _T]) -> _T:
@@ -157,7 +123,7 @@ def _cmdline(os_pid: int) -> bytes:
 
 
 def _usage(os_pid: int) -> Usage:
-    fields = _stat(os_pid)
+    fields = fields_of(os_pid)
     if not fields:
         raise FileNotFoundError(2, f"OS process {os_pid} is gone")
     resident = _status(os_pid).get("VmHWM", "0 kB").split()

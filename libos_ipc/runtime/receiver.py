@@ -29,7 +29,7 @@ from libos_ipc.core.vocabulary import Body, Effects, Note, Outgoing, State
 from libos_ipc.errors import IpcError, ProtocolError
 from libos_ipc.runtime.codec import Greeting, decode_body, pack
 from libos_ipc.runtime.connections import Connection
-from libos_ipc.runtime.liveness import start_time
+from libos_ipc.runtime.process_state import start_time
 from libos_ipc.runtime.refusals import Refusals
 from libos_ipc.runtime.shortage import PutOff, require_descriptors, unconnected
 from libos_ipc.runtime.zmq_transport import Transport

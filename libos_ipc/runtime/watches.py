@@ -13,7 +13,7 @@ import signal
 import socket
 from collections.abc import Callable
 
-from libos_ipc.runtime import liveness
+from libos_ipc.runtime import liveness, process_state
 
 __all__ = ["Watches"]
 
@@ -108,7 +108,7 @@ class Watches:
     def is_dying(self, vmid: int) -> bool:
         """Whether a watched process is on its way out, though its pidfd does not tell yet: one
         whose liveness connection has ended may also have exec'ed."""
-        return vmid in self._pidfds and liveness.is_exiting(self._os_pids[vmid])
+        return vmid in self._pidfds and process_state.is_exiting(self._os_pids[vmid])
 
     def drop_live(self, vmid: int) -> None:
         """Stop watching the liveness socket."""
