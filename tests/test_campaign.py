@@ -73,6 +73,13 @@ GOOD = {
             p3=[(2, "call", 1, "v", "read", None), (3, "return", 1, 0)],
         ),
     ),
+    "a child that somebody else killed, twice": (
+        judge_processes,
+        history(
+            p2=[(1, "killing", 4), (2, "killing", 4)],
+            p3=[(1, "child", 4, 5), (3, "waited", 4, None, 9)],
+        ),
+    ),
     "a child that ended before it was killed": (
         judge_processes,
         history(p2=[(1, "child", 3, 5), (2, "killing", 3), (3, "waited", 3, 5, None)]),
@@ -132,6 +139,10 @@ BAD = {
     "a wrong exit code": (
         judge_processes,
         history(p2=[(1, "child", 3, 5), (3, "waited", 3, 6, None)]),
+    ),
+    "a child that nobody killed": (
+        judge_processes,
+        history(p2=[(1, "child", 3, 5), (3, "waited", 3, None, 9)]),
     ),
     "a VMID for two": (judge_processes, history(p2=[(1, "hello", 1), (2, "hello", 2)])),
     "an error that nobody promised": (judge_processes, history(p2=[(1, "unexpected", "x")])),

@@ -106,33 +106,34 @@ class _Act:
         child.kill(signal.SIGCONT)
 
     def behead(self) -> None:
-        """Whoever leads is killed, unless that is the conductor."""
-        leader = self.leader()
+        """Whoever leads is killed, unless that is the conductor. It may be a worker's child."""
+        leader, vmid = self.leader()
         if leader == os.getpid():
             return
-        self.record("beheading", leader)
+        self.record("beheading", vmid)
         place = self.place_of(leader)
         if place is None:
+            self.record("killing", vmid)
             os.kill(leader, signal.SIGKILL)
         else:
             self.kill(place)
 
     def depose(self) -> None:
         """Whoever leads stands still for longer than a leader may."""
-        leader = self.leader()
+        leader, _ = self.leader()
         if leader != os.getpid():
             os.kill(leader, signal.SIGSTOP)
             time.sleep(self.rng.choice([0.1, 1.0]))
             os.kill(leader, signal.SIGCONT)
 
-    def leader(self) -> int:
-        """The OS pid of the last leader that has begun."""
+    def leader(self) -> tuple[int, int]:
+        """OS pid and VMID of the last leader that has begun; ours if it has ended."""
         path = self.group._node.directory.journal
-        leader, epoch = 0, 1
+        leader, epoch = (0, 0), 1
         while (head := read_head(path(epoch))) is not None:
-            leader = head.os_pid if head.committed else leader
+            leader = (head.os_pid, head.vmid) if head.committed else leader
             epoch += 1
-        return leader if os.path.exists(f"/proc/{leader}") else os.getpid()
+        return leader if os.path.exists(f"/proc/{leader[0]}") else (os.getpid(), self.group.vmid)
 
     def place_of(self, os_pid: int) -> int | None:
         places = (place for place, child in self.workers.items() if child.os_pid == os_pid)

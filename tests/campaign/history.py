@@ -16,7 +16,7 @@ FOREVER = 2**63 - 1
 
 class End(NamedTuple):
     """`at` is the last moment at which the process is known to have lived on purpose: just before
-    it was killed, or when it said goodbye. `killed` says which."""
+    it was killed (the first time), or when it said goodbye. `killed` says which."""
 
     at: int
     killed: bool
@@ -40,7 +40,8 @@ class History:
         return cls({int(path.stem): read(path) for path in sorted(directory.glob("*.log"))})
 
     def _end(self, vmid: int, end: End) -> None:
-        if vmid not in self.ends or end.killed:
+        before = self.ends.get(vmid)
+        if before is None or (end.killed and (not before.killed or end.at < before.at)):
             self.ends[vmid] = end
 
     def end_of(self, vmid: int) -> End:
