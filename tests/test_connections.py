@@ -23,8 +23,9 @@ def connections(group: Group) -> int:
     """Those of this process, in either direction; counted where they cost something."""
     session = group._session
     with session.lock:
-        transport = session._transport
-        assert transport is not None
+        transport = session.carriage.transport
+        if transport is None:
+            return 0
         return len(transport._routes) + len(transport._connections)
 
 

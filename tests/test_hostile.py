@@ -146,11 +146,13 @@ def test_a_member_who_counts_wrong(group: Group) -> None:
             for number in (0, 1, 5, 2**63, 2**64 - 1):
                 for acked in (0, 2**64 - 1):
                     with session.lock:
-                        assert session._transport is not None
-                        session._transport.transmit(dst, (pack_envelope(number, acked), message))
+                        assert session.carriage.transport is not None
+                        session.carriage.transport.transmit(
+                            dst, (pack_envelope(number, acked), message)
+                        )
             for frames in noise():
                 with session.lock:
-                    session._transport.transmit(dst, tuple(frames))
+                    session.carriage.transport.transmit(dst, tuple(frames))
         line.send()
         line.pause()
         os._exit(0)

@@ -143,7 +143,7 @@ def test_a_group_by_pyzmq_alone(runtime_dir: Path, monkeypatch: pytest.MonkeyPat
     def work(group: Group) -> None:
         for size in (0, 10, 100_000):
             assert group.request(group.parent_vmid, 70, bytes(size)) == bytes(size)
-        assert isinstance(group._session._transport._into, PyzmqPort)
+        assert isinstance(group._session.carriage.transport._into, PyzmqPort)
 
     monkeypatch.setattr(ports, "NativePort", refuse)
     with Group.create(leader="embedded") as group:

@@ -99,14 +99,19 @@ class Mesh:
         if link is not None:
             link.on_lost()
 
+    def needing_connections(self) -> list[Link]:
+        """Those that have something to say which does not go by a lane."""
+        links = self.links.values()
+        return [link for link in links if (link.open or link.ack_owed()) and not link.by_lane]
+
     def on_rebuilt(self, now: float) -> Effects:
         """Our own transport was ended and made again: nothing is connected."""
         self.incarnation += 1
-        effects: Effects = []
         for link in self.links.values():
             link.on_lost()
-            if (link.open or link.ack_owed()) and not link.by_lane:
-                effects += self._connect(link, now)
+        effects: Effects = []
+        for link in self.needing_connections():
+            effects += self._connect(link, now)
         return effects
 
     def on_tick(self, now: float) -> tuple[Effects, bool]:
@@ -121,7 +126,7 @@ class Mesh:
             if link.ack_owed():
                 effects += self._unnumbered(link, Code.ACK)
             if link.connected and link.by_lane:
-                link.connected = False
+                link.on_lost()
                 effects.append(Disconnect(link.peer))
         return effects, again
 

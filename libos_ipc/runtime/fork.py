@@ -17,16 +17,27 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    import mmap
     from types import FrameType
 
-    from libos_ipc.runtime.node import ForkPlan, Node
+    from libos_ipc.runtime.node import Node
+    from libos_ipc.runtime.sockets import Sockets
 
-__all__ = ["ForkHooks"]
+__all__ = ["ForkHooks", "ForkPlan"]
 
 log = logging.getLogger("libos_ipc")
+
+
+class ForkPlan(NamedTuple):
+    """What was prepared for a child before the fork."""
+
+    vmid: int
+    pid: int
+    sockets: Sockets
+    page: mmap.mmap  #: shared with the child, which first of all writes its OS pid there
 
 
 class ForkHooks:

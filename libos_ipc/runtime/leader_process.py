@@ -123,7 +123,7 @@ def _await_task(line: socket.socket, founder: int) -> bytes:
 def _begin(directory: GroupDir, task: bytes) -> Node:
     """Lead a group of this configuration."""
     node = found(directory, msgspec.json.decode(task, type=GroupConfig))
-    node.session.resume()
+    node.session.carriage.make()
     node.session.read_lanes()
     directory.publish(node.file)
     return node

@@ -13,7 +13,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Admission, Leader
@@ -26,6 +25,7 @@ from libos_ipc.runtime.belongings import Identity
 from libos_ipc.runtime.children import Children, ChildRow, announce
 from libos_ipc.runtime.codec import decode_answer, decode_body
 from libos_ipc.runtime.dispatch import Dispatcher
+from libos_ipc.runtime.fork import ForkPlan
 from libos_ipc.runtime.group_file import GroupFile
 from libos_ipc.runtime.heir import Heir
 from libos_ipc.runtime.held_files import Fork
@@ -39,21 +39,14 @@ from libos_ipc.runtime.shortage import persist
 from libos_ipc.runtime.slabs import Slabs
 from libos_ipc.runtime.sockets import Sockets
 
-__all__ = ["ForkPlan", "Identity", "Node"]
+__all__ = ["Identity", "Node"]
 
 log = logging.getLogger("libos_ipc")
 
 #: Seconds that leaving waits for the leader's word.
 LEAVE_S = 2.0
-
-
-class ForkPlan(NamedTuple):
-    """What was prepared for a child before the fork."""
-
-    vmid: int
-    pid: int
-    sockets: Sockets
-    page: mmap.mmap  #: shared with the child, which first of all writes its OS pid there
+#: Seconds between looks at whether a forked child runs by now.
+LOOK_S = 0.005
 
 
 def _nothing(answer: object, now: float) -> Effects:
@@ -139,9 +132,10 @@ class Node(Leadership):
     # ---- life
 
     def begin(self, *, born: bool = False) -> None:
-        """Start the worker, and make ourselves known to leader and parent. `born` by a fork: then
-        the leader may not know yet in which epoch we are."""
-        session, me = self.session, self.identity
+        """Start the worker, and make ourselves known to the leader: the parent watches us as it
+        is, or hears of us from there. `born` by a fork: then the leader may not know yet in which
+        epoch we are."""
+        session = self.session
         with session.lock:
             now = time.monotonic()
             if born and session.member.epoch > 1:
@@ -152,7 +146,7 @@ class Node(Leadership):
                 leader = session.member.leader_vmid
                 told = session.member.request(leader, Code.SET_CAUGHT, (caught,), _nothing, now)
                 session.perform(told[1])
-        self._go({session.member.leader_vmid, me.parent_vmid} - {0, me.vmid})
+        self._go({session.member.leader_vmid} - {self.identity.vmid})
 
     def _go(self, greet: Iterable[int] = ()) -> None:
         session, dispatcher, me = self.session, self.dispatcher, self.identity.vmid
@@ -273,7 +267,9 @@ class Node(Leadership):
         under_way = self._forks.pop(threading.get_ident())
         if plan is not None:
             with session.lock:
-                self.children.add(plan.pid, plan.vmid).page = plan.page
+                row = self.children.add(plan.pid, plan.vmid)
+                row.page = plan.page
+            session.clock.later(LOOK_S, lambda: self._look_for(row))
             plan.sockets.close()
         with session.lock:
             now = time.monotonic()
@@ -292,6 +288,17 @@ class Node(Leadership):
             if self._pauses == 0:
                 self.descriptions.end_fork()
                 self._go()
+
+    def _look_for(self, row: ChildRow) -> None:
+        """In the worker: has a forked child announced itself?"""
+        with self.session.lock:
+            if row.os_pid or self.children.by_vmid(row.vmid) is not row:
+                return
+            os_pid = row.announced()
+            if os_pid:
+                self.watch_child(row, os_pid)
+            else:
+                self.session.clock.later(LOOK_S, lambda: self._look_for(row))
 
     def forked_child(self, plan: ForkPlan | None) -> bool:
         """After a fork, in the child. False if it could not join."""

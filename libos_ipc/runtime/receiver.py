@@ -90,6 +90,12 @@ class Receiver:
         self._put_off.clear()
         self._transport = None
 
+    def rest(self) -> None:
+        """There is no transport for a while: nobody is connected."""
+        self._bound.clear()
+        self._ended.clear()
+        self._more = False
+
     # ---- ends
 
     def hears(self, vmid: int) -> bool:
@@ -197,8 +203,8 @@ class Receiver:
         self._more = True
 
     def _drain(self) -> None:
-        self._more = True
-        while self._more and self._transport is not None:
+        self._more = self._transport is not None
+        while self._more:
             self._on_inbound()
 
     def _on_arrival_whatever_it_is(self, connection: Connection, frames: list[bytes]) -> None:

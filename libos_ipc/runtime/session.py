@@ -5,8 +5,8 @@ Both step the same machine under one lock and perform its effects before they le
 messages leave in the order in which they were numbered. Nothing done under the lock blocks:
 ZeroMQ only queues, tickets and the dispatcher are only told.
 
-A session outlives its transport, which is ended and made again around a fork (`unplug`,
-`resume`). In the meantime everything works but the sending, which the links make good.
+A session outlives its transport, which is ended before a fork and made again when it is missed
+(`carriage.py`). In the meantime everything works but the sending, which the links make good.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ from libos_ipc.core.vocabulary import (
     Withdraw,
 )
 from libos_ipc.errors import NotJoined
+from libos_ipc.runtime.carriage import Carriage
 from libos_ipc.runtime.clock import Clock
 from libos_ipc.runtime.codec import pack
 from libos_ipc.runtime.condition import Condition
@@ -76,7 +77,6 @@ from libos_ipc.runtime.shortage import unconnected
 from libos_ipc.runtime.sockets import Sockets
 from libos_ipc.runtime.ticket import Settled
 from libos_ipc.runtime.watches import Watches
-from libos_ipc.runtime.zmq_transport import Transport
 
 __all__ = ["Host", "Session"]
 
@@ -135,13 +135,13 @@ class Session(Performing):
         self.leaving = False
         self._group_id = file.id.encode()
         self.held_files = HeldFiles(directory.slots(member.vmid), member.vmid)
-        self._transport: Transport | None = None
         self.loop = Loop(f"libos_ipc {file.name}", self._on_round)
         self.clock = Clock(self.loop.wake, self._tick)
         self.watches = Watches(
             self.loop.register, self.loop.unregister, self._on_peer_end, self._on_peer_death
         )
         self.receiver = Receiver(self)
+        self.carriage = Carriage(self)
         self.traffic = LaneTraffic(self)
         self.porter = self.traffic.porter
         self.exchange = self.traffic.exchange
@@ -187,20 +187,8 @@ class Session(Performing):
 
     # ---- life
 
-    def resume(self) -> None:
-        """Make the transport, for the first time or after `unplug`. OSError if it cannot be."""
-        self.host.reserve.release()
-        listener, config = self.sockets.messages.fileno(), self.config
-        path = self.directory.message_socket(self.member.vmid)
-        transport = Transport(listener, path, config.admits, config.max_message)
-        with self.lock:
-            self._transport = transport
-            self.receiver.attach(transport)
-            self.perform(self.member.on_rebuilt(time.monotonic()))
-            self.clock.stay_awake()
-
     def start(self, greet: Iterable[int], then: Callable[[], None]) -> None:
-        """Start the worker, which makes the transport, and ourselves known to `greet`.
+        """Start the worker, which makes us known to `greet`, and the transport if that is needed.
 
         Does not wait for it: until the transport stands, the links keep what is sent. `then`
         is called before it does: what comes by lanes is answered meanwhile.
@@ -212,11 +200,11 @@ class Session(Performing):
             if not begun:
                 then()
                 begun = True
-            if self._transport is None:
-                self.resume()
-            with self.lock:
-                for vmid in greet:
-                    self.perform(self.member.greet(vmid, time.monotonic()))
+                with self.lock:
+                    for vmid in greet:
+                        self.perform(self.member.greet(vmid, time.monotonic()))
+            if not self.carriage.rest():
+                self.carriage.make()
 
         # Each new thread takes the interpreter as soon as we let go of it: the busiest comes last.
         self.read_lanes()
@@ -242,12 +230,7 @@ class Session(Performing):
     def unplug(self) -> None:
         """After `halt`: end the transport. No thread of ours is left when this returns."""
         with self.lock:
-            transport, self._transport = self._transport, None
-            if transport is not None:
-                for peer in self.member.links:
-                    self.exchange.unreach(peer)
-                self.receiver.detach(transport)
-                transport.close()
+            self.carriage.end()
 
     def close(self) -> None:
         """Leave nothing behind: thread, sockets, descriptors. Outstanding requests fail."""
@@ -301,8 +284,9 @@ class Session(Performing):
     # ---- performing, under the lock
 
     def _transmit(self, effect: Transmit) -> None:
-        transport = self._transport
+        transport = self.carriage.transport
         if transport is None:
+            self.carriage.miss()
             return
         peer, number, acked, message = effect
         transport.transmit(peer, pack(number, acked, message, self._group_id))
@@ -323,9 +307,12 @@ class Session(Performing):
                 self.loop.wake()
             else:
                 self.perform_within(self.member.on_gone(peer, time.monotonic()))
-        elif self._transport is not None:
+        elif self.carriage.transport is None:
+            self.carriage.miss()
+        else:
             self._disconnect(peer)
-            port, route = self._transport.connect(peer, self.directory.message_socket(peer))
+            path = self.directory.message_socket(peer)
+            port, route = self.carriage.transport.connect(peer, path)
             # Where lanes are used, the machine is to see what is sent, and count until one is due.
             if not self.member.lane_after and isinstance(port, NativePort):
                 self.exchange.reach(peer, port, route, self.member.links[peer])
@@ -336,8 +323,8 @@ class Session(Performing):
 
     def _disconnect(self, peer: int) -> None:
         self.exchange.unreach(peer)
-        if self._transport is not None:
-            self._transport.disconnect(peer)
+        if self.carriage.transport is not None:
+            self.carriage.transport.disconnect(peer)
 
     def _resolve(self, effect: Resolve) -> None:
         ticket: Settled = effect.ticket  # type: ignore[assignment]
@@ -378,10 +365,11 @@ class Session(Performing):
 
     def _on_round(self) -> float | None:
         """After each round of the loop: settle ends, do what is due, say when to come back."""
+        self.carriage.on_round()
         return self.clock.run(busy=self.receiver.settle_ends())
 
     def _tick(self, now: float) -> bool:
-        if self._transport is not None:  # else it is being made, of these
+        if self.carriage.transport is not None:  # else it is being made, of these, or rests
             self.host.reserve.refill()
         with self.lock:
             effects, again = self.member.on_tick(now)

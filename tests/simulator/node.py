@@ -180,11 +180,11 @@ class SimNode:
     # ---- life
 
     def begin(self) -> None:
-        """The first round, and being known to leader and parent."""
+        """The first round, and being known to the leader."""
         self.resume()
         now = self.world.now
-        for vmid in sorted({LEADER, self.identity.parent} - {0, self.vmid}):
-            self.perform(self.member.greet(vmid, now))
+        if self.vmid != LEADER:
+            self.perform(self.member.greet(LEADER, now))
         self.perform(self.member.provision.top_up(now))
 
     def resume(self) -> None:

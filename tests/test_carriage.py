@@ -1,0 +1,133 @@
+"""A member that has forked does without ZeroMQ as long as nothing is to go by it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import pytest
+from processes import DEADLINE_S, Forked, Line, Peer, poll
+
+import libos_ipc
+from libos_ipc import Group, Message
+from libos_ipc.runtime import carriage
+
+ECHO = 71
+
+pytestmark = pytest.mark.config(transport="native")
+
+
+def answer(group: Group) -> None:
+    @group.on(ECHO)
+    def echo(message: Message) -> object:
+        return message.payload
+
+
+def come_to_rest(group: Group, *vmids: int) -> None:
+    """Fork for an exec, which tells nobody anything, once all goes by lanes, from here and to
+    here: whoever has something to say by a connection would knock."""
+    session = group._session
+
+    def by_lane() -> bool:
+        group.ids.owner(group.pid)
+        for vmid in vmids:
+            assert group.request(vmid, ECHO, b"on", timeout=DEADLINE_S) == b"on"
+        with session.lock:
+            transport = session.carriage.transport
+            connected = transport is not None and (transport._routes or transport._connections)
+            return not connected and all(link.by_lane for link in session.member.links.values())
+
+    poll(by_lane, what="all goes by lanes")
+    subprocess.run(["/bin/true"], check=True, preexec_fn=int)
+    poll(lambda: session.carriage._resting, what="at rest")
+    assert session.carriage.transport is None
+
+
+def test_lanes_go_on_without_a_transport(group: Group) -> None:
+    answer(group)
+    with Peer(group, answer) as peer:
+        come_to_rest(group, peer.vmid)
+        assert group.request(peer.vmid, ECHO, b"still", timeout=DEADLINE_S) == b"still"
+        assert group.ids.owner(group.pid) == group.vmid
+        assert group._session.carriage.transport is None
+
+
+def test_a_child_needs_no_connection_of_its_parent(group: Group) -> None:
+    """It joins, and is known for the process that it is, while its parent rests."""
+    come_to_rest(group)
+
+    def waits(line: Line) -> None:
+        line.send((group.pid, os.getpid()))
+        line.pause()
+
+    with Forked(waits) as child:
+        pid, os_pid = child.recv()
+        rows = group._node.children.rows
+        poll(lambda: pid in rows and rows[pid].os_pid == os_pid, what="the child is known")
+        poll(lambda: any(m.pid == pid and m.state == "running" for m in group.members()))
+        assert group._session.carriage.transport is None
+        child.kill()
+        assert group.wait(pid, DEADLINE_S).signal == signal.SIGKILL
+
+
+def test_a_transport_is_made_when_it_is_missed(group: Group) -> None:
+    """A process that has no lane to us yet connects; and we to it."""
+    answer(group)
+    with Peer(group, answer) as peer:
+        come_to_rest(group, peer.vmid)
+        with Peer(group, answer) as late:
+            assert group.request(late.vmid, ECHO, b"new", timeout=DEADLINE_S) == b"new"
+            assert group._session.carriage.transport is not None
+            come_to_rest(group, peer.vmid, late.vmid)
+            assert group.request(late.vmid, ECHO, b"on", timeout=DEADLINE_S) == b"on"
+
+
+def test_whoever_knocks_is_let_in(group: Group) -> None:
+    """A child's first word to a parent at rest comes by a connection."""
+    root = group.vmid
+    answer(group)
+    come_to_rest(group)
+
+    def asks(line: Line) -> bytes:
+        line.recv()
+        return bytes(group.request(root, ECHO, b"knock", timeout=DEADLINE_S))
+
+    with Forked(asks) as child:
+        poll(lambda: group._session.carriage._resting, what="at rest again")
+        child.send()
+        assert child.result() == b"knock"
+        assert group._session.carriage.transport is not None
+
+
+def test_a_transport_that_cannot_be_made_is_made_later(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(group)
+    failures = []
+    real = carriage.Transport
+
+    def refuse(*args: object) -> object:
+        if len(failures) < 3:
+            failures.append(args)
+            raise OSError(24, "no descriptors are left")
+        return real(*args)  # type: ignore[arg-type]
+
+    come_to_rest(group)
+    with Peer(group, answer) as peer:
+        poll(lambda: group._session.carriage._resting, what="at rest again")
+        monkeypatch.setattr(carriage, "Transport", refuse)
+        assert group.request(peer.vmid, ECHO, b"late", timeout=DEADLINE_S) == b"late"
+    assert len(failures) == 3
+
+
+def test_a_death_is_told_at_rest(group: Group) -> None:
+    answer(group)
+    with Peer(group, answer) as peer:
+        come_to_rest(group, peer.vmid)
+        peer.kill()  # whether it is found out before the request or during it is all one
+        with pytest.raises(libos_ipc.IpcError):
+            group.request(peer.vmid, 72, b"never answered", timeout=DEADLINE_S)
+        poll(lambda: group._session.loop._timeout is None, what="nothing is left to look after")
+        assert group._session.carriage.transport is None
+    group.wait(peer.pid, DEADLINE_S)
