@@ -12,7 +12,7 @@ import pytest
 from processes import DEADLINE_S, Peer, kinds_of_descriptors, poll
 
 from libos_ipc import Group
-from libos_ipc.runtime import liveness, session
+from libos_ipc.runtime import carriage, liveness
 from libos_ipc.runtime.reserve import SIZE, Reserve
 
 ECHO, ASK = 70, 71
@@ -24,16 +24,21 @@ def test_lanes_are_answered_before_the_transport_stands(
 ) -> None:
     """A parent that cannot make its transport yet answers all the same, and makes it then."""
     group.on(ECHO)(lambda message: message.payload)
-    stands, may_stand = threading.Event(), threading.Event()
-    real = session.Transport
+    tried, may_stand, stands = threading.Event(), threading.Event(), threading.Event()
+    real = carriage.Transport
 
     def late(*args: Any) -> Any:
+        tried.set()
         assert may_stand.wait(DEADLINE_S)
         stands.set()
         return real(*args)
 
     def asker(member: Group) -> None:
         member.on(ASK)(lambda message: member.request(message.src, ECHO, b"?", timeout=DEADLINE_S))
+
+    def miss() -> bool:
+        group._session.carriage.miss()
+        return tried.is_set()
 
     with Peer(group, asker) as peer:
         lanes = group._node.session.traffic.lanes
@@ -43,11 +48,12 @@ def test_lanes_are_answered_before_the_transport_stands(
                 and lanes.line_of(peer.vmid) is not None
             )
         )
-        monkeypatch.setattr(session, "Transport", late)
+        monkeypatch.setattr(carriage, "Transport", late)
         try:
             child = os.fork()
             if not child:
                 os._exit(0)
+            poll(miss)
             assert group.request(peer.vmid, ASK, timeout=DEADLINE_S) == b"?"
             assert not stands.is_set()
         finally:
