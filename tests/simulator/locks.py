@@ -68,7 +68,7 @@ class LockHistory:
         """
         if not number:
             return
-        cut = not ask.seq and ask.owner.kind in (Kind.POSIX, Kind.OFD)  # in two, by its owner
+        cut = not ask.seq and ask.owner.kind != Kind.FLOCK  # in two, by its owner
         assert cut or number not in self.numbers, f"a second grant {number}"
         self.numbers.add(number)
         last = self.last_number.get(ask.file, 0)
