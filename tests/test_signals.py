@@ -473,6 +473,30 @@ def test_a_handler_that_raises_loses_no_other_signal(group: Group) -> None:
         assert child.result() == 3
 
 
+def test_an_interruption_that_python_misses_is_made_again(
+    group: Group, restored: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where it falls between Python's last look and a system call; and the handler runs once."""
+    handled: list[tuple[int, str]] = []
+    interrupt = signal.pthread_kill
+    missed: list[int] = []
+
+    def miss(thread: int, sig: int) -> None:
+        missed.append(sig)
+        if len(missed) > 2:
+            interrupt(thread, sig)
+
+    monkeypatch.setattr(signal, "pthread_kill", miss)
+    group.signal(signal.SIGUSR1, lambda sig, info: handled.append((sig, info.type)))
+    with Forked(lambda line: group.kill(group.ppid, signal.SIGUSR1)) as child:
+        child.result()
+        poll(lambda: handled, what="handled")
+        group.kill(group.pid, signal.SIGUSR1)
+    poll(lambda: len(handled) > 1, what="handled")
+    assert handled == [(signal.SIGUSR1, "process")] * 2
+    assert missed == [signal.SIGUSR1] * 4
+
+
 def test_forked_children_inherit_handlers(group: Group) -> None:
     def body(line: Line) -> None:
         group.signal(signal.SIGUSR1, lambda number, info: line.send((group.pid, info.sender)))

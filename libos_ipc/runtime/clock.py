@@ -7,6 +7,7 @@ not wake up.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,7 +16,7 @@ __all__ = ["TICK_S", "Clock"]
 
 #: Seconds between looks at what is overdue, while anything may become so.
 TICK_S = 0.1
-#: Seconds between looks at what was put off, and at what is about to happen.
+#: Seconds between looks at what is about to happen.
 _SOON_S = 0.005
 
 
@@ -49,15 +50,17 @@ class Clock:
         if now >= self.next_tick:
             self.next_tick = now + TICK_S
             self.idle = not self._tick(now)
-        for _ in range(len(self._timers)):  # others may be adding to them
+        until = math.inf if self.idle else self.next_tick
+        if busy:
+            until = min(until, now + _SOON_S)
+        for _ in range(len(self._timers)):  # others may be adding to them, and wake us then
             timer = self._timers.popleft()
             if timer[0] <= now:
                 timer[1]()
             else:
                 self._timers.append(timer)
-        if busy or self._timers:
-            return _SOON_S
-        return None if self.idle else max(self.next_tick - now, 0)
+                until = min(until, timer[0])
+        return None if until == math.inf else max(until - now, 0)
 
     def stay_awake(self) -> None:
         """Tick until the machine says that time alone can change nothing. In the worker."""
@@ -75,6 +78,6 @@ class Clock:
             self._wake()
 
     def later(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Call `action` in the worker after a while. For rare cases: it polls. Any thread."""
+        """Call `action` in the worker after a while. Any thread."""
         self._timers.append((time.monotonic() + delay_s, action))
         self._wake()

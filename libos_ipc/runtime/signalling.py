@@ -10,6 +10,10 @@ down. A real signal that nobody put down came by way of the kernel, and is handl
 
 A handler may call the group. So it must not run while the main thread itself is inside a step of
 the machine: then the worker sends the real signal again when that step is done.
+
+A real signal that comes between Python's last look for signals and a system call that waits does
+not interrupt that call, and Python runs no handler until it ends. So the worker looks whether the
+main thread has taken notice, and sends the signal again as long as it has not.
 """
 
 from __future__ import annotations
@@ -34,6 +38,9 @@ Handler: TypeAlias = Callable[[int, SignalInfo], object]
 FROM_KERNEL = SignalInfo(0, -1, "kernel")
 #: Seconds within which a lock is free, unless the thread that asks has it itself.
 _STEP_S = 0.01
+#: Seconds until a real signal of which no notice is taken is sent again, doubled each time; and
+#: when that is given up, since the main thread has the number blocked, or never looks.
+_AGAIN_S, _GIVE_UP_S = 0.1, 10.0
 
 
 class Signalling:
@@ -50,7 +57,10 @@ class Signalling:
         self.pending = Pending()
         self.all_of_them: Callable[[], Collection[Signalling]] = lambda: (self,)
         self._awaited: list[frozenset[int]] = []
+        #: numbers by which the main thread was interrupted, and has taken no notice yet
         self._poked: set[int] = set()
+        #: those of which that will be looked at
+        self._doubted: set[int] = set()
         #: numbers whose handler runs: as in the kernel, it is not interrupted by its own number
         self._running: set[int] = set()
 
@@ -59,6 +69,7 @@ class Signalling:
         self.pending = Pending()
         self._awaited.clear()
         self._poked.clear()
+        self._doubted.clear()
         self._running.clear()
 
     def caught(self) -> int:
@@ -80,6 +91,7 @@ class Signalling:
 
     def uninstall(self, sig: int, action: Any) -> Any:
         """Back to what Python knows: SIG_DFL or SIG_IGN. What waits is treated like that, too."""
+        self._poked.discard(sig)
         before = signal.signal(sig, action)
         former = self.handlers.pop(sig, None)
         self.held.discard(sig)
@@ -99,14 +111,29 @@ class Signalling:
         if any(sig in sigs for sigs in self._awaited):
             session.tell_progress()
         elif sig in self.handlers:
-            self._poke(sig)
+            self._poke(session, sig)
 
-    def _poke(self, sig: int) -> None:
-        if sig not in self._poked:
-            self._poked.add(sig)
-            main = threading.main_thread().ident
-            assert main is not None
+    def _poke(self, session: Session, sig: int) -> None:
+        if sig in self._poked:
+            return
+        self._poked.add(sig)
+        signal.pthread_kill(_main(), sig)
+        if sig not in self._doubted and not session.closed:
+            self._doubt(session, sig, _AGAIN_S)
+
+    def _doubt(self, session: Session, sig: int, pause_s: float) -> None:
+        self._doubted.add(sig)
+        session.clock.later(pause_s, lambda: self._poke_again(session, sig, pause_s))
+
+    def _poke_again(self, session: Session, sig: int, pause_s: float) -> None:
+        self._doubted.discard(sig)  # first: who pokes from now on sees to that himself
+        main = _main()
+        # Python changes threads at no point between these two lines; if the trampoline had run, the
+        # signal would look like one from the kernel.
+        if sig in self._poked:
             signal.pthread_kill(main, sig)
+            if pause_s < _GIVE_UP_S:
+                self._doubt(session, sig, 2 * pause_s)
 
     def _on_real(self, session: Session, sig: int) -> None:
         """The trampoline."""
@@ -154,9 +181,7 @@ class Signalling:
         def again() -> None:
             with session.lock:
                 pass
-            main = threading.main_thread().ident
-            assert main is not None
-            signal.pthread_kill(main, sig)
+            signal.pthread_kill(_main(), sig)
 
         session.clock.later(0, again)
 
@@ -173,4 +198,10 @@ class Signalling:
             self._awaited.remove(sigs)
             for sig in sigs & self.handlers.keys():
                 if self.pending.has((sig,)):
-                    self._poke(sig)
+                    self._poke(session, sig)
+
+
+def _main() -> int:
+    main = threading.main_thread().ident
+    assert main is not None
+    return main
