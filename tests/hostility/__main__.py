@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 
 from .kinds import KINDS
@@ -13,6 +14,7 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.hostility", description=__doc__)
     parser.add_argument("--count", type=int, default=2000, help="misdeeds of each kind")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of each kind at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", choices=sorted(KINDS), help="these kinds")
     parser.add_argument("--transport", default="native", choices=("native", "zmq", "auto"))
@@ -20,7 +22,8 @@ def main() -> int:
     given = parser.parse_args()
     failed = 0
     for name in given.only or KINDS:
-        outcome = besiege(KINDS[name], given.count, given.seed, given.transport, given.leader)
+        kind, most_s = KINDS[name], given.minutes * 60
+        outcome = besiege(kind, given.count, given.seed, given.transport, given.leader, most_s)
         failed += bool(outcome.complaints)
         _show(outcome)
     return 1 if failed else 0

@@ -12,13 +12,13 @@ class Place(IntEnum):
     """What is counted where."""
 
     STOP = 0  #: not 0: work no more
-    SENT = 1  #: misdeeds of the present attacker
+    FAILED = 1  #: not 0: somebody met with an error that is nobody's misdeed
     DONE = 2  #: deeds of the first bystander; those of the second behind it
     WORST_NS = 4  #: the longest that one took, of either
-    ATTACKER = 6  #: the VMID of the present attacker, 0 for none
-    NOTED = 7  #: what the victim has noted of misdeeds
-    REFUSED = 8  #: connections and lanes that the victim has refused to read on
-    FAILED = 9  #: not 0: somebody met with an error that is nobody's misdeed
+    SENT = 6  #: misdeeds of the present attacker of the first target; of the second behind it
+    ATTACKER = 8  #: the VMID of either, 0 for none
+    NOTED = 10  #: what the victim has noted of misdeeds
+    REFUSED = 11  #: connections and lanes that the victim has refused to read on
 
 
 class Board:

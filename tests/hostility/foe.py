@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-
-import zmq
 
 from libos_ipc import Group, wire
 from libos_ipc._native import pack_envelope, pack_message
@@ -15,14 +13,10 @@ from libos_ipc.core.codes import Code
 
 from .board import Board, Place
 from .dice import Dice
+from .lines import Refused, Wire, Wires
 from .words import Correspondence
 
-__all__ = ["Foe", "Target", "Wire"]
-
-#: A target that takes in nothing more for so long is hung.
-STUCK_MS = 30_000
-#: Frames that may wait in the attacker for the target.
-AHEAD = 500
+__all__ = ["Foe", "Target"]
 
 
 class Target(NamedTuple):
@@ -43,50 +37,36 @@ class Target(NamedTuple):
         return self.home / f"{self.vmid}.live"
 
 
-class Wire:
-    """A connection to a target; what it does not take in holds us up."""
-
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], target: Target) -> None:
-        self._socket = context.socket(zmq.DEALER)
-        self._socket.set(zmq.SNDHWM, AHEAD)
-        self._socket.set(zmq.RCVHWM, AHEAD)
-        self._socket.set(zmq.SNDTIMEO, STUCK_MS)
-        self._socket.linger = 1000
-        self._socket.connect(f"ipc://{target.messages}")
-
-    def say(self, frames: Sequence[bytes]) -> None:
-        """Send a message of these frames."""
-        self._socket.send_multipart(frames)
-
-    def close(self) -> None:
-        self._socket.close()
-
-
 class Foe:
     """`group` is its membership; strangers have left."""
 
-    def __init__(self, group: Group, board: Board, target: Target, seed: int) -> None:
+    def __init__(
+        self, group: Group, board: Board, target: Target, seed: int, place: int = 0
+    ) -> None:
         self.group = group
         self.board = board
         self.target = target
+        self._place = Place.SENT + place
+        self.wires = Wires(target.messages)
         vmid = 0 if group.closed else group.vmid
         pid = 0 if group.closed else group.pid
         self.vmid = vmid
         self.dice = Dice(seed, (vmid, pid, target.vmid, 1, 2, 3, 4))
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
     def did(self, count: int = 1) -> None:
         """So many misdeeds more are done."""
-        self.board[Place.SENT] += count
+        self.board[self._place] += count
 
     @contextlib.contextmanager
     def wire(self) -> Iterator[Wire]:
-        """A fresh connection to the target."""
-        made = Wire(self._context, self.target)
+        """A fresh connection to the target, until it is refused or we are through with it."""
+        made = self.wires.open()
         try:
             yield made
+        except Refused:
+            pass
         finally:
-            made.close()
+            self.wires.end(made)
 
     def hello(self, **other: int | bytes) -> list[bytes]:
         """The frames by which a connection says whose it is; something else for `other`."""

@@ -16,7 +16,7 @@ class Kind(NamedTuple):
 
     run: Callable[[Foe, int], None]
     member: bool = True
-    life: int = 2000
+    life: int = 5000
 
     @property
     def name(self) -> str:
@@ -45,10 +45,10 @@ KINDS = {
         Kind(strangers.joiners, member=False),
         Kind(strangers.halves, member=False),
         Kind(strangers.silent, member=False),
-        Kind(strangers.watchers, member=False, life=5000),
-        Kind(memories.rings, life=60),
-        Kind(memories.desks, life=500),
-        Kind(memories.bells, life=500),
+        Kind(strangers.watchers, member=False),
+        Kind(memories.rings, life=1000),
+        Kind(memories.desks),
+        Kind(memories.bells),
         Kind(memories.slots),
         Kind(memories.slabs),
     )

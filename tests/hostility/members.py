@@ -1,7 +1,7 @@
 """Misdeeds over a connection that the target has accepted as a member's.
 
-What does not make sense as a message costs its connection: then a fresh one is made, every few
-misdeeds. What makes sense is numbered as the next in order, or it would not be looked at.
+What does not make sense as a message costs its connection: a fresh one is made every few misdeeds,
+or when it is refused. What makes sense is the next in order, or it would not be looked at.
 """
 
 from __future__ import annotations
@@ -34,12 +34,20 @@ _SPARED = (Code.LEAVE, Code.PID_KILL)
 _WORDS = [code for code in wire.ROWS if code not in _SPARED]
 
 
-def _by_connection(foe: Foe, count: int, each: int, make: Callable[[], list[bytes]]) -> None:
-    """So many misdeeds, `each` of a connection."""
+def _by_connection(
+    foe: Foe,
+    count: int,
+    each: int,
+    make: Callable[[], list[bytes]],
+    talk: Correspondence | None = None,
+) -> None:
+    """So many misdeeds, `each` of a connection unless it is refused before."""
     done = 0
     while done < count:
         with foe.wire() as line:
             line.say(foe.hello())
+            for frames in talk.catch_up() if talk else ():
+                line.say(frames)
             for _ in range(min(each, count - done)):
                 line.say(make())
                 done += 1
@@ -67,7 +75,7 @@ def truncated(foe: Foe, count: int) -> None:
         frames[at] = frames[at][: dice.randrange(len(frames[at]))]
         return frames[: dice.choice((1, 2, 2, 2))]
 
-    _by_connection(foe, count, FEW, cut)
+    _by_connection(foe, count, FEW, cut, talk)
 
 
 def mutated(foe: Foe, count: int) -> None:
@@ -81,18 +89,17 @@ def mutated(foe: Foe, count: int) -> None:
             frames[1] = dice.spoiled(frames[1])
         return frames
 
-    _by_connection(foe, count, 4 * FEW, spoil)
+    _by_connection(foe, count, 4 * FEW, spoil, talk)
 
 
 def fields(foe: Foe, count: int) -> None:
     """Well-formed messages of the library whose numbers are any."""
-    talk, dice = foe.correspondence(), foe.dice
+    talk = foe.correspondence()
 
     def make() -> list[bytes]:
-        code = dice.choice([code for code in wire.ROWS if code != Code.LEAVE])
-        return talk.frames(code, payload_of(code, dice))
+        return talk.frames(*talk.any_word())
 
-    _by_connection(foe, count, 1 << 30, make)
+    _by_connection(foe, count, 1 << 30, make, talk)
 
 
 def sizes(foe: Foe, count: int) -> None:
@@ -104,13 +111,13 @@ def sizes(foe: Foe, count: int) -> None:
         frames[1] = dice.number(64).to_bytes(8, "little") + frames[1][8:]
         return frames
 
-    _by_connection(foe, count, FEW, lie)
+    _by_connection(foe, count, FEW, lie, talk)
 
 
 def codes(foe: Foe, count: int) -> None:
     """Codes of nobody, with and without a request, and payloads of other codes."""
     talk, dice = foe.correspondence(), foe.dice
-    nobody = [code for code in range(FIRST_USER_CODE) if code not in list(wire.ROWS)]
+    nobody = [code for code in range(FIRST_USER_CODE) if code not in set(wire.ROWS)]
 
     def make() -> list[bytes]:
         if dice.randrange(3) == 0:
@@ -119,7 +126,7 @@ def codes(foe: Foe, count: int) -> None:
             return talk.frames(dice.randrange(64, 256), dice.randbytes(dice.randrange(30)))
         return talk.frames(dice.choice(_WORDS), payload_of(dice.choice(_WORDS), dice))
 
-    _by_connection(foe, count, 1 << 30, make)
+    _by_connection(foe, count, 1 << 30, make, talk)
 
 
 def forged(foe: Foe, count: int) -> None:
@@ -141,7 +148,7 @@ def forged(foe: Foe, count: int) -> None:
             return talk.frames(code, payload_of(code, dice))
         return [pack_envelope(0, dice.number(64)), pack_message(Code.ACK, 0, b"")]
 
-    _by_connection(foe, count, 1 << 30, make)
+    _by_connection(foe, count, 1 << 30, make, talk)
 
 
 def replayed(foe: Foe, count: int) -> None:
@@ -178,4 +185,4 @@ def hellos(foe: Foe, count: int) -> None:
             frames = talk.frames(Code.HELLO, payload)
         return frames
 
-    _by_connection(foe, count, 4 * FEW, make)
+    _by_connection(foe, count, 4 * FEW, make, talk)

@@ -74,24 +74,27 @@ def _lane(foe: Foe) -> memoryview:
     return _mapped(lanes.LANE_BYTES)[-1]
 
 
-def _ring(foe: Foe) -> None:
-    """Have the target look at our line, by means of the library."""
+def _ring(foe: Foe) -> bool:
+    """Have the target look at our line, by means of the library; False if there is none left."""
     session = foe.group._session
-    line = session.traffic.lanes.line_of(foe.target.vmid)
-    if line is not None:
-        try:
-            session.traffic.lanes.at(foe.target.vmid)[1].send(0, 0, 22, 0, b"")
-        except ValueError:
-            pass  # closed, or what we have written is in our own way
+    if session.traffic.lanes.line_of(foe.target.vmid) is None:
+        return False
+    try:
+        session.traffic.lanes.at(foe.target.vmid)[1].send(0, 0, 22, 0, b"")
+    except ValueError:
+        pass  # closed, or what we have written is in our own way
+    return True
 
 
 def _bursts(foe: Foe, count: int) -> Iterator[int]:
-    """So many misdeeds: yields for each; in between the target is called, and has a moment."""
+    """So many misdeeds: yields for each; in between the target is called, and has a moment. None
+    behind the end of the lane: then nobody looks any more."""
     for number in range(count):
         yield number
         foe.did()
         if number % BURST == BURST - 1:
-            _ring(foe)
+            if not _ring(foe):
+                return
             if number % (4 * BURST) == 4 * BURST - 1:
                 time.sleep(0.0005)
 

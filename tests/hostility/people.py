@@ -76,10 +76,10 @@ def victim(group: Group, board: Board) -> None:
     payload = os.urandom(100_000)
     turn = 0
     while not board[Place.STOP]:
-        attacker = board[Place.ATTACKER]
         turn += 1
+        attacker = board[Place.ATTACKER + turn % 2]
         try:
-            if attacker and turn % 2:
+            if attacker and turn % 4 < 2:
                 group.ping(attacker, timeout=0.05)
             elif attacker:
                 group.send(attacker, NOISE, payload[: turn * 37 % len(payload)], timeout=0.05)

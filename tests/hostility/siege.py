@@ -1,8 +1,9 @@
-"""One siege: a group, a kind of misdeed, attackers one after the other, and what came of it."""
+"""One siege: a group, a kind of misdeed, attackers in pairs, and what came of it."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -53,6 +54,7 @@ class _Siege:
         self.board = board
         self.kind = kind
         self.seed = seed
+        self.until = math.inf
         self.complaints: list[str] = []
         group.on(ECHO)(echo)
         self.victim = group.spawn(victim, group, self.board)
@@ -73,31 +75,36 @@ class _Siege:
 
     # ---- attackers
 
-    def attack(self, target: Target, count: int) -> int:
-        """One attacker's life: how many misdeeds it came to."""
+    def attack(self, place: int, count: int) -> Child:
+        """Set an attacker on the target at this place, for so many misdeeds."""
         self.seed += 1
-        self.board[Place.SENT] = 0
+        self.board[Place.SENT + place] = 0
         child = self.group.spawn(
-            _attack, self.group, self.board, self.kind, target, self.seed, count
+            _attack, self.group, self.board, self.kind, self.targets[place], self.seed, count, place
         )
-        self.board[Place.ATTACKER] = child.vmid if self.kind.member else 0
+        self.board[Place.ATTACKER + place] = child.vmid if self.kind.member else 0
+        return child
+
+    def end_of(self, place: int, child: Child) -> int:
+        """How many misdeeds the attacker has come to."""
         try:
             status = child.wait(ENDING_S)
             if status.code:
-                self.complaints.append(f"attacker {self.seed} ended with {status}")
+                self.complaints.append(f"attacker {child.vmid} ended with {status}")
         except IpcError as error:
-            self.complaints.append(f"attacker {self.seed} did not come to an end: {error}")
+            self.complaints.append(f"attacker {child.vmid} did not come to an end: {error}")
             _kill(child)
-        self.board[Place.ATTACKER] = 0
-        return self.board[Place.SENT]
+        self.board[Place.ATTACKER + place] = 0
+        return self.board[Place.SENT + place]
 
     def attack_all(self, count: int) -> int:
-        """Attackers until so many misdeeds are done, or somebody has ended."""
-        sent = turn = 0
-        while sent < count and not self.complaints:
-            target = self.targets[turn % len(self.targets)]
-            sent += self.attack(target, min(self.kind.life, count - sent))
-            turn += 1
+        """An attacker for each target at a time, until so many misdeeds are done, the time is over,
+        or somebody has ended."""
+        sent, places = 0, range(len(self.targets))
+        while sent < count and not self.complaints and time.monotonic() < self.until:
+            life = min(self.kind.life, -(-(count - sent) // len(places)))
+            foes = [self.attack(place, life) for place in places]
+            sent += sum(self.end_of(place, child) for place, child in enumerate(foes))
             self.look()
         return sent
 
@@ -181,13 +188,16 @@ def _kill(child: Child) -> None:
     child.wait(ENDING_S)
 
 
-def _attack(group: Group, board: Board, kind: Kind, target: Target, seed: int, count: int) -> None:
+def _attack(
+    group: Group, board: Board, kind: Kind, target: Target, seed: int, count: int, place: int
+) -> None:
     """What runs in an attacker."""
     logging.getLogger("libos_ipc").handlers[:] = [logging.NullHandler()]
     if not kind.member:
         group.close()
-    foe = Foe(group, board, target, seed)
+    foe = Foe(group, board, target, seed, place)
     kind.run(foe, count)
+    foe.wires.close()
     os._exit(0)  # without a goodbye
 
 
@@ -197,8 +207,9 @@ def besiege(
     seed: int,
     transport: str = "native",
     leader: Literal["process", "embedded"] = "process",
+    most_s: float = math.inf,
 ) -> Outcome:
-    """So many misdeeds of one kind."""
+    """So many misdeeds of one kind, or what of them is done in `most_s` seconds."""
     place = "/dev/shm" if os.path.isdir("/dev/shm") else None
     home = Path(tempfile.mkdtemp(prefix="si-", dir=place))
     (home / "file").touch()
@@ -208,7 +219,9 @@ def besiege(
     try:
         with recorded(), hushed(board):
             with Group.create("s", runtime_dir=home, config=config, leader=leader) as group:
-                sent, growth, complaints = _besiege(_Siege(group, board, kind, seed, home), count)
+                siege = _Siege(group, board, kind, seed, home)
+                siege.until = begun + most_s
+                sent, growth, complaints = _besiege(siege, count)
             deeds = board[Place.DONE] + board[Place.DONE + 1]
             worst = max(board[Place.WORST_NS], board[Place.WORST_NS + 1]) / 1e9
             noted, refused = board[Place.NOTED], board[Place.REFUSED]

@@ -15,16 +15,12 @@ from libos_ipc._native import pack_envelope, pack_message
 from libos_ipc.core.codes import Code
 
 from .foe import Foe
+from .lines import GREETING, READY, connected
 
 __all__ = ["halves", "impostors", "joiners", "silent", "strange_frames", "watchers"]
 
 #: Connections that are held open at a time.
 HELD = 100
-#: How a connection of ZeroMQ's begins (ZMTP 3.0), and what is said next.
-_GREETING = (
-    b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
-)
-_READY = b"\x04\x26\x05READY\x0bSocket-Type\0\0\0\x06DEALER\x08Identity\0\0\0\0"
 #: Messages of a stranger's connection: at the first it is refused.
 FEW = 4
 
@@ -96,13 +92,6 @@ def joiners(foe: Foe, count: int) -> None:
     _by_connection(foe, count, make)
 
 
-def _connected(path: object) -> socket.socket:
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    made.settimeout(30)
-    made.connect(str(path))
-    return made
-
-
 @contextmanager
 def _holding(foe: Foe) -> Iterator[Callable[[socket.socket], None]]:
     """Keeps open what it is given, each a misdeed, until so many more have come."""
@@ -124,17 +113,16 @@ def halves(foe: Foe, count: int) -> None:
     dice = foe.dice
     with _holding(foe) as hold:
         for _ in range(count):
-            line = _connected(foe.target.messages)
-            said = _GREETING + _READY
             way = dice.randrange(4)
-            if way == 0:
-                said = dice.randbytes(dice.randrange(1, 100))
-            elif way == 1:
-                said = said[: dice.randrange(len(said))]
+            if way < 2:
+                line = connected(foe.target.messages)
+                said = GREETING + READY
+                said = said[: dice.randrange(len(said))] if way else dice.randbytes(99)
             else:
+                line = foe.wires.open().socket
                 flags = dice.choice((0, 1, 2, 3, 4, 6, 255))
                 size = dice.number(64 if flags & 2 else 8)
-                said += struct.pack("<B", flags) + size.to_bytes(8 if flags & 2 else 1, "big")
+                said = struct.pack("<B", flags) + size.to_bytes(8 if flags & 2 else 1, "big")
                 said += dice.randbytes(dice.randrange(300))
             try:
                 line.sendall(said)
@@ -147,9 +135,9 @@ def silent(foe: Foe, count: int) -> None:
     """Connections on which nothing is said, many at a time; some greet first."""
     with _holding(foe) as hold:
         for number in range(count):
-            line = _connected(foe.target.messages)
+            line = connected(foe.target.messages)
             if number % 2:
-                line.sendall(_GREETING + _READY)
+                line.sendall(GREETING + READY)
             hold(line)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from libos_ipc import wire
 from libos_ipc._native import pack_envelope, pack_message
@@ -42,11 +43,21 @@ def payload_of(code: Code, dice: Dice) -> bytes:
     return head + tail
 
 
+_NOTHING = pack_message(Code.ACK, 0, b"")
+#: All words but the one by which a member leaves.
+_ANY = [code for code in wire.ROWS if code != Code.LEAVE]
+
+
 class Correspondence:
-    """Numbers of what is said to one process, so that it is taken for the next in order."""
+    """Numbers of what is said to one process, so that it is taken for the next in order.
+
+    Only the next in order is looked at, and what is said on a connection behind the first that
+    makes no sense is not read. So each fresh connection begins with nothings in the place of all
+    that was said on the one before.
+    """
 
     def __init__(self, sent: int, dice: Dice) -> None:
-        self._number = sent
+        self._number = self._read = sent
         self._seq = 1 << 40
         self.dice = dice
         self.said: list[list[bytes]] = []
@@ -62,7 +73,13 @@ class Correspondence:
             self.said.append(found)
         return found
 
+    def catch_up(self) -> Iterator[list[bytes]]:
+        """Nothings, behind which the next number is the next for the target, too."""
+        for number in range(self._read + 1, self._number + 1):
+            yield [pack_envelope(number, 0), _NOTHING]
+        self._read = self._number
+
     def any_word(self) -> tuple[int, bytes]:
         """A code of the library's own and a payload of its layout."""
-        code = self.dice.choice([code for code in wire.ROWS if code not in (Code.LEAVE,)])
+        code = self.dice.choice(_ANY)
         return code, payload_of(code, self.dice)
