@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
+
 import pytest
-from processes import DEADLINE_S, Forked, Line, Peer, poll
+from processes import DEADLINE_S, Forked, Line, Peer, descriptors, poll
 
 import libos_ipc
 from libos_ipc import Group, Message
+from libos_ipc.runtime.connections import hang_up, inode_of
 
 ECHO = 71
 
@@ -87,3 +91,26 @@ def test_a_connection_comes_back_for_who_has_no_lane_yet(group: Group) -> None:
         with Peer(group, answer) as late:
             assert group.request(late.vmid, ECHO, b"new", timeout=DEADLINE_S) == b"new"
             by_lanes_alone(group, peer.vmid, late.vmid)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_number_that_is_no_connections_any_more(known: bool) -> None:
+    """Something else has it when the connection is to be ended; perhaps it had it, too, when the
+    connection was looked at. It stays open, and nothing else is opened for good."""
+    pidfd = os.pidfd_open(os.getpid())
+    before = descriptors()
+    hang_up(pidfd, inode_of(pidfd) if known else 1)
+    assert descriptors() == before
+    os.close(pidfd)
+    hang_up(pidfd, 1)
+
+
+def test_a_connection_is_ended_at_its_other_end() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        hang_up(here.fileno(), inode_of(there.fileno()))
+        there.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            there.recv(1)
+        hang_up(here.fileno(), inode_of(here.fileno()))
+        assert there.recv(1) == b""

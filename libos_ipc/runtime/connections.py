@@ -59,13 +59,30 @@ def inode_of(fd: int) -> int:
 
 
 def hang_up(fd: int, inode: int) -> None:
-    """End a connection of ZeroMQ's. Its number may be another's by now: so by a copy of ours."""
+    """End a connection of ZeroMQ's. Its number may be another's by now, and of what is no socket at
+    all: so by a copy of ours, which is closed whatever it is."""
     try:
-        with socket.socket(fileno=os.dup(fd)) as line:
-            if inode_of(line.fileno()) == inode:
-                line.shutdown(socket.SHUT_RDWR)
+        copy = os.dup(fd)
     except OSError:
-        pass  # it has ended
+        return  # it has ended
+    try:
+        if inode_of(copy) == inode:
+            _shut_down(copy)
+    finally:
+        os.close(copy)
+
+
+def _shut_down(fd: int) -> None:
+    try:
+        line = socket.socket(fileno=fd)
+    except OSError:
+        return  # no socket
+    try:
+        line.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # the other end has gone
+    finally:
+        line.detach()
 
 
 def _process_at(fd: int) -> int:
