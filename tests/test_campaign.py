@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import mmap
+import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,10 +16,12 @@ from campaign.act import play
 from campaign.history import History
 from campaign.record import Line, Record, read
 from campaign.script import draw
+from campaign.traces import Traces, left_behind
 from campaign.verdict_messages import judge_messages
 from campaign.verdict_owners import judge_owners
 from campaign.verdict_processes import judge_processes
 from campaign.verdict_values import judge_values
+from processes import Forked
 
 SECOND = 10**9
 
@@ -160,6 +165,31 @@ def test_what_is_not_promised_is_seen(name: str) -> None:
     judge: Callable[[History], Iterator[str]]
     judge, said = BAD[name]
     assert len(list(judge(said))) == 1
+
+
+def test_what_is_left_behind_is_seen(tmp_path: Path) -> None:
+    had = Traces.now()
+    files = tmp_path / "libos_ipc" / "act"
+    files.mkdir(parents=True)
+    fd = os.memfd_create("left", os.MFD_CLOEXEC)
+    os.truncate(fd, mmap.PAGESIZE)
+    memory = mmap.mmap(fd, mmap.PAGESIZE)
+    gate = threading.Event()
+    thread = threading.Thread(target=gate.wait)
+    thread.start()
+    with open(files / "journal-1", "w") as journal, Forked(lambda line: line.pause()):
+        journal.close()
+        left = " ".join(left_behind(tmp_path, had, patience_s=0))
+    gate.set()
+    thread.join()
+    memory.close()
+    os.close(fd)
+    for what in ("file", "process", "descriptors", "mappings", "threads", "children"):
+        assert f"left behind: {what}" in left
+    (files / "journal-1").unlink()
+    files.rmdir()
+    files.parent.rmdir()
+    assert list(left_behind(tmp_path, had)) == []
 
 
 def test_half_a_line_is_left_out(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ follows whether every promise was kept.
     record       a process's own record
     worker       what a worker does, over and over
     deeds        the single things to do: messages, IDs, locks, values, signals, forks
-    act          one act: workers, faults, the end, what is left behind
+    act          one act: workers, faults, the end
+    traces       files, processes, descriptors that were left behind
     history      the records of all processes, joined
     verdict_…    what must hold: messages, owners (IDs and locks), values, children
     linearizability    whether what users of a value saw can be explained

@@ -15,7 +15,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ from .deeds_with_locks import make_files
 from .history import History
 from .record import Record
 from .script import Script
+from .traces import Traces, left_behind
 from .verdict_messages import judge_messages
 from .verdict_owners import judge_owners
 from .verdict_processes import judge_processes
@@ -165,6 +166,7 @@ class _Act:
             self.wait(child)
         self.await_that(self.alone, "members that do not leave")
         self.deeds.say_goodbye()
+        self.deeds.listen_no_more()
         self.await_that(lambda: not self.held(), "locks of the dead")
         self.complaints += [f"left behind: {what}" for what in self.held()]
 
@@ -212,6 +214,7 @@ def play(script: Script, seconds: float) -> Outcome:
     make_files(directory)
     notes = logging.FileHandler(directory / "notes.txt")
     logging.getLogger("libos_ipc").addHandler(notes)
+    had = Traces.now()
     before = delegations.STREAK
     delegations.STREAK = 1 if script.delegating else before
     try:
@@ -223,7 +226,7 @@ def play(script: Script, seconds: float) -> Outcome:
     history = History.in_directory(directory)
     for judge in VERDICTS:
         complaints += judge(history)
-    complaints += _left_behind(home)
+    complaints += left_behind(home, had)
     if not complaints:
         shutil.rmtree(home)
     return Outcome(script, history.counts(), complaints, home if complaints else None)
@@ -245,16 +248,3 @@ def _play(script: Script, seconds: float, home: Path, directory: Path) -> list[s
             act.record.close()
             act.board.close()
     return act.complaints
-
-
-def _left_behind(home: Path) -> Iterator[str]:
-    """Files in the runtime directory, a while after the group has ended."""
-    until = time.monotonic() + 15
-    while True:
-        left = list((home / "libos_ipc").rglob("*"))
-        if not left:
-            return
-        if time.monotonic() > until:
-            yield from (f"left behind: {path}" for path in left)
-            return
-        time.sleep(0.02)
