@@ -154,3 +154,14 @@ def test_answers_to_oneself_are_heard_at_once() -> None:
     answered.on_sent(ONE, 1, 0)
     answered.on_sent(ONE, 5, 0)
     assert answered.take_received() == [(ONE, 1)]
+
+
+def test_who_asks_to_join_again_is_who_it_was_before() -> None:
+    """The leader has died between record and answer: its successor is asked in the same call."""
+    play, who = Play(), Applicant(10, 9, 0, 0, True, 77)
+    admission, effects = play.leader.on_join(who, 0.0, 0.0)
+    play.write(play.member.lead(effects, 0.0))
+    successor = play.successor()
+    assert successor.on_join(who, 1.0, 1.0) == (admission, [])
+    other, _ = successor.on_join(who._replace(attempt=78), 1.0, 1.0)
+    assert other.vmid not in (ONE, admission.vmid)

@@ -156,8 +156,9 @@ class Leader(Roster):
     def on_join(self, applicant: Applicant, now: float, wall: float) -> tuple[Admission, Effects]:
         """Admit a process. IpcError(EAGAIN) when no ID is left for it."""
         starting = self.find_starting(applicant)
-        if len(starting) >= MOST_STARTING:
-            return self._admitted_before(starting[-1]), []
+        again = [row for row in starting if row.attempt and row.attempt == applicant.attempt]
+        if again or len(starting) >= MOST_STARTING:
+            return self._admitted_before((again or starting)[-1]), []
         before = self.find_detached(applicant)
         vmid = self.next_vmid
         effects: Effects = []

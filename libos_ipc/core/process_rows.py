@@ -20,6 +20,8 @@ class Applicant(NamedTuple):
     uid: int
     parent: int  #: VMID of the issuer of its token, 0 for none
     may_lead: bool
+    #: drawn for one call of `join`, which asks the next leader again if one dies; 0 matches none
+    attempt: int = 0
 
 
 class Admission(NamedTuple):
@@ -38,6 +40,7 @@ class Process:
     """One row of the table."""
 
     __slots__ = (
+        "attempt",
         "forebears",
         "forked",
         "joined_at",
@@ -63,6 +66,7 @@ class Process:
         self.start_time = 0
         self.uid = -1
         self.may_lead = True
+        self.attempt = 0
         #: made by a fork of `parent`, which therefore knows of it
         self.forked = True
         #: VMIDs of those that it was forked from, its parent first, whether they live or not

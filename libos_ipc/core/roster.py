@@ -220,6 +220,7 @@ class Roster:
         uid: int,
         asked_parent: int,
         may_lead: bool,
+        attempt: int,
         wall: float,
         now: float,
     ) -> None:
@@ -234,7 +235,7 @@ class Roster:
         self.next_vmid = vmid + 1
         process = Process(vmid, pid, ppid, parent, pgid)
         process.os_pid, process.start_time, process.uid = os_pid, start_time, uid
-        process.may_lead, process.joined_at = may_lead, wall
+        process.may_lead, process.attempt, process.joined_at = may_lead, attempt, wall
         process.forked = False
         self.processes[vmid] = process
         self.groups.enter(vmid, pgid)

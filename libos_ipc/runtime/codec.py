@@ -33,6 +33,7 @@ class Greeting(msgspec.Struct, frozen=True, array_like=True):
     group_id: str
     parent: int
     may_lead: bool
+    attempt: int = 0  #: the same when the next leader is asked again
 
 
 def pack(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from libos_ipc._native import unpack_frames
@@ -35,11 +36,12 @@ def join(
     took the name over.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
+    attempt = int.from_bytes(os.urandom(7), "big") + 1
     while True:
         file = directory.read()
         if group_id and file.id != group_id:
             raise LeaderLost(f"the group {file.name!r} of this token is gone; another has its name")
-        greeting = Greeting(file.id, parent, may_lead)
+        greeting = Greeting(file.id, parent, may_lead, attempt)
         left = None if deadline is None else deadline - time.monotonic()
         try:
             admission = _ask(directory, file, greeting, left)
