@@ -6,6 +6,7 @@ its end one of the others leads, and nobody notices more than a pause.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -18,7 +19,11 @@ from processes import DEADLINE_S, Forked, Line, Peer, poll, state_of
 
 import libos_ipc
 from libos_ipc import Group, GroupConfig, GroupExists, LeaderLost
+from libos_ipc.core.succession_words import Bid, Role
+from libos_ipc.runtime import heir
+from libos_ipc.runtime.group_file import GroupFile
 from libos_ipc.runtime.journal_file import read_head
+from libos_ipc.runtime.rundir import GroupDir
 
 NOTE, NOTED = 70, 71
 
@@ -269,6 +274,88 @@ def test_children_are_waited_for_and_signalled_as_before(led: Led) -> None:
         group.kill(peer.pid, signal.SIGTERM)
         assert group.wait(peer.pid).signal == signal.SIGTERM
         assert os.WTERMSIG(peer.wait()) == signal.SIGTERM
+
+
+def test_a_winner_that_dies_before_it_leads_is_not_waited_for(
+    led: Led, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end alone tells of it: nobody looks at the lock again."""
+    group, lines = led.group, []
+    monkeypatch.setattr(heir, "LOOK_S", 3600.0)
+
+    def inherit(self: heir.Heir, deed: object) -> None:
+        lines[0].send("won")
+        lines[0].recv()
+        os._exit(1)
+
+    def win(line: Line) -> None:
+        lines.append(line)
+        line.send("ready")
+        line.pause()
+
+    def bid_late(deed: Bid) -> object:
+        monkeypatch.setitem(does, Bid, bid)
+        poll(lambda: group._node.directory.lock.holder(deed.epoch), what="a winner")
+        return bid(deed)
+
+    with monkeypatch.context() as childs:
+        childs.setattr(heir.Heir, "_inherit", inherit)
+        winner = Forked(win)
+    does = group._node.heir._do_one
+    bid = does[Bid]
+    monkeypatch.setitem(does, Bid, bid_late)
+    with winner:
+        assert winner.recv() == "ready"
+        group.members()
+        led.kill()
+        assert winner.recv() == "won"
+        poll(lambda: group._node.heir.machine.role is Role.AWAITING, what="it has lost")
+        winner.send("die")
+        assert group.members()
+        assert group.is_leader
+
+
+# ---- short of something
+
+
+def test_a_successor_that_has_no_room_to_say_so_leads_all_the_same(
+    led: Led, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = []
+
+    def publish_later(self: GroupDir, file: GroupFile) -> None:
+        if len(refused) < 3:
+            refused.append(file)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        publish(self, file)
+
+    publish = GroupDir.publish
+    monkeypatch.setattr(GroupDir, "publish", publish_later)
+    led.kill()
+    assert led.group.members()
+    assert led.group.is_leader
+    with Group.join("g", runtime_dir=led.runtime_dir, timeout=DEADLINE_S) as late:
+        assert late.epoch == 2
+    assert len(refused) == 3
+
+
+def test_who_cannot_look_at_the_new_leader_follows_when_it_can(
+    led: Led, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Group.join("g", runtime_dir=led.runtime_dir, may_lead=False) as group:
+        refused = []
+
+        def read_later(path: str) -> object:
+            if group._node.heir.machine.epoch > group.epoch and not refused:
+                refused.append(path)
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return read_head(path)
+
+        monkeypatch.setattr(heir, "read_head", read_later)
+        led.kill()
+        assert group.members()
+        assert refused
+        assert not group.is_leader
 
 
 # ---- nobody can lead

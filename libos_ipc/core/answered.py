@@ -125,4 +125,6 @@ class Answered:
 
 def frozen(value: object) -> object:
     """The same with tuples for lists, as which they come out of a journal."""
-    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple([frozen(each) if isinstance(each, list | tuple) else each for each in value])

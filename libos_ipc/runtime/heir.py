@@ -50,7 +50,7 @@ from libos_ipc.core.succession_words import (
     Won,
 )
 from libos_ipc.core.vocabulary import Journal, Note
-from libos_ipc.errors import ProtocolError
+from libos_ipc.errors import IpcError, ProtocolError
 from libos_ipc.runtime.journal_file import (
     JournalFile,
     JournalSealed,
@@ -71,13 +71,18 @@ __all__ = ["Heir"]
 
 log = logging.getLogger("libos_ipc")
 
-#: Seconds between looks at who leads, while somebody else is about to.
-LOOK_S = 0.02
+#: Seconds between looks at who leads, while somebody else is about to: the first, and the longest.
+#: Each is as long as all before it. A winner watches all others as soon as it leads, which they
+#: see (`on_watched`), and the kernel tells of its death: this is for one that gives up.
+LOOK_S = 0.1
+LAST_LOOK_S = 0.2
 #: Seconds between looks at a leader that does not answer, and how late one may be.
 STALL_LOOK_S = 0.25
 LATE_S = 0.25
 #: Seconds until who leaves looks for a leader: most likely it has its answer, and is gone by then.
 LEAVING_S = 0.2
+#: Seconds that a new leader waits for others to come by themselves before it calls them.
+CALL_S = 0.05
 #: Seconds between looks of a leader whether it has been deposed.
 SEALED_LOOK_S = 0.5
 
@@ -102,6 +107,8 @@ class Heir:
         self._started = start_time(leader) if leader > 0 else 0  # with its pid, it is that process
         self._next_look = 0.0
         self._looking = False
+        self._look_s = LOOK_S
+        self._deeds: deque[Deed] = deque()
         self._inheritance: tuple[Leader, JournalFile] | None = None
         self._do_one: dict[type[Deed], Callable[..., Evidence | None]] = {
             Watch: self._watch,
@@ -135,8 +142,13 @@ class Heir:
     def look(self) -> None:
         """A later epoch may have begun."""
         begun = self._begun()
-        if begun is not None:
+        if begun is not None or self._deeds:
             self._step(begun)
+
+    def on_watched(self) -> None:
+        """Somebody watches us, perhaps since it leads now."""
+        if self._looking:
+            persist(self._node.session, self.look)
 
     def on_tick(self, now: float) -> None:
         """Time passes, and this process waits for the leader, or leads."""
@@ -178,16 +190,22 @@ class Heir:
         self.look()
         self._step(evidence)
 
-    def _step(self, evidence: Evidence) -> None:
-        deeds: deque[Deed] = deque()
-        found: Evidence | None = evidence
+    def _step(self, found: Evidence | None) -> None:
+        """What this evidence leads to, and what is still to be done: what the system has no room
+        for (OSError) is, at the next step."""
+        deeds = self._deeds
         while not self._node.session.closed:
             if found is not None:
                 deeds.extend(self._on(found))
             if not deeds:
                 return
             deed = deeds.popleft()
-            found = self._do_one[type(deed)](deed)
+            try:
+                found = self._do_one[type(deed)](deed)
+            except OSError as error:
+                if not isinstance(error, IpcError):
+                    deeds.appendleft(deed)
+                raise
 
     def _on(self, evidence: Evidence) -> list[Deed]:
         machine = self.machine
@@ -214,6 +232,17 @@ class Heir:
     def _watch(self, deed: Watch) -> None:
         self._stall.forget()
         self._started = start_time(deed.pid)
+        watches, leads = self._node.session.watches, self.machine.role is Role.FOLLOWING
+        try:
+            watches.end_of(0 if leads else deed.pid, lambda: self._on_winner_end(deed.pid))
+        except OSError:
+            pass  # it has ended, or there is no descriptor: the lock says so when it is looked at
+
+    def _on_winner_end(self, os_pid: int) -> None:
+        session = self._node.session
+        with session.lock:
+            session.watches.end_of(0, lambda: None)
+            self._soon(lambda: self._tell(Gone(os_pid)))
 
     def _bid(self, deed: Bid) -> Evidence:
         begun = self._begun()
@@ -223,12 +252,14 @@ class Heir:
         return Taken(deed.epoch, holder) if holder else Won(deed.epoch)
 
     def _find_holder(self, deed: FindHolder) -> None:
+        self._look_s = LOOK_S
         if not self._looking:
             self._looking = True
             self._look_soon()
 
     def _look_soon(self) -> None:
-        self._soon(self._look_for_leader, LOOK_S)
+        self._soon(self._look_for_leader, self._look_s)
+        self._look_s = min(2 * self._look_s, LAST_LOOK_S)
 
     def _look_for_leader(self) -> None:
         """Who leads, or is about to; again soon, if that is still to be found out."""
@@ -308,11 +339,22 @@ class Heir:
         if member.leader is not leader:
             return  # sealed by then
         session.perform(member.lead(leader.take_over(now), now))
-        for vmid, process in sorted(leader.processes.items()):
-            if vmid != member.vmid and process.os_pid:
-                session.perform(member.send(vmid, Code.NEW_EPOCH, (), now))
-        for epoch in range(1, deed.epoch):
-            retire(self._directory.journal(epoch))
+        self._soon(lambda: self._call_others(deed.epoch), CALL_S)
+        self._soon(lambda: self._retire_below(deed.epoch))
+
+    def _retire_below(self, epoch: int) -> None:
+        for earlier in range(1, epoch):
+            retire(self._directory.journal(earlier))
+
+    def _call_others(self, epoch: int) -> None:
+        """Most have come by themselves; who follows a leader that only stands still has not."""
+        member, now = self._node.session.member, time.monotonic()
+        leader = member.leader
+        if leader is None or member.epoch != epoch:
+            return
+        for vmid in sorted(member.away.keys() & leader.processes.keys()):
+            if leader.processes[vmid].os_pid:
+                self._node.session.perform(member.send(vmid, Code.NEW_EPOCH, (), now))
 
     def _rejoin(self, deed: Rejoin) -> None:
         node, session = self._node, self._node.session

@@ -191,6 +191,7 @@ def read_bytes(path: str) -> bytes:
 def records_of(data: bytes, path: str) -> Iterator[Record]:
     """The records in such bytes, in order. ProtocolError where they are damaged."""
     at = 0
+    decode = msgspec.msgpack.Decoder().decode
     while at < len(data):
         if at + _RECORD.size > len(data):
             raise ProtocolError(f"{path}: cut off at byte {at}")
@@ -200,7 +201,7 @@ def records_of(data: bytes, path: str) -> Iterator[Record]:
         if at + length > len(data) or zlib.crc32(record) != crc:
             raise ProtocolError(f"{path}: damaged at byte {at}")
         at += length
-        yield tuple(msgspec.msgpack.decode(record))
+        yield tuple(decode(record))
 
 
 def read_journal(path: str) -> Iterator[Record]:

@@ -11,6 +11,7 @@ from libos_ipc.runtime.belongings import Belongings
 from libos_ipc.runtime.group_file import GroupFile
 from libos_ipc.runtime.heir import Heir
 from libos_ipc.runtime.journal_file import JournalFile, JournalSealed, seal
+from libos_ipc.runtime.shortage import persist
 
 __all__ = ["Leadership"]
 
@@ -58,7 +59,10 @@ class Leadership(Belongings):
         self.heir.on_leader_gone(epoch)
 
     def look_for_epoch(self) -> None:
-        self.heir.look()
+        persist(self.session, self.heir.look)
+
+    def watched(self) -> None:
+        self.heir.on_watched()
 
     def sealed(self) -> None:
         self.heir.on_sealed()
@@ -73,7 +77,12 @@ class Leadership(Belongings):
         self.file = file
         self._journal = journal
         self.leading = True
-        self.directory.publish(file)
+        persist(self.session, lambda: self._publish(file))
+
+    def _publish(self, file: GroupFile) -> None:
+        """Say in the group's file who leads, for those who come: unless that is another by now."""
+        if self.leading and self.file is file:
+            self.directory.publish(file)
 
     def step_down(self) -> None:
         """Somebody else leads, or is about to. A process that was nothing but the leader ends."""

@@ -4,8 +4,10 @@ death, if they are there at all."""
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from libos_ipc.core.leader import Leader
 from libos_ipc.core.process_rows import Process
 from libos_ipc.core.vocabulary import Expect, State
 from libos_ipc.runtime.process_state import start_time
@@ -16,20 +18,39 @@ if TYPE_CHECKING:
 
 __all__ = ["expect"]
 
+#: Children to be of whom the directory is read once, rather than a socket of each one looked for.
+MANY = 16
+
 
 def expect(session: Session, effect: Expect) -> None:
     """Watch those, and tell the leader's machine who is not there. Under the session's lock."""
     leader = session.member.leader
     if leader is None:
         return  # deposed, by what was performed before this
-    known = leader.processes
-    absent = absent_of(
-        session, effect.vmids, lambda vmid: _is_there(session, vmid, known.get(vmid))
-    )
+    absent, never_there = _absent(session, leader, effect.vmids)
     now = time.monotonic()
-    session.perform_within(session.member.lead(leader.on_expected(absent, now), now))
+    gone = sorted(absent + never_there)
+    session.perform_within(session.member.lead(leader.on_expected(gone, now), now))
     for vmid in absent:
         session.directory.forget(vmid)
+
+
+def _absent(session: Session, leader: Leader, vmids: Iterable[int]) -> tuple[list[int], list[int]]:
+    """Those who are not there, and who have left no file either. A successor finds several children
+    to be for each process, and hardly one of them was born."""
+    known, children = leader.processes, [vmid for vmid in vmids if vmid not in leader.processes]
+    # Whoever could have forked comes first: if it has ended, its children are in the directory.
+    absent = _missing(session, [vmid for vmid in vmids if vmid in known], known)
+    never_there: list[int] = []
+    if len(children) > MANY:
+        seen = session.directory.seen()
+        never_there = [vmid for vmid in children if vmid not in seen]
+        children = [vmid for vmid in children if vmid in seen]
+    return absent + _missing(session, children, known), never_there
+
+
+def _missing(session: Session, vmids: Iterable[int], known: dict[int, Process]) -> list[int]:
+    return absent_of(session, vmids, lambda vmid: _is_there(session, vmid, known.get(vmid)))
 
 
 def _is_there(session: Session, vmid: int, process: Process | None) -> bool:

@@ -64,7 +64,7 @@ class Receiver:
         self._fresh = False
         self._put_off = PutOff(session, self._on_arrival_whatever_it_is)
         self._refusals = Refusals(session)
-        session.loop.register(session.sockets.live.fileno(), session.watchers.came, edge=True)
+        session.loop.register(session.sockets.live.fileno(), self._on_watcher, edge=True)
         self._actions: dict[str, Callable[[], None]] = {
             "inbound": self._on_inbound,
             "zap": self._on_zap,
@@ -95,6 +95,13 @@ class Receiver:
         self._bound.clear()
         self._ended.clear()
         self._more = False
+
+    def _on_watcher(self) -> None:
+        """Somebody begins to watch us: as each new leader does with all of its group."""
+        session = self._session
+        session.watchers.came()
+        with session.lock:
+            session.host.watched()
 
     # ---- ends
 
@@ -328,6 +335,7 @@ class Receiver:
                 connection.uid,
                 greeting.parent,
                 greeting.may_lead,
+                greeting.attempt,
             )
             now = time.monotonic()
             admission, effects = leader.on_join(applicant, now, time.time())
@@ -371,7 +379,10 @@ class Receiver:
         for peer in self._transport.lost():
             with session.lock:
                 session.exchange.unreach(peer)
-                session.perform(session.member.on_disconnected(peer, time.monotonic()))
+                if session.watches.has_ended(peer):
+                    self.expect_end(peer)  # no other connection can be made
+                else:
+                    session.perform(session.member.on_disconnected(peer, time.monotonic()))
         for peer in self._transport.failed():
             with session.lock:
                 unconnected(session, peer, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))

@@ -187,6 +187,11 @@ class GroupDir:
         """Path of the slots of the files that were given to a member to lock."""
         return f"{self.path}/{vmid}.slots"
 
+    def seen(self) -> set[int]:
+        """The VMIDs of which there is any file: all that listen are among them."""
+        first = (name.partition(".")[0] for name in os.listdir(self.path))
+        return {int(name) for name in first if name.isdecimal()}
+
     def forget(self, vmid: int) -> None:
         """Remove the sockets, slots and slabs of a member that is gone."""
         for path in (self.message_socket(vmid), self.live_socket(vmid), self.slots(vmid)):

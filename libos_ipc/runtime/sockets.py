@@ -21,12 +21,16 @@ class Sockets(NamedTuple):
 
     @classmethod
     def make(cls, directory: GroupDir, vmid: int) -> Sockets:
-        """Listen for a member that is to have this VMID: ourselves, or a child to be forked."""
-        messages = listen_at(directory.message_socket(vmid))
+        """Listen for a member that is to have this VMID: ourselves, or a child to be forked.
+
+        The kernel closes the first one first when the process dies: others hear of the end before
+        they find that they cannot connect.
+        """
+        live = listen_at(directory.live_socket(vmid))
         try:
-            return cls(messages, listen_at(directory.live_socket(vmid)))
+            return cls(listen_at(directory.message_socket(vmid)), live)
         except BaseException:
-            messages.close()
+            live.close()
             raise
 
     @classmethod

@@ -35,6 +35,7 @@ class Watches:
         self._live: dict[int, socket.socket] = {}
         self._pidfds: dict[int, int] = {}
         self._os_pids: dict[int, int] = {}  # of those with a pidfd
+        self._single = -1  # the pidfd of `end_of`
         #: why no connection to them could be made
         self.unreached: dict[int, str] = {}
 
@@ -81,11 +82,20 @@ class Watches:
         self._register(pidfd, lambda: self._look(pidfd, self._on_death, vmid))
         return True
 
+    def end_of(self, os_pid: int, tell: Callable[[], None]) -> None:
+        """Call `tell` when this process ends, whatever VMID it has; of one process at a time, 0 for
+        none. OSError."""
+        if self._single >= 0:
+            self._unregister(self._single)
+            os.close(self._single)
+            self._single = -1
+        if os_pid:
+            self._single = fd = os.pidfd_open(os_pid)
+            self._register(fd, lambda: self._look(fd, lambda vmid: tell(), 0))
+
     def _look(self, fd: int, tell: Callable[[int], None], vmid: int) -> None:
         """Tell, if it is true: an event may be older than the descriptor that has its number."""
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        if poll.poll(0):
+        if _is_readable(fd):
             tell(vmid)
 
     def signal(self, vmid: int, sig: int) -> None:
@@ -104,6 +114,11 @@ class Watches:
     def watches_process(self, vmid: int) -> bool:
         """Whether a pidfd of `vmid` is still being watched."""
         return vmid in self._pidfds
+
+    def has_ended(self, vmid: int) -> bool:
+        """Whether a watched process has ended, or is about to, though nobody was told yet."""
+        watcher = self._live.get(vmid)
+        return (watcher is not None and _is_readable(watcher.fileno())) or self.is_dying(vmid)
 
     def is_dying(self, vmid: int) -> bool:
         """Whether a watched process is on its way out, though its pidfd does not tell yet: one
@@ -131,6 +146,9 @@ class Watches:
             watcher.close()
         for pidfd in self._pidfds.values():
             os.close(pidfd)
+        if self._single >= 0:
+            os.close(self._single)
+            self._single = -1
         self._live.clear()
         self._pidfds.clear()
         self._os_pids.clear()
@@ -141,3 +159,10 @@ class Watches:
             self.drop_live(vmid)
         for vmid in list(self._pidfds):
             self.drop_process(vmid)
+        self.end_of(0, lambda: None)
+
+
+def _is_readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
