@@ -123,6 +123,11 @@ class Forked:
         assert kind == wanted, f"process {self.os_pid} {kind}:\n{value}"
         return value
 
+    @property
+    def has_said(self) -> bool:
+        """Whether `recv` need not wait."""
+        return self._pipe.poll()
+
     def kill(self, sig: int = signal.SIGKILL) -> None:
         """Send a signal."""
         signal.pidfd_send_signal(self._pidfd, sig)
