@@ -23,7 +23,6 @@ import msgspec
 
 from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Leader
-from libos_ipc.core.roster import Record
 from libos_ipc.core.stall import Stall
 from libos_ipc.core.succession import Succession
 from libos_ipc.core.succession_words import (
@@ -49,17 +48,10 @@ from libos_ipc.core.succession_words import (
     Watch,
     Won,
 )
-from libos_ipc.core.vocabulary import Journal, Note
+from libos_ipc.core.vocabulary import Note
 from libos_ipc.errors import IpcError, ProtocolError
-from libos_ipc.runtime.journal_file import (
-    JournalFile,
-    JournalSealed,
-    read_bytes,
-    read_head,
-    records_of,
-    retire,
-    seal,
-)
+from libos_ipc.runtime.inheriting import inherit
+from libos_ipc.runtime.journal_file import JournalFile, JournalSealed, read_head, retire, seal
 from libos_ipc.runtime.process_state import is_stopped, start_time
 from libos_ipc.runtime.shortage import persist
 
@@ -85,6 +77,8 @@ LEAVING_S = 0.2
 CALL_S = 0.05
 #: Seconds between looks of a leader whether it has been deposed.
 SEALED_LOOK_S = 0.5
+#: What is told of a succession: how it has come out.
+_OUTCOMES = (Role.FOLLOWING, Role.LEADING, Role.LOST)
 
 
 class Heir:
@@ -214,7 +208,10 @@ class Heir:
         if machine.role is not before:
             fields: dict[str, object] = {"role": machine.role.value, "of": machine.target}
             fields["because"] = str(evidence)
-            self._node.session.perform([Note("succession", fields)])
+            if machine.role in _OUTCOMES:
+                self._node.session.perform([Note("succession", fields)])
+            else:
+                log.debug("succession: %s", fields)
         return deeds
 
     def _begun(self) -> Begun | None:
@@ -290,7 +287,9 @@ class Heir:
                 seal(path_of(epoch))
             heads = {epoch: read_head(path_of(epoch)) for epoch in range(deed.since, deed.epoch)}
             last = max(epoch for epoch, head in heads.items() if head and head.committed)
-            return self._begin(deed.epoch, path_of(last))
+            leader = self._make_leader()
+            self._inheritance = leader, inherit(self._node, leader, deed.epoch, path_of(last))
+            return Inherited(deed.epoch)
         except JournalSealed:
             return Sealed(deed.epoch)
         except (ProtocolError, OSError, ValueError) as error:
@@ -299,33 +298,6 @@ class Heir:
                 return begun
             log.error("the journal of epoch %d cannot be inherited: %s", deed.since, error)
             return Damaged(deed.epoch)
-
-    def _begin(self, epoch: int, last: str) -> Evidence:
-        leader = self._make_leader()
-        data = read_bytes(last)
-        leader.replay(records_of(data, last))
-        leader.apply(("epoch", epoch))
-        journal = JournalFile(self._directory.journal(epoch))
-        try:
-            journal.copy(data)
-            journal.append(("epoch", epoch))
-            for record in self._hello(leader):
-                journal.append(record)
-            journal.begin(os.getpid(), self._node.identity.vmid)
-        except BaseException:
-            journal.close()
-            raise
-        self._inheritance = leader, journal
-        return Inherited(epoch)
-
-    def _hello(self, leader: Leader) -> list[Record]:
-        """The last leader may have died before it heard of us."""
-        me = os.getpid()
-        now, wall, vmid = time.monotonic(), time.time(), self._node.identity.vmid
-        effects = leader.on_hello(vmid, me, start_time(me), os.getuid(), now, wall)
-        if effects is None:
-            raise ProtocolError(f"VMID {vmid} is not in the journal, and cannot lead")
-        return [effect.record for effect in effects if isinstance(effect, Journal)]
 
     def _announce(self, deed: Announce) -> None:
         """Lead: everybody is told to look, and whoever has ended meanwhile is found out."""
