@@ -173,13 +173,14 @@ def ioctl(*arguments: Any) -> Any:
     return _kernel.ioctl(*arguments)
 
 
-def __getattr__(name: str) -> Any:
-    """Everything else is the standard module's."""
-    return getattr(_kernel, name)
+if TYPE_CHECKING:
 
+    def __getattr__(name: str) -> Any:
+        """Everything else is the standard module's."""
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+else:
+    # By names of this module, since looking for one that is not there takes longer than a lock.
+    globals().update({name: getattr(_kernel, name) for name in {*__all__} - {*globals()}})
 
 
 # ---- arguments

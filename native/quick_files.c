@@ -3,10 +3,10 @@
 #include "arguments.h"
 #include "delegation.h"
 #include "quick_arguments.h"
+#include "system.h"
 #include "thread_number.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { POSIX = 1 /* the kind of these locks */, MOST_FILES = 16 };
@@ -89,27 +89,15 @@ is_fit(int flags, uint32_t type)
            !(type == SLOT_WRITE && mode == O_RDONLY);
 }
 
-/* Whether it still is what was offered, and is open for such a lock. Other threads run meanwhile. */
+/* Whether it still is what was offered, and is open for such a lock. */
 static bool
-is_open(struct quick_files *self, int fd, uint32_t type)
+is_open(const struct quick_file *known, int fd, uint32_t type)
 {
-    const struct quick_file *known = find(self, fd);
-    struct stat found;
-    bool fit;
+    struct system_file found;
 
-    if (known == NULL) {
-        return false;
-    }
-    const uint64_t device = known->device;
-    const uint64_t inode = known->inode;
-    Py_BEGIN_ALLOW_THREADS
-    fit = fstat(fd, &found) == 0 && (uint64_t)found.st_dev == device &&
-          (uint64_t)found.st_ino == inode &&
-          (type == SLOT_NONE || is_fit(fcntl(fd, F_GETFL), type));
-    Py_END_ALLOW_THREADS
-    /* Another thread may have been here. */
-    known = fit ? find(self, fd) : NULL;
-    return known != NULL && known->device == device && known->inode == inode;
+    return system_file_of(fd, &found) && found.device == known->device &&
+           found.inode == known->inode &&
+           (type == SLOT_NONE || is_fit(fcntl(fd, F_GETFL), type));
 }
 
 /* Locks or unlocks: whether that was done. If not, nothing has changed. */
@@ -147,8 +135,9 @@ quick_files_lockf(PyObject *files, PyObject *const *args, Py_ssize_t nargs)
         return 0;
     }
     const int fd = quick_descriptor(args[0]);
-    if (fd < 0 || find(self, fd) == NULL || !range_of(args, nargs, numbers, &range) ||
-        !is_open(self, fd, range.type)) {
+    const struct quick_file *known = fd < 0 ? NULL : find(self, fd);
+    if (known == NULL || !range_of(args, nargs, numbers, &range) ||
+        !is_open(known, fd, range.type)) {
         return 0;
     }
     if (PySys_Audit("fcntl.lockf", "iiLLi", fd, (int)numbers[1], (long long)numbers[2],

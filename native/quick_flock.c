@@ -1,5 +1,3 @@
-#define _GNU_SOURCE /* statx */
-
 #include "quick_flocks_parts.h"
 
 #include "arguments.h"
@@ -10,8 +8,6 @@
 #include "thread_number.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 
 enum { FLOCK = 3 }; /* the kind of these locks */
 
@@ -75,12 +71,9 @@ is_another(const struct quick_flocks *self, int fd, const struct offer *offer)
 static struct offer *
 offer_of(struct quick_flocks *self, int fd)
 {
-    struct statx found;
+    struct system_file found;
 
-    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &found) < 0) {
-        return NULL;
-    }
-    return find_offer(self, makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino);
+    return system_file_of(fd, &found) ? find_offer(self, found.device, found.inode) : NULL;
 }
 
 /* ---- locking */

@@ -1,3 +1,5 @@
+#define _GNU_SOURCE /* statx */
+
 #include "system.h"
 
 #include "arguments.h"
@@ -6,7 +8,9 @@
 #include <fcntl.h>
 #include <linux/kcmp.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 enum { LARGEST_PID = INT32_MAX };
@@ -38,6 +42,19 @@ system_tgkill(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     Py_RETURN_NONE;
+}
+
+bool
+system_file_of(int fd, struct system_file *file)
+{
+    struct statx found;
+
+    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &found) < 0) {
+        return false;
+    }
+    file->device = makedev(found.stx_dev_major, found.stx_dev_minor);
+    file->inode = found.stx_ino;
+    return true;
 }
 
 int

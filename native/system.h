@@ -9,6 +9,14 @@
 
 #include "native.h"
 
+struct system_file {
+    uint64_t device;
+    uint64_t inode;
+};
+
+/* Which file a descriptor of this process is of: false if it is none. No file system is waited for. */
+bool system_file_of(int fd, struct system_file *file);
+
 /* Whether two descriptors of this process are of one open file description: 1, 0, or -1 if the kernel
  * does not tell. */
 int system_is_same_file(int fd, int other);
