@@ -108,7 +108,9 @@ def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def transport(request: pytest.FixtureRequest) -> str:
-    """What carries the messages of the group: see `transports_for`."""
+    """What carries the messages of the group: see `transports_for` and `IN_TURN`."""
+    if not hasattr(request, "param") and request.module.__name__ in IN_TURN:
+        return TRANSPORTS[crc32(request.node.name.encode()) % len(TRANSPORTS)]
     return str(getattr(request, "param", "auto"))
 
 
@@ -187,7 +189,6 @@ TRANSPORTED = {
     "test_exec",
     "test_fork",
     "test_full",
-    "test_group",
     "test_hostile",
     "test_ids",
     "test_messages",
@@ -197,12 +198,14 @@ TRANSPORTED = {
     "test_sync",
 }
 #: Of these, what is also about a pair that changes over in the middle.
-CHANGING = {"test_group", "test_hostile", "test_ids", "test_messages"}
-#: What only makes use of messages: each test by one of the three, always the same, in turn.
+CHANGING = {"test_messages"}
+#: What only makes use of messages: each case of a test by one of the three, always the same, in
+#: turn.
 IN_TURN = {
     "test_delegation",
     "test_fcntl",
     "test_file_lock",
+    "test_group",
     "test_inspector",
     "test_metadata",
 }
@@ -219,13 +222,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def transports_for(metafunc: pytest.Metafunc) -> tuple[str, ...]:
     """What a test is to be run over; nothing if it takes what there is by default."""
     module = metafunc.module.__name__
-    if module not in TRANSPORTED | IN_TURN:
-        return ()
-    if metafunc.config.getoption("every_transport") or module in CHANGING:
+    if metafunc.config.getoption("every_transport") and module in TRANSPORTED | IN_TURN:
         return TRANSPORTS
-    if module in IN_TURN:
-        return (TRANSPORTS[crc32(metafunc.function.__name__.encode()) % len(TRANSPORTS)],)
-    return ("zmq", "native")
+    if module not in TRANSPORTED:
+        return ()
+    return TRANSPORTS if module in CHANGING else ("zmq", "native")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

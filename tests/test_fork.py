@@ -38,7 +38,7 @@ from libos_ipc.runtime import liveness, sockets
 
 BOTH = pytest.mark.parametrize("group", ["process", "embedded"], indirect=True)
 #: Forks of the storm. A hundred thousand take an hour.
-STORM = int(os.environ.get("LIBOS_TEST_FORKS", "500"))
+STORM = int(os.environ.get("LIBOS_TEST_FORKS", "150"))
 TELL, ECHO = 70, 71
 NOBODY = 65534
 

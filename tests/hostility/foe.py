@@ -13,7 +13,7 @@ from libos_ipc.core.codes import Code
 
 from .board import Board, Place
 from .dice import Dice
-from .lines import Refused, Wire, Wires
+from .lines import STUCK_S, Refused, Wire, Wires
 from .words import Correspondence
 
 __all__ = ["Foe", "Target"]
@@ -86,6 +86,6 @@ class Foe:
 
     def correspondence(self) -> Correspondence:
         """To go on where our membership has come to with the target. It says nothing more then."""
-        self.group.flush(5.0)
+        self.group.flush(STUCK_S)
         link = self.group._session.member.links.get(self.target.vmid)
         return Correspondence(0 if link is None else link.sent, self.dice)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["GREETING", "READY", "Refused", "Wires", "connected"]
+__all__ = ["GREETING", "READY", "STUCK_S", "Refused", "Wire", "Wires", "connected"]
 
 #: How a connection begins, and what is said next.
 GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
