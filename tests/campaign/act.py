@@ -115,7 +115,7 @@ class _Act:
         place = self.place_of(leader)
         if place is None:
             self.record("killing", vmid)
-            os.kill(leader, signal.SIGKILL)
+            _signal(leader, signal.SIGKILL)
         else:
             self.kill(place)
 
@@ -123,9 +123,9 @@ class _Act:
         """Whoever leads stands still for longer than a leader may."""
         leader, _ = self.leader()
         if leader != os.getpid():
-            os.kill(leader, signal.SIGSTOP)
+            _signal(leader, signal.SIGSTOP)
             time.sleep(self.rng.choice([0.1, 1.0]))
-            os.kill(leader, signal.SIGCONT)
+            _signal(leader, signal.SIGCONT)
 
     def leader(self) -> tuple[int, int]:
         """OS pid and VMID of the last leader that has begun; ours if it has ended."""
@@ -203,6 +203,14 @@ class _Act:
         for child in self.workers.values():
             self.record("killing", child.vmid)
             child.kill(signal.SIGKILL)
+
+
+def _signal(os_pid: int, sig: int) -> None:
+    """To a leader that may have ended meanwhile: a worker kills children of its own."""
+    try:
+        os.kill(os_pid, sig)
+    except ProcessLookupError:
+        pass
 
 
 def play(script: Script, seconds: float) -> Outcome:
