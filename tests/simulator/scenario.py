@@ -302,7 +302,7 @@ class Scenario:
         processes = self._world.kernel.processes
         process = node.process if self._rng.random() < 0.7 else self._rng.choice(processes)
         until = self._world.now + self._rng.random() * self._world.knobs.stop_s
-        process.stopped_until = until
+        process.stopped_until = max(until, process.stopped_until)
         self._world.say("stop", process.os_pid, f"until {until:.6f}")
 
     def _cut(self, node: SimNode) -> None:
@@ -339,7 +339,7 @@ class Scenario:
         world.faulty = False
         world.network.blocked.clear()
         for process in world.kernel.processes:
-            process.stopped_until = 0.0
+            world.go_on(process)
         for process in [p for p in world.kernel.processes if p.node is None and not p.returns]:
             life.kill(world, process)  # it has exec'ed for good, and would keep its locks
         self._unlock_all()

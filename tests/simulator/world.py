@@ -108,6 +108,15 @@ class World:
             self._touched.clear()
         return True
 
+    def go_on(self, process: OsProcess) -> None:
+        """A process that is stopped runs from now on; what has waited for that happens now."""
+        until, process.stopped_until = process.stopped_until, 0.0
+        if until > self.now:
+            for place, (time, entered, whose, action) in enumerate(self._events):
+                if whose is process and time == until:
+                    self._events[place] = self.now, entered, whose, action
+            heapq.heapify(self._events)
+
     def run_until(self, done: Callable[[], bool]) -> None:
         """Step until `done`, or until nothing is left to happen."""
         while not done() and self.step():
