@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, Self, TypeVar, final, overload
 
 from typing_extensions import Buffer
 
+from libos_ipc.core.sync_words import Baton as _Baton
 from libos_ipc.core.sync_words import State, Value
 from libos_ipc.core.vocabulary import Body, Message, Outgoing
 
@@ -388,6 +389,35 @@ class Record:
     def release(self) -> None:
         """Let go of the memory."""
 
+BATON_BYTES: Final[int]
+BATON_STRIDE: Final[int]
+
+@final
+class Baton:
+    """A process's end of a baton, or the leader's; see native/baton.h. One step each.
+
+    Does not block. TypeError, ValueError.
+    """
+
+    def __new__(cls, memory: Any, index: int, number: int, me: int) -> Self: ...
+    def take(self) -> tuple[int, bytes] | None:
+        """Take EXCLUSIVE: (version, bytes), or None if it is not to be had."""
+    def give(self, version: int = 0, data: bytes | None = None, /) -> bool:
+        """Give EXCLUSIVE back, with a new value if there is one. False if the baton was ended:
+        nothing is committed."""
+    def begin(self, version: int, data: bytes, holder: int, /) -> int:
+        """The leader, in a place that is in no use: begin, reserved for this process, under a
+        number that is returned; 0 when the place has had its last."""
+    def reserve(self, holder: int, /) -> bool:
+        """The leader: reserve EXCLUSIVE for this process. False if it is not free."""
+    def ended(self) -> bool:
+        """Whether it has been ended."""
+    def end(self) -> tuple[int, bool, tuple[int, bytes]] | None:
+        """End it, if that has not happened: (who has EXCLUSIVE, or 0; whether it is in use;
+        (version, bytes)); None if the place has another number by now."""
+    def release(self) -> None:
+        """Let go of the memory: from now on it is as if it were ended."""
+
 class HandleCell:
     """What a process has of a sync handle: the base of `LocalHandle`; see native/handle_cell.h.
 
@@ -409,6 +439,8 @@ class HandleCell:
     watches: dict[object, int] | None
     #: where values are committed, if that is known
     record: Record | None
+    #: by which EXCLUSIVE is taken and given, if there is one
+    baton: _Baton | None
     def __new__(cls, *args: object, **kwargs: object) -> Self: ...
     def lock_now(self, agent: int, state: int, /) -> bool:
         """Get the lock, if that takes neither waiting nor a word."""

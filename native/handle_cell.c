@@ -1,6 +1,8 @@
 #include "handle_cell.h"
 
 #include "arguments.h"
+#include "baton.h"
+#include "record.h"
 
 #include <structmember.h>
 
@@ -30,7 +32,8 @@ handle_cell_lock(struct handle_cell *cell, uint32_t agent, uint32_t state)
 bool
 handle_cell_may_unlock(const struct handle_cell *cell, uint32_t agent)
 {
-    return cell->user == agent && cell->recall == 0 && !is_any(cell->waits) && cell->told == 0;
+    return cell->user == agent && cell->recall == 0 && !is_any(cell->waits) && cell->told == 0 &&
+           !is_any(cell->baton);
 }
 
 void
@@ -38,6 +41,107 @@ handle_cell_unlock(struct handle_cell *cell)
 {
     cell->user = 0;
     cell->using = HANDLE_INVALID;
+}
+
+/* ---- by the baton */
+
+static bool
+is_version(PyObject *value, uint64_t version)
+{
+    if (value == NULL || !PyTuple_Check(value) || PyTuple_GET_SIZE(value) != 2 ||
+        !PyLong_CheckExact(PyTuple_GET_ITEM(value, 0))) {
+        return false;
+    }
+    const uint64_t known = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(value, 0));
+    PyErr_Clear();
+    return known == version;
+}
+
+/* What has been taken becomes the value: `fresh`, which is filled, unless it is known. -1 with
+ * MemoryError. Runs no Python code. */
+static int
+read_value(struct handle_cell *cell, const struct baton *baton, PyObject *fresh)
+{
+    const void *data;
+    size_t size;
+    const uint64_t version = baton_value(baton, &data, &size);
+
+    if (is_version(cell->value, version)) {
+        return 0;
+    }
+    PyObject *number = PyLong_FromUnsignedLongLong(version);
+    PyObject *bytes = PyBytes_FromStringAndSize(data, (Py_ssize_t)size);
+    if (number == NULL || bytes == NULL) {
+        Py_XDECREF(number);
+        Py_XDECREF(bytes);
+        return -1;
+    }
+    PyTuple_SET_ITEM(fresh, 0, number);
+    PyTuple_SET_ITEM(fresh, 1, bytes);
+    Py_SETREF(cell->value, Py_NewRef(fresh)); /* a number and bytes, which end quietly */
+    return 0;
+}
+
+/* The baton says it, but the record must not say anything else. */
+static void
+set_use(const struct handle_cell *cell, bool in_use)
+{
+    struct record *record = record_of(cell->record);
+
+    if (record != NULL) {
+        record_set_use(record, in_use);
+    }
+}
+
+int
+handle_cell_take(struct handle_cell *cell, uint32_t agent)
+{
+    if (cell->value == NULL || !PyTuple_Check(cell->value)) {
+        return 0;
+    }
+    PyTypeObject *type = Py_TYPE(cell->value);
+    PyObject *fresh = type->tp_alloc(type, 2); /* first: the collector may run others' code */
+    if (fresh == NULL) {
+        return -1;
+    }
+    struct baton *baton = baton_of(cell->baton);
+    int taken = 0;
+    if (baton != NULL && cell->user == 0 && cell->state == HANDLE_INVALID &&
+        !is_any(cell->waits) && !is_any(cell->watches) && !cell->owner_died && baton_take(baton)) {
+        taken = read_value(cell, baton, fresh) < 0 ? -1 : 1;
+    }
+    if (taken > 0) {
+        set_use(cell, true);
+        cell->user = agent;
+        cell->using = cell->state = HANDLE_EXCLUSIVE;
+        cell->own = 0;
+    } else if (taken < 0 && !baton_give(baton, 0, NULL, 0)) {
+        cell->state = HANDLE_EXCLUSIVE; /* it was ended meanwhile: so the server sees it */
+    }
+    Py_DECREF(fresh);
+    return taken;
+}
+
+bool
+handle_cell_give(struct handle_cell *cell, uint32_t agent, PyObject *value)
+{
+    struct baton *baton = baton_of(cell->baton);
+    PyObject *data = value == NULL ? NULL : PyTuple_GET_ITEM(value, 1);
+
+    if (baton == NULL || cell->user != agent || cell->recall != 0 || is_any(cell->waits) ||
+        is_any(cell->watches) || cell->told != 0 ||
+        (data != NULL && PyBytes_GET_SIZE(data) > BATON_BYTES)) {
+        return false;
+    }
+    if (data == NULL ? !baton_give(baton, 0, NULL, 0)
+                     : !baton_give(baton, PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(value, 0)),
+                                   PyBytes_AS_STRING(data), (size_t)PyBytes_GET_SIZE(data))) {
+        return false;
+    }
+    set_use(cell, false);
+    cell->user = 0;
+    cell->using = cell->state = HANDLE_INVALID;
+    return true;
 }
 
 bool
@@ -67,6 +171,7 @@ cell_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(cell_of(self)->waits);
     Py_VISIT(cell_of(self)->watches);
     Py_VISIT(cell_of(self)->record);
+    Py_VISIT(cell_of(self)->baton);
     return 0;
 }
 
@@ -77,6 +182,7 @@ cell_clear(PyObject *self)
     Py_CLEAR(cell_of(self)->waits);
     Py_CLEAR(cell_of(self)->watches);
     Py_CLEAR(cell_of(self)->record);
+    Py_CLEAR(cell_of(self)->baton);
     return 0;
 }
 
@@ -184,6 +290,8 @@ static PyMemberDef cell_members[] = {
     {"waits", T_OBJECT, offsetof(struct handle_cell, waits), 0, "Who waits for the lock."},
     {"watches", T_OBJECT, offsetof(struct handle_cell, watches), 0, "Who waits for a change."},
     {"record", T_OBJECT, offsetof(struct handle_cell, record), 0, "Where values are committed."},
+    {"baton", T_OBJECT, offsetof(struct handle_cell, baton), 0,
+     "By which EXCLUSIVE is taken and given."},
     {"owner_died", T_BOOL, offsetof(struct handle_cell, owner_died), 0,
      "Whether the next one to lock is to be told."},
     {"own", T_BOOL, offsetof(struct handle_cell, own), 0,

@@ -10,7 +10,9 @@
  * done. Nothing here blocks.
  *
  * Whoever has the lock EXCLUSIVE must have said so in the record, which outlives the process; so
- * such a lock is taken and given back from here only where there is one.
+ * such a lock is taken and given back from here only where there is one. Or where there is a baton
+ * (baton.h): then the process has EXCLUSIVE just as long as somebody here uses the handle, and what is
+ * said there is enough.
  */
 #ifndef LIBOS_IPC_HANDLE_CELL_H
 #define LIBOS_IPC_HANDLE_CELL_H
@@ -25,6 +27,7 @@ struct handle_cell {
     PyObject *waits;      /* who waits for the lock here; None or NULL for nobody */
     PyObject *watches;    /* who waits for a change; None or NULL for nobody */
     PyObject *record;     /* where values are committed; None or NULL until that is known */
+    PyObject *baton;      /* by which EXCLUSIVE is taken and given; None or NULL for none */
     unsigned int opened;  /* how often; 0 when the handle is not open here any more */
     unsigned int state;
     unsigned int user;    /* the agent that has the lock, 0 for none, and … */
@@ -46,6 +49,14 @@ bool handle_cell_may_unlock(const struct handle_cell *cell, uint32_t agent);
 
 /* Gives it back, when that may be. */
 void handle_cell_unlock(struct handle_cell *cell);
+
+/* Takes the lock EXCLUSIVE for this agent by the baton, and has the newest value. 1; 0 if that cannot be
+ * had this way, -1 with MemoryError. */
+int handle_cell_take(struct handle_cell *cell, uint32_t agent);
+
+/* Gives back what was taken so, with a new value, a kind of (version, bytes), or NULL for none. False if
+ * that cannot be done this way, and nothing has changed. */
+bool handle_cell_give(struct handle_cell *cell, uint32_t agent, PyObject *value);
 
 /* Whether a new value would be news to somebody in this process. */
 bool handle_cell_is_watched(const struct handle_cell *cell);

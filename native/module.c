@@ -1,3 +1,4 @@
+#include "baton.h"
 #include "box.h"
 #include "calls.h"
 #include "clerk.h"
@@ -49,7 +50,7 @@ static int (*const setups[])(PyObject *module) = {
     descriptor_setup, shared_setup,     doorbell_setup,    lane_setup,         ticket_setup,
     lock_setup,       exchange_setup,   clerk_setup,       handle_cell_setup,  quick_handle_setup,
     ledger_setup,     local_ids_setup,  zeromq_setup,      record_setup,       section_setup,
-    box_setup,        word_setup,       landing_setup,
+    box_setup,        word_setup,       landing_setup,      baton_setup,
 };
 
 static int

@@ -61,8 +61,12 @@ unlockable(const struct quick_handle *handle, uint32_t agent)
 static int
 unlock_unchanged(const struct quick_handle *handle, uint32_t agent)
 {
-    struct handle_cell *cell = unlockable(handle, agent);
+    struct handle_cell *cell = quick_handle_cell(handle);
 
+    if (cell != NULL && handle_cell_give(cell, agent, NULL)) {
+        return 1;
+    }
+    cell = unlockable(handle, agent);
     if (cell == NULL) {
         return 0;
     }
@@ -77,6 +81,19 @@ unlock_unchanged(const struct quick_handle *handle, uint32_t agent)
     return 1;
 }
 
+/* Gives back by the baton what follows the value that is there; takes `next` over then. */
+static bool
+pass_on(const struct quick_handle *handle, uint32_t agent, PyObject *before, PyObject *next)
+{
+    struct handle_cell *cell = quick_handle_cell(handle);
+
+    if (cell == NULL || cell->value != before || !handle_cell_give(cell, agent, next)) {
+        return false;
+    }
+    cell->value = next;
+    return true;
+}
+
 /* Commits, if nothing has changed since `next` was made to follow `before`; takes it over then. */
 static bool
 commit(const struct quick_handle *handle, uint32_t agent, PyObject *before, PyObject *next)
@@ -87,7 +104,7 @@ commit(const struct quick_handle *handle, uint32_t agent, PyObject *before, PyOb
     const size_t size = (size_t)PyBytes_GET_SIZE(data);
 
     if (record == NULL || cell->value != before || cell->using != HANDLE_EXCLUSIVE ||
-        handle_cell_is_watched(cell) || size > handle->limit || !record_fits(record, size)) {
+        handle_cell_is_watched(cell) || !record_fits(record, size)) {
         return false;
     }
     record_commit(record, PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(next, VERSION)),
@@ -106,8 +123,8 @@ quick_handle_unlock_now(struct quick_handle *handle, uint32_t agent, PyObject *d
     if (data == NULL) {
         return unlock_unchanged(handle, agent);
     }
-    const struct handle_cell *cell = unlockable(handle, agent);
-    if (cell == NULL) {
+    const struct handle_cell *cell = quick_handle_cell(handle);
+    if (cell == NULL || cell->user != agent || (uint64_t)PyBytes_GET_SIZE(data) > handle->limit) {
         return 0;
     }
     PyObject *before = Py_NewRef(cell->value); /* the collector may run others' code */
@@ -115,7 +132,7 @@ quick_handle_unlock_now(struct quick_handle *handle, uint32_t agent, PyObject *d
     int done = next == NULL && PyErr_Occurred() ? -1 : 0;
     if (next != NULL) {
         const bool plain = Py_IS_TYPE(value, (PyTypeObject *)handle->plain);
-        done = commit(handle, agent, before, next);
+        done = pass_on(handle, agent, before, next) || commit(handle, agent, before, next);
         if (done && plain) {
             Py_XSETREF(handle->known, Py_NewRef(next));
             Py_XSETREF(handle->decoded, Py_NewRef(value));

@@ -225,20 +225,24 @@ decode(PyObject *self, PyObject *value, uint32_t agent)
     return decoded;
 }
 
-/* Takes the lock in the cell, and says in the record that it is taken to change the value. */
-static bool
+/* Takes the lock in the cell, and says in the record that it is taken to change the value; or takes it by
+ * the baton, if there is one. 1, 0 if that is for Python, -1 with MemoryError. */
+static int
 take(struct handle_cell *cell, uint32_t agent, long state)
 {
     if (state == HANDLE_SHARED) {
         return handle_cell_lock(cell, agent, HANDLE_SHARED);
     }
+    if (state == HANDLE_EXCLUSIVE && cell->baton != NULL && cell->baton != Py_None) {
+        return handle_cell_take(cell, agent);
+    }
     struct record *record = record_of(cell->record);
     if (state != HANDLE_EXCLUSIVE || record == NULL ||
         !handle_cell_lock(cell, agent, HANDLE_EXCLUSIVE)) {
-        return false;
+        return 0;
     }
     record_set_use(record, true);
-    return true;
+    return 1;
 }
 
 int
@@ -252,8 +256,9 @@ quick_handle_lock_now(PyObject *self, long state, PyObject **value, uint32_t *ag
     }
     *agent = (uint32_t)here;
     struct handle_cell *cell = quick_handle_cell(handle);
-    if (cell == NULL || !take(cell, *agent, state)) {
-        return 0;
+    const int taken = cell == NULL ? 0 : take(cell, *agent, state);
+    if (taken <= 0) {
+        return taken;
     }
     *value = decode(self, cell->value, *agent);
     return *value == NULL ? -1 : 1;

@@ -11,6 +11,8 @@
  * version is not decoded again. A new one of such a type (`_shape` says which) is encoded here too, and
  * committed in the record of the handle (record.h), if it is small and nobody here waits for a change.
  *
+ * What has a baton (baton.h) is taken and given back by that, from whichever process had it last.
+ *
  * All under the interpreter lock; nothing blocks but what Python is asked for. Signal handlers run
  * between calls only, and in Python's methods.
  */

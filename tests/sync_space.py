@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from msgspec import msgpack
+from simulator.batons import BatonsTwin, BatonTwin, Word
 
 from libos_ipc.core.sync_client import SyncClient
 from libos_ipc.core.sync_server import SyncServer
@@ -39,6 +40,8 @@ from libos_ipc.core.sync_words import (
     Commit,
     Failed,
     Granted,
+    Hold,
+    Place,
     RefuseWait,
     Remains,
     RequestClose,
@@ -82,6 +85,8 @@ class Limits:
     on_death: str = "last"
     refusing: bool = False  # every wait that has somebody before it is called a deadlock
     timed: bool = False
+    batons: bool = False  # there are some, from the first grant on …
+    declines: bool = False  # … and the first client cannot have their memory
 
 
 class Program(NamedTuple):
@@ -111,6 +116,7 @@ class Node(NamedTuple):
     owed: bool  # a death has to be reported to the next one
     kills: int
     failovers: int
+    memory: tuple[Word, ...] = ()  # of batons
 
 
 class Facts(NamedTuple):
@@ -125,6 +131,58 @@ class Facts(NamedTuple):
     watching: tuple[object, ...]
     owner_died: bool
     at_rest: bool
+    by_baton: bool = False
+
+
+#: The memory of batons in the node from which a step is being taken.
+MEMORY: dict[int, Word] = {}
+
+
+class SpaceBaton(BatonTwin):
+    """A client's. A copy of the client has the same."""
+
+    def __init__(self, slot: int, number: int, me: int) -> None:
+        super().__init__(MEMORY, slot, number, me)
+
+    def _key(self) -> tuple[int, int, int]:
+        return self.slot, self.number, self.me
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SpaceBaton, self._key()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SpaceBaton) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+
+class SpaceClient(SyncClient):
+    """A client that knows who it is, so that none is taken for another one that is alike."""
+
+    __slots__ = ("declines", "me")
+
+    def __init__(self, me: int, declines: bool) -> None:
+        super().__init__(max_value=100, open_baton=self.open_own)
+        self.me, self.declines = me, declines
+
+    def open_own(self, place: Place) -> SpaceBaton | None:
+        return None if self.declines else SpaceBaton(*place[1:], self.me)
+
+    def state(self) -> tuple[object, ...]:
+        return *super().state(), self.me
+
+
+class SpaceBatons(BatonsTwin):
+    """The server's."""
+
+    one_handle = True
+
+    def __init__(self) -> None:
+        super().__init__(MEMORY)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SpaceBatons, ()
 
 
 def search_cycle(server: SyncServer, agent: Agent, blockers: Blockers) -> str | None:
@@ -173,10 +231,10 @@ class Machines:
     def __init__(self) -> None:
         self.numbers = Numbers()
         self.pickled: list[bytes] = []
-        self.known: dict[tuple[int, type, tuple[Any, ...]], tuple[int, tuple[Any, ...]]] = {}
+        self.known: dict[tuple[Any, ...], tuple[Any, ...]] = {}
 
     def add(self, machine: Any) -> int:
-        number = self.numbers.number(machine.state())
+        number = self.numbers.number(self.key(machine))
         if number == len(self.pickled):
             try:
                 machine.check()
@@ -185,15 +243,22 @@ class Machines:
             self.pickled.append(pickle.dumps(machine))
         return number
 
+    def key(self, machine: Any) -> tuple[Any, ...]:
+        """All that decides on what it does."""
+        state: tuple[Any, ...] = machine.state()
+        return state
+
     def copy(self, number: int) -> Any:
         return pickle.loads(self.pickled[number])
 
     def run(self, number: int, given: tuple[Any, ...]) -> tuple[int, tuple[Any, ...]]:
-        key = (number, type(given[-1]), given)
+        key = (number, type(given[-1]), given, *MEMORY.values())
         known = self.known.get(key)
         if known is None:
-            known = self.known[key] = self.do(self.copy(number), *given)
-        return known
+            done = self.do(self.copy(number), *given)
+            known = self.known[key] = *done, dict(MEMORY)
+        MEMORY.update(known[2])
+        return known[0], known[1]
 
     def do(self, machine: Any, name: str, *args: Any) -> tuple[int, tuple[Any, ...]]:
         result = getattr(machine, name)(*args)
@@ -201,6 +266,10 @@ class Machines:
 
 
 class Servers(Machines):
+    def key(self, machine: Any) -> tuple[Any, ...]:
+        moves = (min(handle.moves, machine.moves) for handle in machine.handles.values())
+        return *machine.state(), tuple(moves)
+
     def do(self, machine: Any, name: str, *args: Any) -> tuple[int, tuple[Any, ...]]:
         before = pickle.dumps(machine)
         if name == "on_gone":
@@ -233,6 +302,7 @@ class Step:
     owed: bool
     kills: int
     failovers: int
+    memory: tuple[Word, ...]
 
     def node(self) -> Node:
         return Node(
@@ -245,6 +315,7 @@ class Step:
             self.owed,
             self.kills,
             self.failovers,
+            tuple(MEMORY.values()),
         )
 
     # ---- programs and channels
@@ -276,9 +347,14 @@ class Step:
         """A client's machine gets an input; its messages go on their way."""
         self.clients[i], effects = self.space.clients.run(self.clients[i], given)
         words = []
+        for word in MEMORY.values():
+            if not word.ended and word.value.version > self.last.version:
+                self.last = word.value
         for effect in effects:
             if isinstance(effect, Commit):
                 self.last = effect.value
+                self.change(i, memory=effect.value)
+            elif isinstance(effect, Hold):
                 self.change(i, memory=effect.value)
             elif isinstance(effect, Granted):
                 if effect.value != self.last:
@@ -382,7 +458,10 @@ class Step:
         """Dead from one moment to the next; what it has sent arrives first, or is lost."""
         self.kills -= 1
         facts = self.space.facts(self.clients[i])
-        remains = Remains(self.program(i).memory, facts.using == EXCLUSIVE)
+        # Who has no record has only the baton to say so.
+        told = not facts.by_baton or self.program(i).memory is not None
+        in_use = facts.using == EXCLUSIVE and told
+        remains = Remains(self.program(i).memory, in_use)
         if lost:
             self.up[i] = self.space.empty
         self.clients[i] = DEAD
@@ -457,6 +536,8 @@ class Space:
     def take(self, at: int, node: Node, step: tuple[Any, ...]) -> Node:
         name, *args = step
         parts = [list(part) if part.__class__ is tuple else part for part in node]
+        MEMORY.clear()
+        MEMORY.update(enumerate(node.memory))
         taken = Step(self, *parts)  # type: ignore[arg-type]
         taken.last = node.last
         try:
@@ -473,6 +554,10 @@ class Space:
         limits = self.limits
         search = Search(limits.refusing)
         server = search.server = SyncServer(find_cycle=search)
+        MEMORY.clear()
+        if limits.batons:
+            # Who declines is served before it is asked once more.
+            server.batons, server.moves = SpaceBatons(), 1 + limits.declines
         program = Program(
             limits.locks,
             limits.writes,
@@ -488,7 +573,8 @@ class Space:
         clients = []
         for i in range(len(limits.threads)):
             server.open(i + 2, ID, "", "bytes", limits.on_death)
-            client = SyncClient(max_value=100)
+            me = i + 2 if limits.batons else 0
+            client = SpaceClient(me, limits.declines and not i)
             client.opened(ID)
             clients.append(self.clients.add(client))
         count = len(clients)
@@ -617,7 +703,8 @@ class Space:
                 rest = not (waiting or handle.asked or handle.recall or machine._closing)
                 rest = rest and (not watching or handle.state >= SHARED)
                 own = (handle.state, handle.value, handle.user, handle.using)
-                found = Facts(True, *own, waiting, watching, handle.owner_died, rest)
+                by_baton = handle.baton is not None
+                found = Facts(True, *own, waiting, watching, handle.owner_died, rest, by_baton)
             self._facts[client] = found
         return found
 

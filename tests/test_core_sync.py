@@ -788,6 +788,7 @@ VALUES = st.builds(
     Value, u64, st.binary(max_size=40) | st.builds(Reference, st.binary(max_size=20), u64)
 )
 STATES = st.integers(-(2**31), 2**31 - 1)
+PLACES = st.none() | st.tuples(u32, u32, u64)
 PAYLOADS = st.one_of(
     st.builds(RequestUpgrade, u64, STATES, u64, u32, st.booleans()),
     st.builds(WithdrawWait, u64, u64),
@@ -797,7 +798,7 @@ PAYLOADS = st.one_of(
     st.builds(LocalWait, u64, STATES, u64, u32, u32),
     st.builds(Resume, u64, STATES, st.none() | VALUES, st.booleans()),
     st.builds(RequestDowngrade, u64, STATES),
-    st.builds(ConfirmUpgrade, u64, STATES, VALUES, st.booleans()),
+    st.builds(ConfirmUpgrade, u64, STATES, VALUES, st.booleans(), PLACES),
     st.builds(ConfirmClose, u64),
     st.builds(RefuseWait, u64, u64, st.integers(1, 133), st.text(max_size=30)),
 )

@@ -42,9 +42,13 @@ LOCKS = {
     "wait_graph",
 }
 SYNC = {
+    "sync_check",
     "sync_client",
     "sync_handle",
+    "sync_holder",
+    "sync_passing",
     "sync_payload",
+    "sync_rows",
     "sync_server",
     "sync_table",
     "sync_waits",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import mmap
 import os
 import signal
 import sys
@@ -399,6 +400,7 @@ case_handlecell_value = partial(set_in_cell, "value", THINGS)
 case_handlecell_waits = partial(set_in_cell, "waits", THINGS)
 case_handlecell_watches = partial(set_in_cell, "watches", THINGS)
 case_handlecell_record = partial(set_in_cell, "record", THINGS)
+case_handlecell_baton = partial(set_in_cell, "baton", THINGS)
 
 
 class Handle(_native.QuickHandle):
@@ -522,6 +524,23 @@ def case_quickhandle_unlock() -> None:
     assert handle.unlock(10**70) == ((10**70,), {})  # type: ignore[func-returns-value]
 
 
+def lock_by_baton() -> None:
+    page = mmap.mmap(-1, mmap.PAGESIZE)
+    baton(memory=page).begin(NUMBER, BYTES[:99], 7)
+    handle = changeable()
+    cell = handle._cell()
+    cell.state, cell.baton = 1, baton(1, 7, page)
+    for value in (NUMBER + 1, NUMBER + 2):
+        handle.lock(3)  # type: ignore[arg-type]
+        handle.unlock(value)
+        with handle.exclusive() as box:
+            assert box.value == value
+            box.value += 1
+    handle.lock(3)  # type: ignore[arg-type]
+    baton(1, memory=page).end()
+    assert handle.unlock() == ((), {})  # type: ignore[func-returns-value]
+
+
 def case_quickhandle_shared() -> None:
     handle = changeable()
     with handle.shared(timeout=NUMBER) as value:
@@ -532,6 +551,7 @@ def case_quickhandle_shared() -> None:
 
 
 def case_quickhandle_exclusive() -> None:
+    lock_by_baton()
     handle = changeable()
     with handle.exclusive() as box:
         box.value = NUMBER + 1
@@ -590,6 +610,75 @@ def case_quickbox() -> None:
 
 
 case_quickbox_value = case_quickbox_init = case_quickbox
+
+
+def baton(number: int = 0, me: int = 0, memory: Any = None) -> _native.Baton:
+    page = mmap.mmap(-1, mmap.PAGESIZE) if memory is None else memory
+    return _native.Baton(page, 1, number, me)
+
+
+def case_baton() -> None:
+    baton()
+    refused(_native.Baton, bytes(4096), 0, 0, 0)
+    refused(_native.Baton, mmap.mmap(-1, 4096), 99, 0, 0)
+    refused(_native.Baton, NUMBER)
+
+
+def case_baton_take() -> None:
+    page = mmap.mmap(-1, mmap.PAGESIZE)
+    leader = baton(memory=page)
+    assert baton(1, 7, page).take() is None
+    leader.begin(NUMBER, BYTES[:99], 7)
+    assert baton(1, 7, page).take() == (NUMBER, BYTES[:99])
+
+
+def case_baton_give() -> None:
+    page = mmap.mmap(-1, mmap.PAGESIZE)
+    baton(memory=page).begin(NUMBER, BYTES[:99], 7)
+    ours = baton(1, 7, page)
+    ours.take()
+    assert ours.give(NUMBER, BYTES[:98])
+    assert not ours.give()
+    refused(ours.give, NUMBER, BYTES)
+    refused(ours.give, NUMBER, PAYLOAD)
+    refused(ours.give, NUMBER)
+
+
+def case_baton_begin() -> None:
+    assert baton().begin(NUMBER, b"", 7) == 1
+    assert baton(2**28 - 1).begin(NUMBER, b"", 7) == 0
+    refused(baton().begin, NUMBER, PAYLOAD, 7)
+    refused(baton().begin, NUMBER, b"", NUMBER)
+    refused(baton().begin, NUMBER)
+
+
+def case_baton_reserve() -> None:
+    ours = baton()
+    assert not ours.reserve(7)
+    refused(ours.reserve, PAYLOAD)
+
+
+def case_baton_ended() -> None:
+    ours = baton()
+    assert ours.ended()
+    ours.begin(NUMBER, b"", 7)
+    assert not ours.ended()
+
+
+def case_baton_end() -> None:
+    ours = baton()
+    ours.begin(NUMBER, BYTES[:99], 7)
+    for _ in range(2):
+        assert ours.end() == (7, False, (NUMBER, BYTES[:99]))
+    assert baton(5).end() is None
+
+
+def case_baton_release() -> None:
+    ours = baton()
+    for _ in range(2):
+        ours.release()
+    assert ours.begin(NUMBER, b"", 7) == 0
+    assert (ours.take(), ours.give(), ours.end()) == (None, False, None)
 
 
 def case_record() -> None:

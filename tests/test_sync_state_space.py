@@ -17,7 +17,7 @@ from sync_space import Limits, Space, Violation
 
 from libos_ipc.core import sync_client, sync_server, sync_table
 from libos_ipc.core.sync_client import SyncClient
-from libos_ipc.core.sync_handle import Effects, LocalHandle, Wait
+from libos_ipc.core.sync_handle import Effects, LocalHandle
 from libos_ipc.core.sync_server import SyncServer
 from libos_ipc.core.sync_table import Entry, Handle, Row, SyncTable
 from libos_ipc.core.sync_words import (
@@ -30,6 +30,7 @@ from libos_ipc.core.sync_words import (
     RequestDowngrade,
     RequestUpgrade,
     To,
+    Wait,
 )
 
 #: Name -> what may happen there. Locking, unlocking and writing go on in each of them.
@@ -50,11 +51,27 @@ WORLDS = {
     "another leader, two threads": Limits(
         threads=(2, 1), locks=1, failovers=1, kills=1, withdrawals=1
     ),
+    "passing": Limits(batons=True),
+    "passing, giving up": Limits(locks=1, withdrawals=1, batons=True),
+    "passing, two threads in one": Limits(threads=(2, 1), writes=0, batons=True),
+    "passing, watching": Limits(locks=1, watches=1, batons=True),
+    "passing, closing": Limits(locks=1, closes=1, batons=True),
+    "passing, killed": Limits(locks=1, kills=1, on_death="raise", batons=True),
+    "passing, declined": Limits(locks=1, withdrawals=1, batons=True, declines=True),
+    "passing, another leader": Limits(locks=1, failovers=1, batons=True),
     "another leader, closing": Limits(locks=1, closes=1, failovers=1, on_death="raise", writes=1),
 }
 
 #: Beyond the patience of a normal run.
 LARGE = {
+    "passing, two locks each, killed": Limits(kills=1, on_death="raise", batons=True),
+    "passing, declined, killed": Limits(
+        locks=1, kills=1, failovers=1, on_death="raise", batons=True, declines=True, withdrawals=1
+    ),
+    "passing, three locks each": Limits(locks=3, writes=2, batons=True),
+    "passing, three": Limits(threads=(1, 1, 1), locks=1, writes=1, batons=True),
+    "passing, opening again": Limits(locks=1, closes=1, opens=1, writes=1, batons=True),
+    "passing, killed, another leader": Limits(kills=1, failovers=1, on_death="raise", batons=True),
     "another leader, closing, killed": Limits(
         locks=1, closes=1, kills=1, failovers=1, on_death="raise", writes=1
     ),
@@ -144,6 +161,24 @@ def recalls_are_not_journaled(self: SyncServer, done: Decision, record: Record) 
         done.records.append(record)
 
 
+def nobody_had_the_baton(self: SyncTable, id: int, holder: int, in_use: bool) -> None:
+    self._apply_ended(id, holder if not in_use else 0, in_use)
+
+
+def nobody_was_to_have_it(self: SyncTable, id: int, holder: int, in_use: bool) -> None:
+    self._apply_ended(id, holder if in_use else 0, in_use)
+
+
+def who_declines_has_it(self: LocalHandle, word: ConfirmUpgrade, baton: Any) -> Effects:
+    return [each for each in real_baton(self, word, baton) if type(each) is not ConfirmDowngrade]
+
+
+def what_was_passed_on_is_lost(self: SyncServer, done: Decision, handle: Handle) -> None:
+    if handle.baton is not None:
+        assert self.batons is not None
+        self._record(done, ("ended", handle.id, *self.batons.end(handle.baton)[:2]))
+
+
 def a_takeover_keeps_the_queue(self: SyncTable) -> None:
     for handle in self.handles.values():
         for row in handle.rows.values():
@@ -198,6 +233,7 @@ def opens_what_is_closing(self: SyncClient, id: int) -> bool:
 
 
 real_gone = SyncServer.on_gone
+real_baton = LocalHandle.on_baton
 real_settle, real_comply = LocalHandle._settle, LocalHandle._comply
 real_serve, real_resume = LocalHandle._serve, LocalHandle.resume
 real_opened = SyncClient.opened
@@ -212,6 +248,10 @@ FAULTS: list[tuple[Any, Any, Callable[..., Any], str, str]] = [
     (SyncServer, "on_gone", the_dead_leave_nothing, "killed", "committed"),
     (TABLE, "grant", a_death_is_told_twice, "killed, three there", "told before"),
     (SyncServer, "_record", recalls_are_not_journaled, "three locks each", "journal"),
+    (TABLE, "ended", nobody_had_the_baton, "passing", "beside another"),
+    (TABLE, "ended", nobody_was_to_have_it, "passing", "beside another"),
+    (LocalHandle, "on_baton", who_declines_has_it, "passing, declined", "for ever"),
+    (SyncServer, "_end_baton", what_was_passed_on_is_lost, "passing", "committed"),
     (TABLE, "takeover", a_takeover_keeps_the_queue, "another leader", "beside another"),
     (SERVER, RequestClose, a_close_drops_the_value, "closing", "committed"),
     (LocalHandle, "_settle", complies_while_in_use, "three locks each", "granted was"),

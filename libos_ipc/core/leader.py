@@ -20,6 +20,7 @@ from libos_ipc.core.process_rows import Admission, Process
 from libos_ipc.core.roster import Applicant, Record, Roster
 from libos_ipc.core.signal_desk import SignalDesk
 from libos_ipc.core.sync_desk import WORD_OF, ReadRemains, SyncDesk
+from libos_ipc.core.sync_words import Batons
 from libos_ipc.core.vocabulary import (
     Answer,
     ChildExit,
@@ -84,9 +85,11 @@ class Leader(Roster):
         inspector: Inspector | None = None,
         memory: Memory | None = None,
         read_remains: ReadRemains | None = None,
+        batons: Batons | None = None,
         **knobs: Any,
     ) -> None:
         super().__init__(**knobs)
+        self.sync.batons = batons
         self.lock_desk = locks = LockDesk(self, inspector, memory)
         self.sync_desk = sync = SyncDesk(self, read_remains)
         self.signal_desk = signals = SignalDesk(self)
@@ -126,8 +129,8 @@ class Leader(Roster):
     def take_over(self, now: float) -> Effects:
         """The first input of a successor, which has replayed the journal: who is there still is
         asked of the kernel, and nobody is waited for."""
-        self.sync_desk.take_over()
-        return [Expect(tuple(sorted({*self.processes, *self.spares})))]
+        absent = Expect(tuple(sorted({*self.processes, *self.spares})))
+        return [*self.sync_desk.take_over(), absent]
 
     def unheard(self, own: int) -> dict[int, Effects]:
         """Who does not know yet that we lead: all but ourselves."""

@@ -32,13 +32,16 @@ from collections.abc import Callable
 from typing import Any
 
 from libos_ipc._native import HandleCell
+from libos_ipc.core.sync_check import check_handle
 from libos_ipc.core.sync_handle import Effects, LocalHandle, ignored
 from libos_ipc.core.sync_words import (
+    Baton,
     Closed,
     ConfirmClose,
     ConfirmUpgrade,
     Data,
     Failed,
+    Place,
     RefuseWait,
     RequestClose,
     RequestDowngrade,
@@ -57,17 +60,24 @@ _ON_MESSAGE: dict[type[ServerWord], Callable[[LocalHandle, Any], Effects]] = {
 }
 
 
+def _no_baton(place: Place) -> Baton | None:
+    return None
+
+
 class SyncClient:
     """The handles of one process. Not thread-safe: its owner holds one lock.
 
     Threads are numbers from 1; tickets are hashable, and no two that wait at a time are equal.
-    `max_value` is in bytes.
+    `max_value` is in bytes; `open_baton` gives what the server has told of, None if it cannot.
     """
 
-    __slots__ = ("_closing", "_handles", "max_value")
+    __slots__ = ("_closing", "_handles", "max_value", "open_baton")
 
-    def __init__(self, *, max_value: int) -> None:
+    def __init__(
+        self, *, max_value: int, open_baton: Callable[[Place], Baton | None] = _no_baton
+    ) -> None:
         self.max_value = max_value
+        self.open_baton = open_baton
         self._handles: dict[int, LocalHandle] = {}
         self._closing: dict[int, RequestClose] = {}
 
@@ -188,6 +198,8 @@ class SyncClient:
         handle = self._handles.get(word.id)
         if handle is None:
             return [] if word.id in self._closing else [ignored(word, "not open here")]
+        if isinstance(word, ConfirmUpgrade) and word.baton is not None:
+            return handle.on_baton(word, self.open_baton(word.baton))
         return _ON_MESSAGE[type(word)](handle, word)
 
     def resume(self) -> Effects:
@@ -230,4 +242,4 @@ class SyncClient:
         assert not self._handles.keys() & self._closing.keys()
         for id, handle in self._handles.items():
             assert handle.id == id
-            handle.check()
+            check_handle(handle)

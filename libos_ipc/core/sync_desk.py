@@ -73,25 +73,30 @@ class SyncDesk:
 
     def list_all(self, src: int, seq: int, fields: tuple[Any, ...], now: float) -> Effects:
         """SYNC_TABLE."""
+        effects = self._tell(self._server.end_batons())
         rows = tuple(_row(handle) for _, handle in sorted(self._server.handles.items()))
-        return [Answer(src, seq, Code.SYNC_TABLE, (rows,))]
+        return [*effects, Answer(src, seq, Code.SYNC_TABLE, (rows,))]
 
-    def take_over(self) -> None:
-        """Another leader begins: it does not know yet where large values lie."""
+    def take_over(self) -> Effects:
+        """Another leader begins: it does not know yet where large values lie, and what was passed
+        on without the one before it."""
+        effects = self._tell(self._server.end_batons())
         for id, handle in self._server.handles.items():
             self._keep_in_mind(id, *handle.value)
+        return effects
 
     def on_gone(self, vmid: int) -> Effects:
         """A process is dead, has left, or has exec'ed: it uses no handle any more."""
         if vmid not in self._server.open_at:
             return []
         ids = list(self._server.open_at[vmid])
+        effects = self._tell(self._server.end_batons(ids))
         had = [i for i in ids if self._server.handles[i].rows[vmid].state == State.EXCLUSIVE]
         reads = self._read_remains if had else None
         remains = _nothing if reads is None else reads(vmid)
         for id in had:
             self._files.setdefault(id, set()).update(self._left_by(vmid, id, remains(id)))
-        return self._tell(self._server.on_gone(vmid, remains), *ids)
+        return [*effects, *self._tell(self._server.on_gone(vmid, remains), *ids)]
 
     def _left_by(self, vmid: int, id: int, remains: Remains) -> Iterator[bytes]:
         """Files that a process may have left which died while it had a handle to itself: of the
@@ -104,6 +109,11 @@ class SyncDesk:
                 yield value_name(id, vmid, last - 1).encode()
                 yield value_name(id, vmid, last).encode()
         yield value_name(id, vmid, newest + 1).encode()
+
+    def close(self) -> None:
+        """Nobody leads here any more."""
+        if self._server.batons is not None:
+            self._server.batons.close()
 
     # ---- from the machine's words to messages
 

@@ -24,6 +24,7 @@ from libos_ipc.core.sync_words import (
     ConfirmUpgrade,
     Failed,
     Granted,
+    Hold,
     InUse,
     LocalWait,
     RefuseWait,
@@ -118,6 +119,8 @@ class SyncEnd:
                 effects.append(Resolve(each.ticket, (each.version,)))
             elif isinstance(each, Commit):
                 effects.append(Publish(each.id, *each.value))
+            elif isinstance(each, Hold):
+                effects.append(Publish(each.id, *each.value, each.in_use))
             elif isinstance(each, Closed):
                 effects.append(Unpublish(each.id))
             elif isinstance(each, Note):

@@ -52,11 +52,11 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from typing import NamedTuple
 
-from libos_ipc._native import HandleCell
+from libos_ipc.core.sync_holder import BatonHolder
 from libos_ipc.core.sync_words import (
     NEVER_WRITTEN,
+    Baton,
     Changed,
     ClientEffect,
     Commit,
@@ -75,37 +75,26 @@ from libos_ipc.core.sync_words import (
     ServerWord,
     State,
     Value,
+    Wait,
     WithdrawWait,
 )
 from libos_ipc.core.vocabulary import Note, make
 from libos_ipc.errors import InvalidArgument, MessageTooLarge, PermissionDenied
 
-__all__ = ["Effects", "LocalHandle", "Wait", "ignored"]
+__all__ = ["Effects", "LocalHandle", "ignored"]
 
 Effects = list[ClientEffect]
 
 INVALID, SHARED, EXCLUSIVE = State.INVALID, State.SHARED, State.EXCLUSIVE
 
-
 #: What there is to a handle, but for those who wait.
 _FIELDS = (
     *("id", "opened", "state", "user", "using", "recall", "owner_died", "value", "own"),
-    *("number", "asked", "told_waits", "told_user"),
+    *("number", "asked", "declined", "told_waits", "told_user"),
 )
 
 
-class Wait(NamedTuple):
-    """Somebody who waits for the lock. Thread 0 wants a copy, and has no lock."""
-
-    number: int
-    thread: int
-    state: int
-    timed: bool
-    ticket: object
-    told: bool  #: the server knows that it waits behind another agent of this process
-
-
-class LocalHandle(HandleCell):
+class LocalHandle(BatonHolder):
     """A handle that is open here, and has been opened `opened` times.
 
     What it takes to lock and unlock at once is the cell's: `lock_now`, `unlock_now` and the fields
@@ -114,7 +103,7 @@ class LocalHandle(HandleCell):
 
     __slots__ = (
         "asked",
-        "id",
+        "declined",
         "number",
         "told_waits",
     )
@@ -124,6 +113,7 @@ class LocalHandle(HandleCell):
         self.value = NEVER_WRITTEN
         self.number = 0  # of the last wait
         self.asked: Wait | None = None  # for whom the server was asked
+        self.declined = False  # the baton, and has heard nothing since
         self.told_waits = 0  # how many of `waits` the server knows of, but for `asked`
 
     # ---- what the program asks
@@ -136,16 +126,20 @@ class LocalHandle(HandleCell):
         if user == thread:
             text = f"locking sync handle {self.id}: thread {thread} uses it already; unlock first"
             return [Failed(ticket, errno.EDEADLK, text)]
+        if not user and state == EXCLUSIVE and self._take_by_baton():
+            self.user, self.using = thread, state
+            return [make(Granted, (ticket, self.value))]
+        left = self._leave_baton()
         self.number += 1
         told = not timed and bool(user or self.waits)
         if self.waits is None:
             self.waits = deque()
         self.waits.append(Wait(self.number, thread, state, timed, ticket, told))
         if not told:
-            return self._settle()
+            return [*left, *self._settle()]
         self.told_waits += 1
         self.told_user = user
-        return [LocalWait(self.id, self.using, self.number, thread, user)]
+        return [*left, LocalWait(self.id, self.using, self.number, thread, user)]
 
     def unlock(self, thread: int, data: Data | None, max_value: int) -> Effects:
         """Give up the lock, with a changed value or without."""
@@ -153,7 +147,13 @@ class LocalHandle(HandleCell):
             user = f"thread {self.user} does" if self.user else "nobody does"
             text = f"thread {thread} unlocking sync handle {self.id}, which it does not use: {user}"
             raise PermissionDenied(text)
-        effects = [] if data is None else self._commit(data, max_value)
+        if data is not None:
+            self._check_change(data, max_value)
+        if self._give_by_baton(data):
+            return []
+        effects = self._leave_baton()
+        if data is not None:
+            effects += self._commit(data)
         if not self.unlock_now(thread):
             self.user, self.using = 0, INVALID
             effects += self._settle()
@@ -170,10 +170,11 @@ class LocalHandle(HandleCell):
         """Tell `ticket` of the first version seen here that is newer than `version`."""
         if self.value.version > version:
             return [Changed(ticket, self.value.version)]
+        left = self._leave_baton()
         if self.watches is None:
             self.watches = {}
         self.watches[ticket] = version
-        return self._settle()
+        return [*left, *self._settle()]
 
     def waiting(self) -> list[object]:
         """The tickets that are not settled."""
@@ -183,22 +184,54 @@ class LocalHandle(HandleCell):
 
     def on_downgrade(self, word: RequestDowngrade) -> Effects:
         """A recall."""
+        left = self._leave_baton()
+        if self.declined and self.state == INVALID:
+            return left  # it crossed the word that a baton was declined
         if not INVALID <= word.state < self.state:
-            return [ignored(word, f"asked down to {word.state} one who has {self.state}")]
+            return [*left, ignored(word, f"asked down to {word.state} one who has {self.state}")]
         self.recall = min(self.recall or EXCLUSIVE, word.state)
-        return self._settle()
+        return [*left, *self._settle()]
 
     def on_upgrade(self, word: ConfirmUpgrade) -> Effects:
         """A grant, of what was asked or of what was asked before that."""
+        left = self._leave_baton()
         if not self.state < word.state <= EXCLUSIVE:
-            return [ignored(word, f"granted {word.state} to one who has {self.state}")]
+            return [*left, ignored(word, f"granted {word.state} to one who has {self.state}")]
         self.state = word.state
         self.value = word.value
-        self.own = False
+        self.own = self.declined = False
         self.owner_died |= word.owner_died
         if self.asked is not None and not self.asked.thread:
             self.asked = None  # any state is a copy
-        return self._wake() + self._settle()
+        return left + self._wake() + self._settle()
+
+    def on_baton(self, word: ConfirmUpgrade, baton: Baton | None) -> Effects:
+        """EXCLUSIVE may be taken by this baton, and is reserved for us; None if it cannot be had
+        here. Whoever waits for it, if anybody does, is served; what the server heard is over."""
+        left = self._leave_baton()
+        if self.state > INVALID:
+            return [*left, ignored(word, f"handed a baton to one who has {self.state}")]
+        self.baton = baton
+        asked = self.asked
+        if asked is not None and not asked.thread:
+            self.asked = asked = None  # any state is a copy
+        if not self._take_by_baton():
+            if asked is not None:
+                self.asked = None  # and is asked for again
+                self.told_waits += asked.told
+            self.declined = True
+            left += [*self._leave_baton(), ConfirmDowngrade(self.id, INVALID, None, False)]
+            return left + self._settle()
+        self.declined = False
+        effects = left + self._wake()
+        if self.waits:
+            effects += self._serve(self.waits.popleft())
+            self.waits = self.waits or None
+        alone = not (self.waits or self.watches or self.told_user or self.told_waits)
+        kept = alone and self.baton is not None and not self.baton.ended()
+        if not kept or not (self.user or self._give_by_baton(None)):
+            effects += self._leave_baton() + self._settle()
+        return effects
 
     def on_refused(self, word: RefuseWait) -> Effects:
         """A wait would never end."""
@@ -212,11 +245,13 @@ class LocalHandle(HandleCell):
 
     def last_word(self) -> RequestClose:
         """The handle is closed here. A new leader may lack a value that is only SHARED by now."""
+        self._leave_baton()
         return RequestClose(self.id, self.state, self._unsaved(), self.owner_died)
 
     def resume(self) -> Effects:
         """Tell a new leader how things stand, and ask again."""
-        effects: Effects = [Resume(self.id, self.state, self._unsaved(), self.owner_died)]
+        effects = self._leave_baton()
+        effects.append(Resume(self.id, self.state, self._unsaved(), self.owner_died))
         told = [wait for wait in self.waits or () if wait.told]
         for wait in told:
             effects.append(LocalWait(self.id, self.using, wait.number, wait.thread, self.user))
@@ -224,6 +259,7 @@ class LocalHandle(HandleCell):
         self.told_user = self.user if told else 0
         self.recall = 0
         self.asked = None
+        self.declined = False
         return effects + self._settle()
 
     # ---- what follows from it
@@ -314,7 +350,7 @@ class LocalHandle(HandleCell):
                 effects.append(WithdrawWait(self.id, wait.number))
         return effects + self._settle()
 
-    def _commit(self, data: Data, max_value: int) -> Effects:
+    def _check_change(self, data: Data, max_value: int) -> None:
         if self.using != EXCLUSIVE:
             text = f"changing sync handle {self.id} under a shared lock: lock it exclusively"
             raise InvalidArgument(text)
@@ -322,6 +358,8 @@ class LocalHandle(HandleCell):
         if size > max_value:
             text = f"a value of {size} bytes for sync handle {self.id}: {max_value} at most"
             raise MessageTooLarge(text)
+
+    def _commit(self, data: Data) -> Effects:
         self.value = Value(self.value.version + 1, data)
         self.own = True
         return [Commit(self.id, self.value), *self._wake()]
@@ -338,41 +376,19 @@ class LocalHandle(HandleCell):
             del self.watches[ticket]
         return [Changed(ticket, version) for ticket in woken]
 
-    # ---- what must hold
+    # ---- for comparing, and for copies
 
     def row(self) -> tuple[object, ...]:
         """All fields in a fixed order, for comparing."""
         named = tuple(getattr(self, name) for name in _FIELDS)
-        return *named, tuple(self.waits or ()), tuple((self.watches or {}).items())
+        waits = tuple(self.waits or ())
+        return *named, waits, tuple((self.watches or {}).items()), self.baton
 
     def __reduce__(self) -> tuple[object, ...]:
         """A copy, for whoever goes through all states that there are."""
-        fields = {name: getattr(self, name) for name in (*_FIELDS, "waits", "watches")}
+        names = (*_FIELDS, "waits", "watches", "baton")
+        fields = {name: getattr(self, name) for name in names}
         return LocalHandle, (self.id,), (None, fields)
-
-    def check(self) -> None:
-        """Assert the invariants. O(n) in those who wait."""
-        asked, waits = self.asked, list(self.waits or ())
-        assert self.opened >= 1
-        assert bool(self.user) == (self.using > INVALID)
-        assert self.using <= self.state
-        assert not self.recall or self.recall < self.using == self.state
-        if self.user:
-            assert asked is None
-        elif waits:
-            assert asked is not None
-            assert asked == waits[0]
-            assert asked.state > self.state
-        else:
-            assert (asked is not None) == bool(self.watches and self.state == INVALID)
-            assert asked is None or not asked.thread
-        numbers = [wait.number for wait in waits]
-        assert numbers == sorted(set(numbers))
-        assert all(number <= self.number for number in numbers)
-        assert self.told_waits == sum(wait.told and wait != asked for wait in waits)
-        assert self.told_user in (0, self.user)
-        assert self.told_user == self.user or not (self.recall or self.told_waits)
-        assert all(known >= self.value.version for known in (self.watches or {}).values())
 
 
 def ignored(word: ServerWord, reason: str) -> Note:

@@ -4,7 +4,9 @@ All messages of sync handles have this one layout, the model's and our own addit
 data means depends on the message, and is opaque to everybody between client and server:
 
     CONFIRM_UPGRADE, CONFIRM_DOWNGRADE,    version, flags [`QB`], then the value itself, or size
-    REQUEST_CLOSE, RESUME                  [`Q`] and place of a large one in shared memory
+    REQUEST_CLOSE, RESUME                  [`Q`] and place of a large one in shared memory;
+                                           in the first of them before that, by a flag, the place
+                                           of a baton [`IIQ`]
     REQUEST_UPGRADE                        number, thread, timed [`QI?`]
     WITHDRAW                               number [`Q`]
     IN_USE                                 thread [`I`]
@@ -59,11 +61,13 @@ _NUMBER = struct.Struct("<Q")
 _THREAD = struct.Struct("<I")
 _LOCAL = struct.Struct("<QII")
 _REFUSAL = struct.Struct("<Qi")
+_PLACE = struct.Struct("<IIQ")
 
 # Flags of a value.
 _OWNER_DIED = 1
 _REFERENCE = 2
 _NO_VALUE = 4
+_BATON = 8
 
 
 def pack(word: Word) -> Fields:
@@ -128,11 +132,25 @@ def _unpack_upgrade(id: int, state: int, data: bytes) -> RequestUpgrade:
     return make(RequestUpgrade, (id, state, number, thread, timed))
 
 
+def _pack_confirmed(word: ConfirmUpgrade) -> bytes:
+    data = _pack_value(word)
+    if word.baton is None:
+        return data
+    version, flags = _VALUE.unpack_from(data)
+    head = _VALUE.pack(version, flags | _BATON)
+    return head + _PLACE.pack(*word.baton) + data[_VALUE.size :]
+
+
 def _unpack_confirmed(id: int, state: int, data: bytes) -> ConfirmUpgrade:
+    baton = None
+    if len(data) >= _VALUE.size and data[_VALUE.size - 1] & _BATON:
+        version, flags = _VALUE.unpack_from(data)
+        baton = _PLACE.unpack_from(data, _VALUE.size)
+        data = _VALUE.pack(version, flags ^ _BATON) + data[_VALUE.size + _PLACE.size :]
     value, owner_died = _unpack_value(data)
     if value is None:
         raise ValueError("an upgrade without a value")
-    return make(ConfirmUpgrade, (id, state, value, owner_died))
+    return make(ConfirmUpgrade, (id, state, value, owner_died, baton))
 
 
 def _unpack_empty(word: Word, data: bytes) -> Word:
@@ -150,7 +168,7 @@ _PACK: dict[type[Word], Callable[..., bytes]] = {
     LocalWait: lambda word: _LOCAL.pack(word.number, word.thread, word.user),
     Resume: _pack_value,
     RequestDowngrade: lambda word: b"",
-    ConfirmUpgrade: _pack_value,
+    ConfirmUpgrade: _pack_confirmed,
     ConfirmClose: lambda word: b"",
     RefuseWait: _pack_refusal,
 }

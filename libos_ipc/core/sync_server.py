@@ -15,6 +15,8 @@ read from where it left it; if it died between lock and unlock and the handle sa
 next one granted is told. News of a death are told again rather than lost: when they were given to
 a process that gave up waiting, or that died before it gave back or committed anything.
 
+What moves from one process to the next again and again goes on without us: see `sync_passing`.
+
 Cycles are looked for by somebody who sees file locks too: `waits_for` gives him the edges known
 here, and `find_cycle` is asked whenever one is added. The wait that closed the cycle is refused,
 all others stay.
@@ -32,7 +34,8 @@ import errno
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from libos_ipc.core.sync_table import IN_THE_WAY, Entry, Handle, Row, SyncTable
+from libos_ipc.core.sync_passing import MOST_COMMITS, SyncPassing
+from libos_ipc.core.sync_rows import IN_THE_WAY, Entry, Handle, Row
 from libos_ipc.core.sync_waits import blockers_inside, blockers_of_entry, uses_in_the_way
 from libos_ipc.core.sync_words import (
     Agent,
@@ -44,7 +47,6 @@ from libos_ipc.core.sync_words import (
     Decision,
     InUse,
     LocalWait,
-    Record,
     RefuseWait,
     Remains,
     RequestClose,
@@ -53,7 +55,6 @@ from libos_ipc.core.sync_words import (
     Resume,
     State,
     To,
-    Value,
     WithdrawWait,
 )
 from libos_ipc.core.vocabulary import Note, make
@@ -64,8 +65,6 @@ __all__ = ["MOST_COMMITS", "NAME_MAX", "WAITS_MAX", "FindCycle", "SyncServer"]
 #: The text of the cycle that these blockers of this agent close, None if they close none.
 FindCycle = Callable[[Agent, Blockers], str | None]
 
-#: Versions that one holder may add; more is a lie that would use the numbers up.
-MOST_COMMITS = 2**40
 #: Characters of a name, and of the text of a type.
 NAME_MAX = 4096
 #: Waits behind one another inside a process, per handle, that are looked at.
@@ -81,7 +80,7 @@ DOWNGRADES: dict[tuple[int, int], bool] = {
 }
 
 
-class SyncServer(SyncTable):
+class SyncServer(SyncPassing):
     """The server's machine. `find_cycle` looks over everything that can wait, see above."""
 
     def __init__(self, *, find_cycle: FindCycle, **ids: int) -> None:
@@ -117,6 +116,8 @@ class SyncServer(SyncTable):
         handle = self.handles.get(word.id)
         row = handle.rows.get(src) if handle is not None else None
         if handle is not None and row is not None:
+            if handle.baton is not None and self._passed(done, src, handle, row, word):
+                return done
             _ON_MESSAGE[type(word)](self, done, src, handle, row, word)
         elif isinstance(word, RequestClose):
             # Closed for the former leader, who did not live to confirm it.
@@ -132,9 +133,11 @@ class SyncServer(SyncTable):
         for id in ids:
             handle = self.handles[id]
             row = handle.rows[vmid]
+            self._end_baton(done, handle)
             unheard = row.warned
             if row.state == EXCLUSIVE and len(handle.rows) > 1:
                 value, in_use = remains(id)
+                in_use |= row.lent and value is None  # the baton alone said so
                 version = handle.value.version
                 self._take_value(done, vmid, handle, value)
                 unheard &= handle.value.version == version
@@ -144,6 +147,7 @@ class SyncServer(SyncTable):
         if ids:
             self._record(done, ("gone", vmid))
         for id in ids:
+            self._forget_baton(id)
             if id in self.handles:
                 self._advance(done, self.handles[id])
         return done
@@ -151,6 +155,8 @@ class SyncServer(SyncTable):
     def takeover(self) -> Decision:
         """This server has read the journal of another, and begins."""
         done = make(Decision, ([], [], []))
+        for handle in self.handles.values():
+            self._end_baton(done, handle)
         self._record(done, ("takeover",))
         return done
 
@@ -187,7 +193,8 @@ class SyncServer(SyncTable):
         self, done: Decision, src: int, handle: Handle, row: Row, word: ConfirmDowngrade
     ) -> None:
         key = (row.state, word.state)
-        if key not in DOWNGRADES or not 0 < row.recall <= word.state:
+        declined = row.offered and word.state == INVALID
+        if key not in DOWNGRADES or not (declined or 0 < row.recall <= word.state):
             return _ignore(done, src, word, f"{row.state} to {word.state}, recall {row.recall}")
         if DOWNGRADES[key]:
             self._take_value(done, src, handle, word.value)
@@ -205,6 +212,7 @@ class SyncServer(SyncTable):
         if word.owner_died or word.state < row.state:
             self._take_back_warning(done, handle, row)
         self._record(done, ("close", src, handle.id))
+        self._forget_baton(handle.id)
         done.messages.append(To(src, ConfirmClose(handle.id)))
         self._advance(done, handle)
 
@@ -258,20 +266,13 @@ class SyncServer(SyncTable):
                     done.messages.append(make(To, (vmid, recall)))
             if blocked:
                 return
-            given = (handle.id, head.state, handle.value, handle.owner_died)
+            if head.state != EXCLUSIVE:
+                handle.moves = 0
+            elif self._begin_baton(done, handle, head):
+                return
+            given = (handle.id, head.state, handle.value, handle.owner_died, None)
             self._record(done, ("grant", head.vmid, handle.id, head.state))
             done.messages.append(make(To, (head.vmid, make(ConfirmUpgrade, given))))
-
-    def _take_value(self, done: Decision, src: int, handle: Handle, value: Value | None) -> None:
-        if value is None or value.version <= handle.value.version:
-            return
-        if value.version <= handle.value.version + MOST_COMMITS:
-            data = value.data if isinstance(value.data, bytes) else tuple(value.data)
-            self._record(done, ("value", handle.id, value.version, data))
-        else:
-            fields: dict[str, object] = {"peer": src, "handle": handle.id}
-            text = f"version {value.version} after {handle.value.version}"
-            done.notes.append(Note("sync value refused", {**fields, "reason": text}))
 
     def _take_back_warning(self, done: Decision, handle: Handle, row: Row) -> None:
         """Nobody was told there: it said so, or it never had what was granted with the news."""
@@ -346,10 +347,6 @@ class SyncServer(SyncTable):
             if there != asked:
                 text = f"opening {handle} with {what} {asked[:200]!r}: it is open with {there!r}"
                 raise InvalidArgument(text)
-
-    def _record(self, done: Decision, record: Record) -> None:
-        self.apply(record)
-        done.records.append(record)
 
     def check(self) -> None:
         """Assert the invariants. O(n)."""

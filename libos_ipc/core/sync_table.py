@@ -10,6 +10,9 @@ What each process has of it, and how that changes:
     grant:    --> SHARED or EXCLUSIVE, and its entry leaves the queue
     recall:   it has been asked down to a state, and holds what it has until …
     drop:     … it has confirmed
+    baton:    all are INVALID, as far as this table knows, and those that pass EXCLUSIVE
+              among themselves (pass) see to it alone until …
+    ended:    … whoever has it in that moment, or was to have it, has it by this table
     close, gone: out of the table
 
 The queue holds who wants an upgrade, in order of arrival, at most one entry per process; who
@@ -26,110 +29,15 @@ process has; a recall is below what its process has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
 
-from libos_ipc.core.sync_words import (
-    NEVER_WRITTEN,
-    Agent,
-    Data,
-    Record,
-    Reference,
-    State,
-    Value,
-)
+from libos_ipc.core.sync_rows import IN_THE_WAY, Entry, Handle, Row
+from libos_ipc.core.sync_words import Agent, Data, Record, Reference, State, Value
 from libos_ipc.core.vocabulary import make
 
 __all__ = ["IN_THE_WAY", "Entry", "Handle", "Row", "SyncTable"]
 
 INVALID, SHARED, EXCLUSIVE = State.INVALID, State.SHARED, State.EXCLUSIVE
-
-
-#: (wanted, what another has) -> what that one must go down to. Not here: it is not in the way.
-IN_THE_WAY: dict[tuple[int, int], State] = {
-    (EXCLUSIVE, EXCLUSIVE): INVALID,
-    (EXCLUSIVE, SHARED): INVALID,
-    (SHARED, EXCLUSIVE): SHARED,
-}
-
-
-class Entry(NamedTuple):
-    """An upgrade that is wanted."""
-
-    vmid: int
-    state: int
-    number: int
-    thread: int
-    timed: bool
-
-    @property
-    def agent(self) -> Agent | None:
-        """Who waits for it, None if nobody does who could be part of a cycle."""
-        return (self.vmid, self.thread) if self.thread and not self.timed else None
-
-
-class Row:
-    """One process that has a handle open."""
-
-    __slots__ = ("recall", "silent", "state", "user", "using", "waits", "warned")
-
-    def __init__(self) -> None:
-        self.state: int = INVALID
-        self.recall = 0  # what it was asked to go down to, 0 for nothing
-        self.user = 0  # the thread that uses it there, as far as told, and …
-        self.using: int = INVALID  # … as what
-        self.waits: dict[int, int] | None = None  # number -> thread that waits behind another
-        self.warned = False  # was told of a death by what it has
-        self.silent = False  # has not said yet what it really has
-
-    def fields(self) -> tuple[object, ...]:
-        """All fields in a fixed order, for comparing."""
-        waits = tuple(sorted((self.waits or {}).items()))
-        own = (self.state, self.recall, self.user, self.using)
-        return *own, waits, self.warned, self.silent
-
-    def set_user(self, thread: int, using: int) -> None:
-        """It is this thread that uses the handle there; 0: nobody, or nobody knows."""
-        self.user, self.using = thread, using if thread else INVALID
-
-
-class Handle:
-    """A handle that anybody has open. An empty name is none."""
-
-    __slots__ = ("id", "name", "on_death", "owner_died", "queue", "rows", "type_text", "value")
-
-    def __init__(self, id: int, name: str, type_text: str, on_death: str) -> None:
-        self.id = id
-        self.name = name
-        self.type_text = type_text
-        self.on_death = on_death  # "last" or "raise"
-        self.owner_died = False  # the next one granted is to be told
-        self.value = NEVER_WRITTEN
-        self.rows: dict[int, Row] = {}  # by VMID
-        self.queue: tuple[Entry, ...] = ()
-
-    def entry_of(self, vmid: int) -> Entry | None:
-        """What this process wants."""
-        for entry in self.queue:
-            if entry.vmid == vmid:
-                return entry
-        return None
-
-    def in_the_way(self, entry: Entry) -> Iterator[tuple[int, Row]]:
-        """The processes that must go down first."""
-        own, wanted = entry.vmid, entry.state
-        for vmid, row in self.rows.items():
-            if vmid != own and (wanted, row.state) in IN_THE_WAY:
-                yield vmid, row
-
-    def fields(self) -> tuple[object, ...]:
-        """All there is to it, for comparing."""
-        own = (self.id, self.name, self.type_text, self.on_death, self.owner_died, self.value)
-        rows = tuple((vmid, *row.fields()) for vmid, row in sorted(self.rows.items()))
-        return *own, rows, self.queue
-
-    def __str__(self) -> str:
-        return f"sync handle {self.id} {self.name!r}" if self.name else f"sync handle {self.id}"
 
 
 class SyncTable:
@@ -211,6 +119,27 @@ class SyncTable:
             handle.queue = (*handle.queue, entry)
         self._enter(entry.agent, id)
 
+    # ---- the baton
+
+    def _apply_baton(self, id: int, where: int, slot: int, number: int) -> None:
+        self.handles[id].baton = (where, slot, number)
+
+    def _apply_pass(self, vmid: int, id: int, number: int) -> None:
+        handle = self.handles[id]
+        self._asks(handle, vmid, number)
+        self._drop_entry(handle, vmid)
+        handle.rows[vmid].passing = True
+
+    def _apply_ended(self, id: int, holder: int, in_use: bool) -> None:
+        handle = self.handles[id]
+        handle.baton = None
+        for vmid, row in handle.rows.items():
+            if vmid == holder and row.passing:
+                row.state, row.lent, row.offered = EXCLUSIVE, in_use, not in_use
+            row.passing = False
+
+    # ---- upgrades and downgrades, once more
+
     def _apply_has(self, vmid: int, id: int, number: int) -> None:
         self._asks(self.handles[id], vmid, number)
         self._drop_entry(self.handles[id], vmid)
@@ -219,7 +148,7 @@ class SyncTable:
         """A process asks for wait `number` of its own: so nobody uses the handle there."""
         row = handle.rows[vmid]
         row.set_user(0, INVALID)
-        row.silent = False
+        row.silent = row.lent = False
         if row.waits is not None:
             self._end_wait(vmid, handle, number)
 
@@ -242,6 +171,7 @@ class SyncTable:
         row.state = state
         row.warned &= state > INVALID
         row.set_user(0, INVALID)
+        row.lent = row.offered = False
         if row.recall >= state:
             row.recall = 0
 
@@ -307,7 +237,7 @@ class SyncTable:
         row.state = state
         row.recall = 0
         row.set_user(0, INVALID)
-        row.silent = False
+        row.silent = row.lent = row.offered = False
 
     # ---- helpers
 
@@ -360,6 +290,8 @@ class SyncTable:
             assert handle.id == id
             assert handle.rows
             states = sorted(row.state for row in handle.rows.values())
+            assert handle.baton is not None or not any(row.passing for row in handle.rows.values())
+            assert handle.baton is None or (states[-1] == INVALID and not handle.queue)
             assert states[-1] < EXCLUSIVE or states[-2:-1] in ([], [INVALID]), states
             vmids = [entry.vmid for entry in handle.queue]
             assert len(vmids) == len(set(vmids))
@@ -381,6 +313,9 @@ _APPLY: dict[str, Callable[..., None]] = {
     "gone": SyncTable._apply_gone,
     "want": SyncTable._apply_want,
     "has": SyncTable._apply_has,
+    "baton": SyncTable._apply_baton,
+    "pass": SyncTable._apply_pass,
+    "ended": SyncTable._apply_ended,
     "unwant": SyncTable._apply_unwant,
     "grant": SyncTable._apply_grant,
     "recall": SyncTable._apply_recall,

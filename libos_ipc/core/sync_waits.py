@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from libos_ipc.core.sync_table import IN_THE_WAY, Entry, Handle, Row
+from libos_ipc.core.sync_rows import IN_THE_WAY, Entry, Handle, Row
 from libos_ipc.core.sync_words import Agent, State
 
 __all__ = ["blockers_inside", "blockers_of_entry", "uses_in_the_way"]

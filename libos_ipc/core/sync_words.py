@@ -13,13 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import IntEnum
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from libos_ipc.core.vocabulary import Note
 
 __all__ = [
+    "MOST_PASSED",
     "NEVER_WRITTEN",
     "Agent",
+    "Baton",
+    "Batons",
     "Blockers",
     "Changed",
     "ClientEffect",
@@ -31,10 +34,13 @@ __all__ = [
     "ConfirmUpgrade",
     "Data",
     "Decision",
+    "Ended",
     "Failed",
     "Granted",
+    "Hold",
     "InUse",
     "LocalWait",
+    "Place",
     "Record",
     "Reference",
     "RefuseWait",
@@ -47,6 +53,7 @@ __all__ = [
     "State",
     "To",
     "Value",
+    "Wait",
     "WithdrawWait",
 ]
 
@@ -55,6 +62,10 @@ Agent: TypeAlias = tuple[int, int]
 Blockers: TypeAlias = Iterable[tuple[Agent, str]]
 #: What the journal keeps of a decision; sequences may come back as lists.
 Record: TypeAlias = tuple[object, ...]
+#: Bytes of the largest value that is passed on by a baton.
+MOST_PASSED = 200
+#: Where a baton is: the leader's memory, which part of it, and the number of this use of that.
+Place: TypeAlias = tuple[int, int, int]
 
 
 class State(IntEnum):
@@ -86,6 +97,17 @@ class Value(NamedTuple):
 NEVER_WRITTEN = Value(0, b"")
 
 
+class Wait(NamedTuple):
+    """Somebody who waits for the lock. Thread 0 wants a copy, and has no lock."""
+
+    number: int
+    thread: int
+    state: int
+    timed: bool
+    ticket: object
+    told: bool  #: the server knows that it waits behind another agent of this process
+
+
 class Remains(NamedTuple):
     """What a dead process left of a handle that it had EXCLUSIVE.
 
@@ -95,6 +117,56 @@ class Remains(NamedTuple):
 
     value: Value | None
     in_use: bool
+
+
+# ---- the baton: memory by which processes pass EXCLUSIVE on among themselves
+
+
+class Baton(Protocol):
+    """A process's end. Each is one step, as all others see it."""
+
+    def take(self) -> tuple[int, bytes] | None:
+        """Have EXCLUSIVE: version and value; None if it is not to be had. Where the baton was
+        ended while it was reserved for us, it is ours as the server sees it."""
+
+    def give(self, version: int = 0, data: bytes | None = None, /) -> bool:
+        """Have it no longer, and commit a new value if there is one. False, and nothing has
+        changed, if the baton was ended: then it is ours as the server sees it."""
+
+    def ended(self) -> bool:
+        """Whether it was ended."""
+
+    def end(self) -> object:
+        """Nobody takes or gives any more."""
+
+
+class Ended(NamedTuple):
+    """How things stood when a baton was ended: who had EXCLUSIVE or was to have it, 0 for nobody;
+    whether it had been taken; and what was committed last."""
+
+    holder: int
+    in_use: bool
+    value: Value
+
+
+class Batons(Protocol):
+    """The server's end."""
+
+    def begin(self, id: int, vmid: int, value: Value) -> Place | None:
+        """A new one for this handle with this value, reserved for this process. None if that
+        cannot be. Whoever had a former one of this handle has said since that it has not."""
+
+    def reserve(self, place: Place, vmid: int) -> bool:
+        """EXCLUSIVE is for this process alone to take. False if it is not free."""
+
+    def end(self, place: Place) -> Ended:
+        """End it, or find how it was ended."""
+
+    def forget(self, id: int) -> None:
+        """Nobody has this handle open any more."""
+
+    def close(self) -> None:
+        """Nobody leads here any more."""
 
 
 # ---- messages, client to server
@@ -179,12 +251,13 @@ class RequestDowngrade(NamedTuple):
 
 
 class ConfirmUpgrade(NamedTuple):
-    """The client has `state` now, and the newest value."""
+    """The client has `state` now, and the newest value. Or it may take both by this baton."""
 
     id: int
     state: int
     value: Value
     owner_died: bool
+    baton: Place | None = None
 
 
 class ConfirmClose(NamedTuple):
@@ -240,13 +313,22 @@ class Commit(NamedTuple):
     value: Value
 
 
+class Hold(NamedTuple):
+    """What was had by a baton is the server's affair again: publish what we have, as far as there
+    is memory, and whether it is in use; that first."""
+
+    id: int
+    value: Value
+    in_use: bool
+
+
 class Closed(NamedTuple):
     """The server has confirmed that the handle is closed here."""
 
     id: int
 
 
-ClientEffect: TypeAlias = ClientWord | Granted | Failed | Changed | Commit | Closed | Note
+ClientEffect: TypeAlias = ClientWord | Granted | Failed | Changed | Commit | Hold | Closed | Note
 
 
 # ---- what the server wants done

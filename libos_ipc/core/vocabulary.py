@@ -300,11 +300,13 @@ class Discard(NamedTuple):
 
 
 class Publish(NamedTuple):
-    """Put this value where the leader finds it if this process dies, before anything else."""
+    """Put this value where the leader finds it if this process dies, before anything else. Where
+    `in_use` is no None: as far as there is memory, and that first."""
 
     id: int
     version: int
     data: object
+    in_use: bool | None = None
 
 
 class Unpublish(NamedTuple):

@@ -9,7 +9,10 @@ import itertools
 import threading
 from typing import NamedTuple
 
+from libos_ipc.core.member import Member
+from libos_ipc.core.sync_words import Reference
 from libos_ipc.core.vocabulary import GetMeta, Publish, SignalInfo
+from libos_ipc.runtime.batons import MembersBatons
 from libos_ipc.runtime.descriptions import Descriptions
 from libos_ipc.runtime.metadata import answer_meta
 from libos_ipc.runtime.mirror import Mirrors
@@ -39,6 +42,7 @@ class Belongings:
     identity: Identity
     session: Session
     slabs: Slabs
+    batons: MembersBatons
 
     def __init__(self) -> None:
         self.signalling = Signalling()
@@ -48,6 +52,12 @@ class Belongings:
         self.acquisitions = itertools.count(1)
         #: IDs of threads, each in its own thread
         self.threads = threading.local()
+
+    def map_values(self, member: Member) -> None:
+        """The memory in which values of sync handles are committed and passed on."""
+        self.slabs = Slabs(self.directory.slabs(member.vmid))
+        self.batons = MembersBatons(self.directory.path, member.vmid)
+        member.sync.client.open_baton = self.batons.open
 
     def belongings_reborn(self) -> None:
         """In a forked child: handlers and descriptions are its own, what waited is not."""
@@ -60,6 +70,7 @@ class Belongings:
         self.descriptions.close()
         self.mirrors.close()
         self.slabs.close()
+        self.batons.close()
 
     # ---- what the session tells; under its lock
 
@@ -77,7 +88,18 @@ class Belongings:
         self.descriptions.on_dropped(*key)
 
     def publish(self, effect: Publish) -> None:
-        self.slabs.publish(effect.id, effect.version, effect.data)  # type: ignore[arg-type]
+        id, version, data, in_use = effect
+        assert isinstance(data, bytes | Reference)
+        if in_use is not None:
+            try:
+                self.slabs.reserve(id, data)
+            except OSError:
+                return  # memory is full: said when something is to be committed
+            self.slabs.set_use(id, in_use)
+            cell = self.session.member.sync.client.cell_of(id)
+            if cell is not None:
+                cell.record = self.slabs.record(id)
+        self.slabs.publish(id, version, data)
 
     def unpublish(self, id: int) -> None:
         self.slabs.forget(id)

@@ -127,3 +127,4 @@ class Leadership(Belongings):
         leader = self.session.member.leader
         if leader is not None:
             leader.lock_desk.delegations.close()
+            leader.sync_desk.close()

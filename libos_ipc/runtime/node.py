@@ -36,7 +36,6 @@ from libos_ipc.runtime.reserve import Reserve
 from libos_ipc.runtime.rundir import GroupDir
 from libos_ipc.runtime.session import Session
 from libos_ipc.runtime.shortage import persist
-from libos_ipc.runtime.slabs import Slabs
 from libos_ipc.runtime.sockets import Sockets
 
 __all__ = ["Identity", "Node"]
@@ -123,7 +122,7 @@ class Node(Leadership):
             lane_after=LANE_AFTER[config.transport],
             decode_body=decode_body,
         )
-        self.slabs = Slabs(self.directory.slabs(self.identity.vmid))
+        self.map_values(member)
         member.inbox.pid, member.inbox.uid = self.identity.pid, os.getuid()
         self.children = Children()
         self.session = Session(self.directory, self.file, member, sockets, self)
@@ -307,6 +306,7 @@ class Node(Leadership):
             announce(plan.page)
         self.session.abandon()
         gone = NotJoined("the sync handle was opened by the parent: this process was forked")
+        self.batons.close()  # first, or what is the parent's would be ended
         self.session.perform(self.session.member.sync.on_server_lost(gone))
         self.slabs.close()
         self.children.close()

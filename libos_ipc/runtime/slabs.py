@@ -166,6 +166,8 @@ class Slabs:
     def _give(self, record: _Record) -> None:
         record.slab.words[record.at + _ID_AT >> 3] = 0
         record.where = b""
+        record.native.release()  # whoever has it still is not to write what is another's by then
+        record.native = Record(record.slab.bytes, record.at, record.capacity)
         self._free.setdefault(record.capacity, []).append(record)
 
     def _move(self, id: int, old: _Record, new: _Record) -> None:

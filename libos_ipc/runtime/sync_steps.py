@@ -131,11 +131,15 @@ def _reserve(node: Node, id: int, data: Data) -> None:
 
 
 def take_use(node: Node, id: int, state: State, found: Any) -> Value:
+    """Say in our slab that the handle is in use. Where it was taken by a baton, that says so; but
+    if there is a record, too, it must not say anything else."""
     if state == State.EXCLUSIVE:
         with node.session.lock:
+            cell = node.session.member.sync.client.cell_of(id)
             try:
                 if not node.session.closed:
-                    _reserve(node, id, b"")
+                    if cell is None or cell.baton is None:
+                        _reserve(node, id, b"")
                     node.slabs.set_use(id, True)
             except OSError:
                 pass  # memory is full: said when something is to be committed

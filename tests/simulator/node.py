@@ -62,6 +62,7 @@ from libos_ipc.core.vocabulary import (
 from libos_ipc.errors import IpcError, ProtocolError
 from libos_ipc.runtime.codec import decode_answer, decode_body
 
+from .batons import BatonTwin
 from .lanes import NodeLanes
 from .program import Program
 from .threads import Ticket
@@ -122,6 +123,8 @@ class SimNode:
             lane_after=world.knobs.lane_after,
         )
         self.member.inbox.pid, self.member.inbox.uid = identity.pid, 0
+        batons, me = world.batons, identity.vmid
+        self.member.sync.client.open_baton = lambda place: BatonTwin(batons, *place[1:], me)
         world.history.pids[self.vmid] = identity.pid
         self.program = Program(self)
         self.lanes = NodeLanes(self)

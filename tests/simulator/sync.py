@@ -39,14 +39,24 @@ class SyncHistory:
         #: by VMID, what its memory says
         self.published: dict[int, dict[int, Value]] = {}
         self.names: dict[int, str] = {}
+        #: commits by one
+        self.passed = 0
+
+    def on_passed(self, id: int, version: int) -> None:
+        """A new value was given back by a baton."""
+        assert version == self.version.get(id, 0) + 1
+        self.version[id] = version
+        self.passed += 1
 
     def on_commit(self, node: SimNode, effect: Publish) -> None:
-        """A new value counts from now on."""
+        """A new value counts from now on; or only lies somewhere else, if its use is told, too."""
+        value = Value(effect.version, bytes(effect.data))  # type: ignore[call-overload]
+        self.published.setdefault(node.vmid, {})[effect.id] = value
+        if effect.in_use is not None:
+            return
         assert self.using[effect.id].get(node.vmid) == State.EXCLUSIVE, effect
         assert effect.version == self.version.get(effect.id, 0) + 1, effect
         self.version[effect.id] = effect.version
-        value = Value(effect.version, bytes(effect.data))  # type: ignore[call-overload]
-        self.published.setdefault(node.vmid, {})[effect.id] = value
 
     def on_granted(self, node: SimNode, id: int, state: State, version: int) -> None:
         """A lock is held from now on."""
@@ -109,7 +119,8 @@ class Syncing:
             return self.open(name)
         if rng.random() < 0.1:
             return self.close(name)
-        state = rng.choice((State.SHARED, State.EXCLUSIVE))
+        # Mostly the one that is passed on without the leader.
+        state = State.SHARED if rng.random() < 0.2 else State.EXCLUSIVE
         return self.use(self.ids[name], state, rng.choice((None, 0.01, 0.3, 2.0)))
 
     def open(self, name: str) -> Running:
@@ -173,6 +184,8 @@ class Syncing:
             return  # closed by force: the process leaves
         effects = node.member.sync_do(wanted, world.now)
         commits = [effect for effect in effects if isinstance(effect, Publish)]
+        if data is not None and not commits:
+            history.on_passed(id, version + 1)
         for effect in commits:
             node.perform([effect])
         history.on_released(node, id)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from libos_ipc.core.leader import Leader
 
+from .batons import BatonsTwin, Word
 from .history import History, Violation
 from .kernel import Kernel, OsProcess
 from .locks import SimSlots
@@ -49,6 +50,8 @@ class World:
         self.nodes: dict[int, SimNode] = {}
         self.leader: SimNode | None = None
         self.slots = SimSlots()
+        #: by number, in memory that outlives processes
+        self.batons: dict[int, Word] = {}
         self.history = History(self)
         self.kernel = Kernel(self)
         self.network = Network(self)
@@ -59,14 +62,17 @@ class World:
     def new_leader(self) -> Leader:
         """A leader's machine that knows nothing yet."""
         knobs = self.knobs
-        return Leader(
+        leader = Leader(
             id_max=knobs.id_max,
             range_size=knobs.range_size,
             quarantine_s=knobs.quarantine_s,
             first_vmid=1 if knobs.embedded else 2,
             memory=self.slots,
             read_remains=lambda vmid: lambda id: self.history.sync.remains(vmid, id),
+            batons=BatonsTwin(self.batons),
         )
+        leader.sync.moves = 1
+        return leader
 
     # ---- events
 
