@@ -9,6 +9,8 @@
 enum { ENDED = 1, IN_USE = 2, RESERVED = 4, HALF = 8, HOLDER_AT = 4, NUMBER_AT = 36 };
 
 static const uint64_t LAST_NUMBER = (UINT64_C(1) << (64 - NUMBER_AT)) - 1;
+/* The version of a value is cut down to this: whoever took it can still count on from there. */
+static const uint64_t LAST_VERSION = UINT64_MAX >> 2;
 
 struct half {
     uint64_t version;
@@ -94,7 +96,7 @@ value_in(const struct baton *baton, uint64_t word, const void **data, size_t *si
 
     *data = half->data;
     *size = there <= BATON_BYTES ? there : BATON_BYTES;
-    return half->version;
+    return *(const volatile uint64_t *)&half->version & LAST_VERSION;
 }
 
 uint64_t

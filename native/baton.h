@@ -19,7 +19,7 @@
  * tells one use of a place from the next one: who comes late finds another number, and so an end.
  *
  * All of it under the interpreter lock. Nothing blocks. What is read was written by another process:
- * the word is read once and the size is bounded.
+ * the word is read once, size and version are bounded.
  */
 #ifndef LIBOS_IPC_BATON_H
 #define LIBOS_IPC_BATON_H

@@ -653,13 +653,13 @@ def case_baton_begin() -> None:
 
 
 def case_baton_reserve() -> None:
-    ours = baton()
+    ours = baton(5)
     assert not ours.reserve(7)
     refused(ours.reserve, PAYLOAD)
 
 
 def case_baton_ended() -> None:
-    ours = baton()
+    ours = baton(5)
     assert ours.ended()
     ours.begin(NUMBER, b"", 7)
     assert not ours.ended()
