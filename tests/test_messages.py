@@ -139,6 +139,15 @@ def test_ready_without_any_handler(group: Group) -> None:
         group.request(peer.vmid, ECHO, timeout=DEADLINE_S)
 
 
+def test_a_leader_that_only_leads_handles_nothing(group: Group) -> None:
+    """Who asks it is told so, and who sends to it is not held up."""
+    with pytest.raises(libos_ipc.NoHandler):
+        group.request(group.leader_vmid, ECHO, timeout=DEADLINE_S)
+    for _ in range(12):  # more than may be owed
+        group.send(group.leader_vmid, ECHO, bytes(1 << 20), timeout=DEADLINE_S)
+    group.flush(DEADLINE_S)
+
+
 def test_serve_handles_in_the_callers_thread(group: Group) -> None:
     def server(line: Line) -> str:
         @group.on(ECHO)

@@ -32,6 +32,7 @@ from libos_ipc.runtime.held_files import Fork
 from libos_ipc.runtime.lane_traffic import LANE_AFTER
 from libos_ipc.runtime.leadership import Leadership
 from libos_ipc.runtime.machinery import make_leader
+from libos_ipc.runtime.replies import decline
 from libos_ipc.runtime.reserve import Reserve
 from libos_ipc.runtime.rundir import GroupDir
 from libos_ipc.runtime.session import Session
@@ -69,7 +70,8 @@ class Node(Leadership):
         self.file = file
         self.identity = identity
         self.dispatcher = Dispatcher(HEADER_WEIGHT)
-        self.deliver = self.dispatcher.deliver
+        handles = self.dispatcher.deliver  # unless it leads and does nothing else
+        self.deliver = handles if identity.pid else lambda message: decline(self.session, message)
         self.reserve = Reserve()  # a forked child goes on with its copy
         super().__init__(founding if leader is not None else None)
         #: what each thread's latest fork had prepared; two may fork at once

@@ -7,14 +7,17 @@ import errno
 import logging
 import traceback
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from libos_ipc._native import Exchange
-from libos_ipc.core.vocabulary import Message
+from libos_ipc.core.vocabulary import HEADER_WEIGHT, Message
 from libos_ipc.errors import IpcError, NoHandler
 from libos_ipc.runtime.handlers import Handler
 
-__all__ = ["Reader", "Replies", "answered", "own_errno", "refuse"]
+if TYPE_CHECKING:
+    from libos_ipc.runtime.session import Session
+
+__all__ = ["Reader", "Replies", "answered", "decline", "own_errno", "refuse"]
 
 log = logging.getLogger("libos_ipc")
 
@@ -52,6 +55,18 @@ def refuse(
             message.code,
             exc_info=error,
         )
+
+
+def decline(session: Session, message: Message) -> None:
+    """Take up a message where nobody will ever handle any: it would be held, and its sender be
+    held up or left waiting, for ever. In the worker, which may hold the session's lock."""
+
+    def answer() -> None:
+        error = NoHandler("the leader is a process of its own, and handles nothing")
+        refuse(session, message, error, own_errno(error))
+        session.consumed(message.src, HEADER_WEIGHT + len(message.payload))
+
+    session.clock.later(0.0, answer)
 
 
 def own_errno(error: BaseException) -> int:
