@@ -30,7 +30,7 @@ enum { SKIPPED = 77, QUIET_US = 30000, MOST_THREADS = 256 };
 /* Debug register 7: the first watchpoint counts, for this thread, writes of 8 bytes. */
 #define WATCHES (1UL | 1UL << 16 | 2UL << 18)
 
-static pid_t process;
+static pid_t process, stepping;
 static long wanted, stops, steps;
 static unsigned long word;
 static int ready, done;
@@ -130,33 +130,27 @@ count(void)
     kill(process, SIGKILL);
 }
 
-/* So many instructions of this thread alone; the others go on. */
+/* What a thread does next: to its next stop, or, behind the change that was wanted, one instruction.
+ * It may sleep in that one, so nobody waits for this thread alone. */
 static void
-step_on(pid_t thread)
+go_on(pid_t thread, int sig)
 {
-    int status;
+    const enum __ptrace_request how
+        = thread == stepping ? PTRACE_SINGLESTEP : word != 0 ? PTRACE_CONT : PTRACE_SYSCALL;
 
-    for (long step = 0; step < steps; step++) {
-        if (ptrace(PTRACE_SINGLESTEP, thread, 0L, 0L) != 0 || waitpid(thread, &status, __WALL) != thread
-            || !WIFSTOPPED(status))
-            return; /* killed meanwhile */
-    }
+    ptrace(how, thread, 0L, (long)sig);
 }
 
+/* The word has changed, or a step is done. */
 static void
 on_trap(pid_t thread)
 {
     if (word == 0 || !ready)
         return;
-    if (stops + 1 == wanted)
-        step_on(thread);
-    count();
-}
-
-static void
-go_on(pid_t thread, int sig)
-{
-    ptrace(word != 0 ? PTRACE_CONT : PTRACE_SYSCALL, thread, 0L, (long)sig);
+    if (stepping == 0 && stops + 1 == wanted && steps > 0)
+        stepping = thread;
+    else if (stepping == 0 || (thread == stepping && --steps == 0))
+        count();
 }
 
 static void
