@@ -7,6 +7,7 @@ is left, and go; then nothing may be left behind, and the records are judged.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import random
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from libos_ipc import Child, Group
+from libos_ipc import Child, Group, IpcError
 from libos_ipc.core import delegations
 from libos_ipc.runtime.journal_file import read_head
 
@@ -75,8 +76,14 @@ class _Act:
         place, self.places = self.places, self.places + 1
         seed = self.rng.randrange(2**32)
         given = (self.group, self.board, place, seed, self.directory)
-        self.workers[place] = self.group.spawn(work, *given)
-        self.record("child", self.workers[place].vmid, 0)
+        try:
+            self.workers[place] = self.group.spawn(work, *given)
+        except IpcError as error:
+            if error.errno != errno.EAGAIN:
+                raise
+            self.record("missed", "hire", repr(error))  # nobody led for `fork_timeout`
+        else:
+            self.record("child", self.workers[place].vmid, 0)
 
     def disturb(self, seconds: float) -> None:
         """Faults, until the time is over."""
@@ -90,6 +97,9 @@ class _Act:
         }
         names, weights = list(self.script.faults), list(self.script.faults.values())
         while time.monotonic() < until:
+            if not self.workers:
+                self.hire()
+                continue
             faults[self.rng.choices(names, weights)[0]]()
             time.sleep(self.rng.uniform(0, self.script.pause_s))
 
