@@ -32,7 +32,8 @@ def expect(session: Session, effect: Expect) -> None:
     gone = sorted(absent + never_there)
     session.perform_within(session.member.lead(leader.on_expected(gone, now), now))
     for vmid in absent:
-        session.directory.forget(vmid)
+        if vmid not in leader.spares:  # else somebody is making its sockets for a fork, perhaps
+            session.directory.forget(vmid)
 
 
 def _absent(session: Session, leader: Leader, vmids: Iterable[int]) -> tuple[list[int], list[int]]:
