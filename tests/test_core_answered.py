@@ -156,6 +156,15 @@ def test_answers_to_oneself_are_heard_at_once() -> None:
     assert answered.take_received() == [(ONE, 1)]
 
 
+def test_a_parent_that_leads_no_more_hears_how_its_child_ended() -> None:
+    """The record cannot be written any more, and what comes behind it is not performed."""
+    play = Play()
+    pid = play.leader.processes[ONE].pid
+    effects = play.say(Code.CHILDEXIT, 0, 0, pid, 0, 7, 0)
+    kinds = [type(effect) for effect in effects]
+    assert kinds.index(ChildExit) < kinds.index(Journal)
+
+
 def test_who_asks_to_join_again_is_who_it_was_before() -> None:
     """The leader has died between record and answer: its successor is asked in the same call."""
     play, who = Play(), Applicant(10, 9, 0, 0, True, 77)

@@ -350,7 +350,7 @@ class Member(Allegiance):
         told = ChildExit(src, *body)  # type: ignore[arg-type]
         if self.leader is None or src in self.away:
             return [told]
-        return [*self._lead(self.leader.on_child_exit(told), now, self.links.get(src)), told]
+        return [told, *self._lead(self.leader.on_child_exit(told), now, self.links.get(src))]
 
     def _on_kill(self, src: int, seq: int, body: Body, now: float) -> Effects:
         assert isinstance(body, tuple)
