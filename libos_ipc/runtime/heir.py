@@ -63,14 +63,14 @@ __all__ = ["Heir"]
 
 log = logging.getLogger("libos_ipc")
 
-#: Seconds between looks at who leads, while somebody else is about to: the first, and the longest.
-#: Each is as long as all before it. A winner watches all others as soon as it leads, which they
-#: see (`on_watched`), and the kernel tells of its death: this is for one that gives up.
-LOOK_S = 0.1
-LAST_LOOK_S = 0.2
 #: Seconds between looks at a leader that does not answer, and how late one may be.
 STALL_LOOK_S = 0.25
 LATE_S = 0.25
+#: Seconds between looks at who leads, while somebody else is about to: the first, and the longest.
+#: A winner watches all others as soon as it leads, which they see (`on_watched`), and the kernel
+#: tells of its death: this is for one that gives up, or stands still.
+LOOK_S = 0.1
+LAST_LOOK_S = STALL_LOOK_S / 2
 #: Seconds until who leaves looks for a leader: most likely it has its answer, and is gone by then.
 LEAVING_S = 0.2
 #: Seconds that a new leader waits for others to come by themselves before it calls them.
