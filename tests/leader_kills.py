@@ -178,7 +178,7 @@ class Lock(Scene):
 
 
 class Value(Scene):
-    """A shared value that others read: to change it."""
+    """A shared value that others read, and the caller, too: to change it."""
 
     def set_up(self, group: Group, path: Path) -> Any:
         mine = group.sync("counter", type=int)
@@ -187,7 +187,10 @@ class Value(Scene):
         return mine
 
     def prepare(self, group: Any, path: Path) -> Any:
-        return group.sync("counter", type=int)
+        mine = group.sync("counter", type=int)
+        with mine.shared() as value:
+            assert value == 0
+        return mine
 
     def ask(self, group: Any, ready: Any, path: Path) -> Any:
         with ready.exclusive(timeout=DEADLINE_S) as held:
