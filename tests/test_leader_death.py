@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -276,22 +277,26 @@ def test_children_are_waited_for_and_signalled_as_before(led: Led) -> None:
         assert os.WTERMSIG(peer.wait()) == signal.SIGTERM
 
 
-def test_a_winner_that_dies_before_it_leads_is_not_waited_for(
-    led: Led, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.config(leader_stall=0.5)
+@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_winner_that_does_not_come_to_lead_is_not_waited_for(
+    sig: int, led: Led, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its end alone tells of it: nobody looks at the lock again."""
     group, lines = led.group, []
-    monkeypatch.setattr(heir, "LOOK_S", 3600.0)
+    if sig == signal.SIGKILL:  # its end alone tells of it: nobody looks at the lock again
+        monkeypatch.setattr(heir, "LOOK_S", 3600.0)
 
     def inherit(self: heir.Heir, deed: object) -> None:
         lines[0].send("won")
         lines[0].recv()
+        os.kill(os.getpid(), sig)
+        lines[0].pause()  # a stop may take another thread first
         os._exit(1)
 
     def win(line: Line) -> None:
         lines.append(line)
         line.send("ready")
-        line.pause()
+        threading.Event().wait()  # the line is its worker's
 
     def bid_late(deed: Bid) -> object:
         monkeypatch.setitem(does, Bid, bid)
@@ -310,9 +315,10 @@ def test_a_winner_that_dies_before_it_leads_is_not_waited_for(
         led.kill()
         assert winner.recv() == "won"
         poll(lambda: group._node.heir.machine.role is Role.AWAITING, what="it has lost")
-        winner.send("die")
+        winner.send("now")
         assert group.members()
         assert group.is_leader
+        assert group.epoch == (2 if sig == signal.SIGKILL else 3)
 
 
 # ---- short of something
