@@ -79,10 +79,11 @@ class FileLocks(LockTable):
         if ask.type == UNLOCK:
             if self._holds(ask):
                 self._do(("lock", ask.plain(), 0, now), decision)
-            decision.outcomes.append(Outcome(ask.src, ask.seq, 0, 0, ""))
         elif not self._is_noop(ask, decision):
             self._lock(ask, now, decision)
         self._settle(now, decision)
+        if ask.type == UNLOCK:  # after those whom it lets in: they are who loses time
+            decision.outcomes.append(Outcome(ask.src, ask.seq, 0, 0, ""))
         return decision
 
     def get(self, ask: Ask) -> Found | None:

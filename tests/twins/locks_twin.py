@@ -100,8 +100,10 @@ class LocksTwin:
         if ask.type == UNLOCK:
             if self.runs(place_of(ask), ask.owner, ask.start, ask.end):
                 self.put(ask)
+            let_in = self.settle()
             self.answer(ask, 0)
-        elif ask.owner.kind == Kind.FLOCK and self.type_of(ask) == ask.type:
+            return let_in + self.settle()
+        if ask.owner.kind == Kind.FLOCK and self.type_of(ask) == ask.type:
             self.answer(ask, 0)
         elif not self.blockers(ask) and not (fair and self.ahead(ask, self.waiting)):
             self.grant(ask)
