@@ -15,7 +15,7 @@ from libos_ipc.core.signals import LAST_SIGNAL, Kind, may_signal
 from libos_ipc.core.vocabulary import SignalInfo
 from libos_ipc.errors import InvalidArgument, InvalidRange, IpcError, PeerDied, Timeout, error_for
 from libos_ipc.runtime import process_state, processes
-from libos_ipc.runtime.signalling import Handler
+from libos_ipc.runtime.signalling import LOOK_SIGNAL, Handler
 
 if TYPE_CHECKING:
     from libos_ipc.ids import Ids
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["ReceivedSignal", "SignalInfo", "Signals"]
 
 _THREAD, _PROCESS, _GROUP, _ALL = range(4)
+#: The kernel's, the C library's and this library's own.
+_RESERVED = {0, signal.SIGKILL, signal.SIGSTOP, 32, 33, processes.STACK_SIGNAL, LOOK_SIGNAL}
 
 
 class ReceivedSignal(int):
@@ -237,7 +239,7 @@ class Signals:
         inherit it.
         """
         sig = _number(sig)
-        if sig in (0, signal.SIGKILL, signal.SIGSTOP, 32, 33, processes.STACK_SIGNAL):
+        if sig in _RESERVED:
             raise InvalidRange(f"signal {sig} cannot be handled")
         if threading.current_thread() is not threading.main_thread():
             raise InvalidArgument("handlers can be set in the main thread only, where they run")

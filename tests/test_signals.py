@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from processes import DEADLINE_S, Forked, Line, poll, state_of
 import libos_ipc
 from libos_ipc import Group, InvalidArgument, InvalidRange, PeerDied, PermissionDenied, SignalInfo
 from libos_ipc.runtime.processes import STACK_SIGNAL
+from libos_ipc.runtime.signalling import LOOK_SIGNAL
 
 NOBODY = 65534
 
@@ -322,7 +324,7 @@ def test_what_is_no_pid(group: Group, pid: Any) -> None:
 
 
 def test_what_cannot_be_handled(group: Group) -> None:
-    for sig in (signal.SIGKILL, signal.SIGSTOP, STACK_SIGNAL, 0):
+    for sig in (signal.SIGKILL, signal.SIGSTOP, STACK_SIGNAL, LOOK_SIGNAL, 0):
         with pytest.raises(InvalidRange):
             group.signal(sig, lambda *what: None)
     with pytest.raises(InvalidArgument, match="no handler"):
@@ -479,11 +481,14 @@ def test_an_interruption_that_python_misses_is_made_again(
     """As where it falls between Python's last look and a system call; and the handler runs once."""
     handled: list[tuple[int, str]] = []
     interrupt = signal.pthread_kill
-    missed: list[int] = []
+    sent: list[int] = []
 
     def miss(thread: int, sig: int) -> None:
-        missed.append(sig)
-        if len(missed) > 2:
+        """Python looks, and finds the first SIGUSR1, at the second time that it is made to."""
+        sent.append(sig)
+        if sent == [signal.SIGUSR1, LOOK_SIGNAL, LOOK_SIGNAL]:
+            interrupt(thread, signal.SIGUSR1)
+        elif len(sent) > 1:
             interrupt(thread, sig)
 
     monkeypatch.setattr(signal, "pthread_kill", miss)
@@ -494,7 +499,32 @@ def test_an_interruption_that_python_misses_is_made_again(
         group.kill(group.pid, signal.SIGUSR1)
     poll(lambda: len(handled) > 1, what="handled")
     assert handled == [(signal.SIGUSR1, "process")] * 2
-    assert missed == [signal.SIGUSR1] * 4
+    assert sent == [signal.SIGUSR1, LOOK_SIGNAL, LOOK_SIGNAL, signal.SIGUSR1]
+
+
+def test_what_came_with_a_signal_of_the_kernel_does_not_come_again(
+    group: Group, restored: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trampoline finds the main thread in the middle of a step, and is put off; before it is
+    called again, another one handles what is pending."""
+    handled: list[str] = []
+    group.signal(signal.SIGUSR1, lambda sig, info: handled.append(info.type))
+    session, signalling = group._node.session, group._node.signalling
+    later: list[Callable[[], None]] = []
+    busy: Any = SimpleNamespace(
+        lock=SimpleNamespace(acquire=lambda timeout: False),
+        clock=SimpleNamespace(later=lambda pause_s, action: later.append(action)),
+    )
+    signalling.pending.arrive(signal.SIGUSR1, SignalInfo(2, 2, "process"))
+    signalling._on_real(busy, signal.SIGUSR1)
+    busy.lock = session.lock
+    os.kill(os.getpid(), signal.SIGUSR1)
+    poll(lambda: handled, what="handled")
+    for action in later:
+        action()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    poll(lambda: len(handled) > 1, what="handled")
+    assert (len(later), handled) == (1, ["process", "kernel"])
 
 
 def test_forked_children_inherit_handlers(group: Group) -> None:

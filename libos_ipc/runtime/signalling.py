@@ -13,7 +13,8 @@ the machine: then the worker sends the real signal again when that step is done.
 
 A real signal that comes between Python's last look for signals and a system call that waits does
 not interrupt that call, and Python runs no handler until it ends. So the worker looks whether the
-main thread has taken notice, and sends the signal again as long as it has not.
+main thread has taken notice, and as long as it has not sends another signal, at which nothing
+happens but that Python looks. The real one again might be one too many, and look like the kernel's.
 """
 
 from __future__ import annotations
@@ -30,16 +31,18 @@ from libos_ipc.core.vocabulary import SignalInfo
 if TYPE_CHECKING:
     from libos_ipc.runtime.session import Session
 
-__all__ = ["FROM_KERNEL", "Handler", "Signalling"]
+__all__ = ["FROM_KERNEL", "LOOK_SIGNAL", "Handler", "Signalling"]
 
 Handler: TypeAlias = Callable[[int, SignalInfo], object]
 
+#: What has Python look for signals, where the program has no handler of its own for it.
+LOOK_SIGNAL: int = int(signal.SIGRTMAX) - 3
 #: Where a signal is from that no member sent as a message.
 FROM_KERNEL = SignalInfo(0, -1, "kernel")
 #: Seconds within which a lock is free, unless the thread that asks has it itself.
 _STEP_S = 0.01
-#: Seconds until a real signal of which no notice is taken is sent again, doubled each time; and
-#: when that is given up, since the main thread has the number blocked, or never looks.
+#: Seconds until Python is made to look for a real signal of which no notice is taken, doubled each
+#: time; and when that is given up, since the main thread has the number blocked, or never looks.
 _AGAIN_S, _GIVE_UP_S = 0.1, 10.0
 
 
@@ -84,6 +87,8 @@ class Signalling:
     def install(self, session: Session, sig: int, handler: Handler) -> Any:
         """Let `handler` handle a signal; what handled it before."""
         former = self.handlers.get(sig)
+        if signal.getsignal(LOOK_SIGNAL) == signal.SIG_DFL:
+            signal.signal(LOOK_SIGNAL, _look)
         before = signal.signal(sig, lambda number, frame: self._on_real(session, number))
         self.handlers[sig] = handler
         self.held.discard(sig)
@@ -127,21 +132,18 @@ class Signalling:
 
     def _poke_again(self, session: Session, sig: int, pause_s: float) -> None:
         self._doubted.discard(sig)  # first: who pokes from now on sees to that himself
-        main = _main()
-        # Python changes threads at no point between these two lines; if the trampoline had run, the
-        # signal would look like one from the kernel.
-        if sig in self._poked:
-            signal.pthread_kill(main, sig)
+        if sig in self._poked and signal.getsignal(LOOK_SIGNAL) is _look:
+            signal.pthread_kill(_main(), LOOK_SIGNAL)
             if pause_s < _GIVE_UP_S:
                 self._doubt(session, sig, 2 * pause_s)
 
     def _on_real(self, session: Session, sig: int) -> None:
         """The trampoline."""
+        everyone = self.all_of_them()
         if not session.lock.acquire(timeout=_STEP_S):
-            self._put_off(session, sig)
+            self._put_off(session, sig, any(one._expects(sig) for one in everyone))
             return
         session.lock.release()
-        everyone = self.all_of_them()
         accounted = [one._account(session, sig) for one in everyone]  # all of them
         if any(accounted):
             return
@@ -153,10 +155,13 @@ class Signalling:
 
     def _account(self, session: Session, sig: int) -> bool:
         """Handle what waits of this number. Whether that is what the real signal was for."""
-        ours = sig in self._poked or self.pending.has((sig,))
+        ours = self._expects(sig)
         self._poked.discard(sig)
         self._drain(session, sig)
         return ours
+
+    def _expects(self, sig: int) -> bool:
+        return sig in self._poked or self.pending.has((sig,))
 
     def _drain(self, session: Session, sig: int) -> None:
         handler = self.handlers.get(sig)
@@ -173,15 +178,18 @@ class Signalling:
             self._running.discard(sig)
             if self.pending.has((sig,)) and sig in self.handlers:
                 self._poked.add(sig)
-                self._put_off(session, sig)  # the handler has raised: the others, after that
+                self._put_off(session, sig, True)  # the handler has raised: the others, after that
 
-    def _put_off(self, session: Session, sig: int) -> None:
-        """The main thread is in the middle of a step: come again when it is not."""
+    def _put_off(self, session: Session, sig: int, ours: bool) -> None:
+        """The main thread is in the middle of a step: come again when it is not. Not if what was
+        expected has been handled by then: it came with one of the kernel's."""
 
         def again() -> None:
             with session.lock:
                 pass
-            signal.pthread_kill(_main(), sig)
+            main = _main()
+            if not ours or any(one._expects(sig) for one in self.all_of_them()):
+                signal.pthread_kill(main, sig)
 
         session.clock.later(0, again)
 
@@ -199,6 +207,10 @@ class Signalling:
             for sig in sigs & self.handlers.keys():
                 if self.pending.has((sig,)):
                     self._poke(session, sig)
+
+
+def _look(sig: int, frame: object) -> None:
+    """Python has looked."""
 
 
 def _main() -> int:
