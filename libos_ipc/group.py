@@ -89,7 +89,6 @@ class Group(Messaging, Signals, Metadata, Sharing):
         self._quick_files = node.descriptions.quick
         self._quick_flocks = node.descriptions.flocks
         node.dispatcher.on_alone = leave_all
-        node.on_lost = self._on_lost
         node.signalling.all_of_them = lambda: [g._node.signalling for g in reversed(_joined)]
         _joined.append(self)
         _install()
@@ -186,11 +185,6 @@ class Group(Messaging, Signals, Metadata, Sharing):
             self._node.leave()
             if not _joined:
                 _stacks.close()
-
-    def _on_lost(self) -> None:
-        """In a forked child that could not join."""
-        if self in _joined:
-            _joined.remove(self)
 
     @property
     def closed(self) -> bool:
@@ -328,6 +322,12 @@ def _nodes() -> Iterator[Node]:
     return (group._node for group in list(_joined))
 
 
+def _in_child() -> None:
+    """In a forked child: groups that could not be joined are not ours."""
+    _joined[:] = [group for group in _joined if not group.closed]
+    _stacks.reborn()
+
+
 def _install() -> None:
     """At the first group of a process: be called around forks and at its end."""
     _hooks.register()
@@ -354,8 +354,8 @@ def _leave_at_exit(util: Any) -> None:
     util.Finalize(None, leave_all, exitpriority=-100)  # after it has joined its own children
 
 
+_hooks = ForkHooks(_nodes, _leave_with_multiprocessing, _in_child)
 _stacks = StackFile()
-_hooks = ForkHooks(_nodes, _leave_with_multiprocessing, _stacks.reborn)
 #: the module multiprocessing.util, once it has been told of us
 _prepared: list[Any] = []
 

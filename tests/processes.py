@@ -12,7 +12,6 @@ import os
 import re
 import signal
 import struct
-import subprocess
 import termios
 import time
 import traceback
@@ -302,23 +301,3 @@ def unread_by_others() -> int:
                 continue  # one that listens
             total += struct.unpack("i", answer)[0]
     return total
-
-
-def come_to_rest(group: Any, *vmids: int) -> None:
-    """Fork for an exec, which tells nobody anything, once all goes by lanes, from here and to
-    here: whoever has something to say by a connection would knock. Those peers answer code 71."""
-    session = group._session
-
-    def by_lane() -> bool:
-        group.ids.owner(group.pid)
-        for vmid in vmids:
-            assert group.request(vmid, 71, b"on", timeout=DEADLINE_S) == b"on"
-        with session.lock:
-            transport = session.carriage.transport
-            connected = transport is not None and (transport._routes or transport._connections)
-            return not connected and all(link.by_lane for link in session.member.links.values())
-
-    poll(by_lane, what="all goes by lanes")
-    subprocess.run(["/bin/true"], check=True, preexec_fn=int)
-    poll(lambda: session.carriage._resting, what="at rest")
-    assert session.carriage.transport is None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 
 import pytest
-from processes import DEADLINE_S, Forked, Line, Peer, come_to_rest, poll
+from processes import DEADLINE_S, Forked, Line, Peer, poll
 
 import libos_ipc
 from libos_ipc import Group, Message
@@ -21,6 +22,26 @@ def answer(group: Group) -> None:
     @group.on(ECHO)
     def echo(message: Message) -> object:
         return message.payload
+
+
+def come_to_rest(group: Group, *vmids: int) -> None:
+    """Fork for an exec, which tells nobody anything, once all goes by lanes, from here and to
+    here: whoever has something to say by a connection would knock."""
+    session = group._session
+
+    def by_lane() -> bool:
+        group.ids.owner(group.pid)
+        for vmid in vmids:
+            assert group.request(vmid, ECHO, b"on", timeout=DEADLINE_S) == b"on"
+        with session.lock:
+            transport = session.carriage.transport
+            connected = transport is not None and (transport._routes or transport._connections)
+            return not connected and all(link.by_lane for link in session.member.links.values())
+
+    poll(by_lane, what="all goes by lanes")
+    subprocess.run(["/bin/true"], check=True, preexec_fn=int)
+    poll(lambda: session.carriage._resting, what="at rest")
+    assert session.carriage.transport is None
 
 
 def test_lanes_go_on_without_a_transport(group: Group) -> None:

@@ -67,7 +67,7 @@ class Loop(Seat):
         os.eventfd_write(self._wake_fd, 1)
 
     def start(self, first: Callable[[], None]) -> None:
-        """Run in a thread of its own, whose first round is `first`.
+        """Run in a thread of its own, which begins with `first`.
 
         What that meets of the operating system (no descriptors left) is tried again until it
         succeeds or the loop is stopped: the program that forked must not lose its group by it.
@@ -80,8 +80,7 @@ class Loop(Seat):
         failed = False
         while not self._stopping:
             try:
-                with self._rounds:
-                    first()
+                first()
                 break
             except OSError:
                 if not failed:
@@ -108,14 +107,6 @@ class Loop(Seat):
         self._round([])
         while not self._stopping:
             self._round(self._epoll.poll(self._timeout))
-
-    def hold(self, timeout: float) -> bool:
-        """Have no round begin until `let_go`. False if the present one has not ended in time."""
-        return self._rounds.acquire(timeout=timeout)
-
-    def let_go(self) -> None:
-        """Rounds may begin again."""
-        self._rounds.release()
 
     def close(self) -> None:
         """Give the descriptors back. After `stop`, or in a forked child that never ran it."""

@@ -68,27 +68,19 @@ class Porter(Seat):
         self.landings = Landings(self.exchange.look)
         self._thread: QuickThread | None = None
 
-    def open(self) -> None:
-        """Turns may be taken from now on, and the clerk answers."""
+    def start(self) -> None:
+        """Read in a thread of our own from now on."""
         self._begin_sitting()
         self.exchange.halted = False
         self._lanes.clerk.start()
-
-    def start(self) -> None:
-        """The same, and read in a thread of our own."""
-        self.open()
         self._thread = QuickThread(self._run)
-
-    def end(self) -> None:
-        """Let our thread end, and whoever sits stand up. Any thread."""
-        self._stopping = self.exchange.halted = True
-        self._bell.nudge(SEAT)
-        self._bell.nudge(PORTER)
 
     def stop(self) -> None:
         """End the thread, and return when it is gone and nobody sits. Not from a round."""
         thread, self._thread = self._thread, None
-        self.end()
+        self._stopping = self.exchange.halted = True
+        self._bell.nudge(SEAT)
+        self._bell.nudge(PORTER)
         self._lanes.clerk.stop()
         self._await_vacancy()
         if thread is not None:

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from libos_ipc._native import Lock
@@ -188,25 +188,27 @@ class Session(Performing):
 
     # ---- life
 
-    def start(self, begin: Callable[[], None]) -> None:
-        """Start the worker, which begins with `begin` and makes the transport if that is needed.
+    def start(self, greet: Iterable[int], then: Callable[[], None]) -> None:
+        """Start the worker, which makes us known to `greet`, and the transport if that is needed.
 
-        Does not wait for it: until the transport stands, the links keep what is sent, and what
-        comes by lanes is answered.
+        Does not wait for it: until the transport stands, the links keep what is sent. `then`
+        is called before it does: what comes by lanes is answered meanwhile.
         """
         begun = False
 
         def first() -> None:
             nonlocal begun
             if not begun:
-                begin()
-                self.read_lanes()
+                then()
                 begun = True
+                with self.lock:
+                    for vmid in greet:
+                        self.perform(self.member.greet(vmid, time.monotonic()))
             if not self.carriage.rest():
                 self.carriage.make()
 
-        if self.member.lane_after:
-            self.porter.open()
+        # Each new thread takes the interpreter as soon as we let go of it: the busiest comes last.
+        self.read_lanes()
         self.loop.start(first)
 
     def read_lanes(self) -> None:
@@ -223,9 +225,8 @@ class Session(Performing):
     def halt(self) -> None:
         """End our threads, and have nobody sit in their place."""
         self.loop.end()  # each thread ends while we wait for another
-        self.porter.end()
-        self.loop.stop()  # first: it may be about to start the porter
         self.porter.stop()
+        self.loop.stop()
 
     def unplug(self) -> None:
         """After `halt`: end the transport. No thread of ours is left when this returns."""
@@ -251,19 +252,13 @@ class Session(Performing):
             self.sockets.close()
             self.host.reserve.release()
 
-    def disown(self) -> None:
-        """In a forked child, first of all: nothing here is ours to use, nor listens in our name.
-        No message can be written to the parent's lanes, no ID given out any more."""
-        self.closed = self.exchange.halted = True
-        self.exchange.close()
-        self.member.ids.withdraw()
-        self.sockets.close()
-
     def abandon(self) -> None:
-        """After that: close our copies of the parent's descriptors, touch nothing else.
+        """In a forked child: close our copies of the parent's descriptors, touch nothing else.
 
         A thread that forked while it waited (in a signal handler) learns that it waits in vain.
         """
+        self.closed = True
+        self.member.ids.withdraw()
         error = NotJoined("the request was the parent's: this process was forked")
         self._abandon_lock()
         with self.lock:
@@ -274,6 +269,7 @@ class Session(Performing):
         self.watches.abandon()
         self.loop.close()
         self.watchers.close()
+        self.sockets.close()
 
     def _abandon_lock(self) -> None:
         """Wake who waits under the lock, and take another one: that may be held for ever, by a

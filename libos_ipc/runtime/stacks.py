@@ -41,7 +41,8 @@ class StackFile:
         if self._fd >= 0 or signal.getsignal(STACK_SIGNAL) not in (signal.SIG_DFL, signal.SIG_IGN):
             return
         try:
-            self._fd = _make()
+            self._fd = os.memfd_create(_NAME, os.MFD_CLOEXEC)
+            fcntl.fcntl(self._fd, fcntl.F_SETFL, os.O_APPEND)
         except OSError:
             return  # out of descriptors: everything else works without
         ignore_signal(STACK_SIGNAL)
@@ -57,20 +58,8 @@ class StackFile:
     def reborn(self) -> None:
         """In a forked child: the file is the parent's."""
         if self._fd >= 0:
-            try:
-                ours = _make()
-            except OSError:
-                self.close()
-                return
-            faulthandler.register(STACK_SIGNAL, ours, all_threads=True)
-            os.close(self._fd)
-            self._fd = ours
-
-
-def _make() -> int:
-    fd = os.memfd_create(_NAME, os.MFD_CLOEXEC)
-    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
-    return fd
+            self.close()
+            self.open()
 
 
 def demand(os_pid: int, started: int) -> str:

@@ -68,16 +68,10 @@ class QuickThread:
             threading._active.pop(threading.get_ident(), None)  # type: ignore[attr-defined]
             self._running.release()
 
-    def join(self) -> bool:
-        """Wait until it has ended, for the kernel too; whether it has. Any thread, and again; in
-        the thread itself it has not."""
-        if self._native_id == threading.get_native_id():
-            return False
-        ended = self._running.acquire(timeout=JOIN_S)
-        if ended:
-            self._running.release()
+    def join(self) -> None:
+        """Wait until it has ended, for the kernel too."""
+        if self._running.acquire(timeout=JOIN_S):
             _await_kernel(self._native_id)
-        return ended
 
 
 def _await_kernel(native_id: int) -> None:
