@@ -653,7 +653,7 @@ def test_waiters_wake_in_order_of_arrival_and_readers_together() -> None:
     r3 = play.set(POSIX, READ, src=6, wait=WAIT)
     play.order.clear()
     last = play.set(POSIX, UNLOCK, src=2)
-    assert play.order == [last, r1, r2, r3]
+    assert play.order == [r1, r2, r3, last]
     for src in (3, 4):
         play.set(POSIX, UNLOCK, src=src)
     assert play[w1] is None
