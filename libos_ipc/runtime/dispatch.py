@@ -241,6 +241,8 @@ class Dispatcher:
                 os._exit(0)
             threads[me] = False
         threads.pop(me, None)
+        if not self._stopping:  # any more: whoever began anew may have counted on this one
+            self._spawn()
 
     def _handle(self, message: Message) -> None:
         """Handle a message of the queue."""
