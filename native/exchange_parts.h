@@ -51,6 +51,7 @@ struct exchange {
     PyObject *batch; /* messages read for `serve`, of which `handled` have been handled */
     Py_ssize_t handled;
     struct spares spares; /* messages that were handled, to be used again */
+    uint64_t reading;     /* the number of the present reading of lanes, or of the last one */
     PyObject *lines; /* at which `serve` has found what is for Python */
     unsigned long long inside; /* threads inside handlers that `serve` has called */
     bool some_left;

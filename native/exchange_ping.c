@@ -16,7 +16,7 @@ lane_to(const struct exchange *exchange, PyObject *argument)
         return NULL;
     }
     const struct station *station = stations_find(&exchange->stations, peer);
-    const bool may = station != NULL && station->writes && station->reads &&
+    const bool may = station != NULL && station->writes && station->reads_from != 0 &&
                      lane_may_ask(lane_of(station->lane)) &&
                      outstanding_table(exchange->requests)->last != UINT64_MAX;
     return may ? station->lane : NULL;

@@ -195,8 +195,8 @@ read_line(struct exchange *exchange, unsigned line, const struct found *found)
         int result = 2; /* nobody that we know: for Python to look */
         station = exchange->stations.by_line[line];
         if (station != NULL) {
-            const bool reads =
-                station->reads && (found->lines != NULL || !is_left(exchange, line));
+            const bool reads = station->reads_from - 1 < exchange->reading && /* 0 is no reading */
+                               (found->lines != NULL || !is_left(exchange, line));
             result = reads ? read_one(exchange, line, found) : 0;
         }
         if (result == 2) {
@@ -216,6 +216,7 @@ exchange_read_rung(struct exchange *exchange, const struct found *found)
     uint64_t lines[BELL_WORDS];
     int result = 1;
 
+    exchange->reading++;
     if (!bell_take(doorbell_bell(exchange->doorbell), lines)) {
         return 0;
     }

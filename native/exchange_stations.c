@@ -65,31 +65,41 @@ station_of(struct exchange *exchange, PyObject *argument)
     return stations_find(&exchange->stations, peer);
 }
 
-static PyObject *
-set_direction(PyObject *self, PyObject *argument, bool writes)
+/* The same, complaining if there is none in an exchange that is open. */
+static struct station *
+station_to_use(struct exchange *exchange, PyObject *argument)
 {
-    struct station *station = station_of(exchange_of(self), argument);
+    struct station *station = station_of(exchange, argument);
 
-    if (station == NULL) {
-        if (!PyErr_Occurred() && !exchange_of(self)->closed) {
-            PyErr_SetString(PyExc_ValueError, "the peer is not connected");
-        }
-        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    if (station == NULL && !PyErr_Occurred() && !exchange->closed) {
+        PyErr_SetString(PyExc_ValueError, "the peer is not connected");
     }
-    *(writes ? &station->writes : &station->reads) = true;
-    Py_RETURN_NONE;
+    return station;
 }
 
 PyObject *
 exchange_write(PyObject *self, PyObject *argument)
 {
-    return set_direction(self, argument, true);
+    struct station *station = station_to_use(exchange_of(self), argument);
+
+    if (station != NULL) {
+        station->writes = true;
+    }
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
+/* Not in a reading that is under way: whoever reads for handlers has seen before it that nothing is
+ * queued, and what came by connections may have been queued since. */
 PyObject *
 exchange_read_from(PyObject *self, PyObject *argument)
 {
-    return set_direction(self, argument, false);
+    struct exchange *exchange = exchange_of(self);
+    struct station *station = station_to_use(exchange, argument);
+
+    if (station != NULL) {
+        station->reads_from = exchange->reading + 1;
+    }
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
 PyObject *

@@ -13,7 +13,7 @@ struct station {
     struct node node; /* key: its VMID */
     unsigned line;
     bool writes; /* our messages go by the lane */
-    bool reads;  /* and theirs come by it */
+    uint64_t reads_from; /* and theirs come by it, from this reading on; 0: not yet */
     PyObject *lane;
     PyObject *ledger;
 };

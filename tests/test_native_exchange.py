@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -13,7 +15,7 @@ from exchange_sides import EVERY, MOST, ROOM, SEND_BUFFER, USER, Side, make_side
 from processes import Forked, Line, poll
 from shared_memory import memory
 
-from libos_ipc._native import PORTER, SEAT, Exchange, Shared, Ticket
+from libos_ipc._native import PORTER, SEAT, Exchange, Lane, Ledger, Shared, Ticket
 from libos_ipc.core.codes import Code
 from libos_ipc.core.vocabulary import Message, Outgoing
 from libos_ipc.errors import PeerDied
@@ -398,6 +400,42 @@ def test_before_it_may_be_read_it_is_not() -> None:
     other.exchange.read_from(2)
     other.bell.again(2)
     assert [message.payload for message in other.read()] == [b"early"]
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="no Python code runs in a reading then")
+def test_what_may_be_read_from_the_middle_of_a_reading_on_is_left_to_the_next(
+    sides: tuple[Side, Side],
+) -> None:
+    """Who reads for handlers has seen before it that nothing is queued. As where the interpreter
+    lock is let go of for a large payload, and a connection brings the last that goes before."""
+    one, other = sides
+    shared = memory(4096 + 2 * ROOM)
+    third, lane = Side(4, shared, first=False), Lane(shared, True)
+    lane.reach(third.bell_memory, 2)
+    one.exchange.connect(4, 4, lane, Ledger())
+    third.meet(one)
+    assert other.exchange.send(2, USER, 0, b"first")
+    assert third.exchange.send(2, USER, 0, b"behind the queue")
+    opened: list[str] = []
+
+    def come(phase: str, info: dict[str, int]) -> None:
+        if not opened:
+            opened.append(phase)
+            one.exchange.read_from(4)
+            one.bell.again(4)
+
+    before = gc.get_threshold()
+    gc.callbacks.append(come)
+    gc.set_threshold(1)
+    try:
+        first = one.exchange.read()
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(come)
+    assert opened
+    assert first is not None
+    assert [message.payload for message in first[0]] == [b"first"]
+    assert [message.payload for message in one.read()] == [b"behind the queue"]
 
 
 def test_signals_are_handled_while_waiting(sides: tuple[Side, Side]) -> None:
