@@ -2,11 +2,13 @@
 
     python -m tests.long_stop [--seconds 60] [--transport zmq|native] [--senders 3]
 
-Every sender does the same rounds before the stop and during it: it asks the next one and waits for
-the answer, sends to the one that is stopped whatever is taken at once, and now and then waits a
-millisecond for room there, and broadcasts. Told are the round trips between those that run, and how
-much memory senders and leader have come to need; checked is that the one that was stopped
-gets all that was taken for it, once and in order.
+Every sender does the same rounds before the stop, during it and afterwards: it asks the next one
+and waits for the answer, sends to the one that is stopped whatever is taken at once, and now and
+then waits a millisecond for room there, and broadcasts. Told are the round trips between those that
+run, their broadcasts, and how much memory senders and leader have come to need. Judged is that the
+one that was stopped gets all that was taken for it, once and in order, and that nobody else is
+slower by more than a tenth meanwhile: each sender's median, against the slower of those before and
+after.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -34,6 +37,8 @@ PAYLOAD = bytes(24)
 #: Rounds between two broadcasts, and between two attempts to wait for room.
 BROADCAST_EVERY = 200
 WAIT_EVERY = 20
+#: What a round trip or a broadcast may take while one is stopped, of what it takes otherwise.
+MOST = 1.1
 
 
 def notebook(group: Group) -> None:
@@ -54,6 +59,16 @@ def memory_of(os_pid: int) -> int:
         return sum(int(line.split()[1]) << 10 for line in file if line.startswith("Private"))
 
 
+class Told(NamedTuple):
+    """What one sender tells of one phase: medians in seconds, counts, bytes."""
+
+    trip: float
+    broadcast: float
+    trips: int
+    sent: int  #: taken for the one that is stopped, since the beginning
+    memory: int
+
+
 class Sender:
     """What one sender does; `sent` messages were taken for the one that is stopped."""
 
@@ -63,9 +78,9 @@ class Sender:
         self.neighbour = neighbour
         self.sent = 0
 
-    def rounds(self, seconds: float) -> list[float]:
-        """Round trips to the neighbour, in seconds each."""
-        group, took = self.group, []
+    def rounds(self, seconds: float) -> Told:
+        """Ask the neighbour for so long."""
+        group, took, broadcasts = self.group, [], []
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             start = time.perf_counter()
@@ -73,9 +88,12 @@ class Sender:
             took.append(time.perf_counter() - start)
             self._send(0.001 if len(took) % WAIT_EVERY == 0 else 0)
             if len(took) % BROADCAST_EVERY == 0:
+                start = time.perf_counter()
                 reached = group.broadcast(NOTE, self._next(), exclude=())
+                broadcasts.append(time.perf_counter() - start)
                 self.sent += self.slow in reached
-        return took
+        medians = statistics.median(took), statistics.median(broadcasts)
+        return Told(*medians, len(took), self.sent, memory_of(os.getpid()))
 
     def _next(self) -> bytes:
         return self.sent.to_bytes(8, "big") + PAYLOAD
@@ -88,18 +106,30 @@ class Sender:
         self.sent += 1
 
 
-def sender(line: Line, group: Group) -> tuple[int, int]:
+def sender(line: Line, group: Group) -> None:
     line.send(group.vmid)
     slow, neighbour = line.recv()
     each = Sender(group, slow, neighbour)
     while seconds := line.recv():
-        took = each.rounds(seconds)
-        line.send((statistics.median(took), len(took), memory_of(os.getpid())))
+        line.send(each.rounds(seconds))
     group.flush(DEADLINE_S)
-    return group.vmid, each.sent
 
 
-def trial(group: Group, leader: int, seconds: float, senders: int) -> None:
+def slowed(told: list[list[Told]]) -> list[str]:
+    """Who was slower than allowed in the second of three phases, in words."""
+    found = []
+    for number, (before, during, after) in enumerate(zip(*told, strict=True), 1):
+        for what in ("trip", "broadcast"):
+            usual = max(getattr(before, what), getattr(after, what))
+            ratio = getattr(during, what) / usual
+            print(f"sender {number}: {what} {ratio:.2f} of what it takes otherwise")
+            if ratio > MOST:
+                found.append(f"sender {number}: each {what} took {ratio:.2f} times as long")
+    return found
+
+
+def trial(group: Group, leader: int, seconds: float, senders: int) -> list[str]:
+    """What is wrong, in words."""
     notebook(group)
     with ExitStack() as stack:
         slow = stack.enter_context(Peer(group))
@@ -108,28 +138,28 @@ def trial(group: Group, leader: int, seconds: float, senders: int) -> None:
         for each, neighbour in zip(crowd, vmids[1:] + vmids[:1], strict=True):
             each.send((slow.vmid, neighbour))
 
-        def phase(name: str, seconds: float) -> None:
+        def phase(name: str, seconds: float) -> list[Told]:
             for each in crowd:
                 each.send(seconds)
-            told = [each.recv(seconds + DEADLINE_S) for each in crowd]
-            median = statistics.median(trip for trip, _, _ in told)
-            most = max(memory for *_, memory in told)
+            told: list[Told] = [each.recv(seconds + DEADLINE_S) for each in crowd]
+            trip = statistics.median(each.trip for each in told)
+            broadcast = statistics.median(each.broadcast for each in told)
             print(
-                f"{name:>14}: {median * 1e6:7.1f} µs a round trip, "
-                f"{sum(count for _, count, _ in told) / seconds:8.0f} of them a second; "
-                f"senders {most / 2**20:6.1f} MiB, leader {memory_of(leader) / 2**20:6.1f} MiB"
+                f"{name:>14}: {trip * 1e6:7.1f} µs a trip, {broadcast * 1e6:7.1f} a broadcast, "
+                f"{sum(each.trips for each in told) / seconds:8.0f} trips a second; "
+                f"senders {max(each.memory for each in told) / 2**20:6.1f} MiB, "
+                f"leader {memory_of(leader) / 2**20:6.1f} MiB"
             )
+            return told
 
         phase("warming up", 2)
-        phase("all run", min(seconds, 10))
+        before = phase("all run", min(seconds, 10))
         slow.stop()
         phase("just stopped", min(seconds, 5))
-        phase("stopped", seconds)
+        during = phase("stopped", seconds)
         start = time.monotonic()
         slow.kill(signal.SIGCONT)
-        for each in crowd:
-            each.send(0)
-        sent = dict(each.result() for each in crowd)
+        sent = dict(zip(vmids, [each.sent for each in during], strict=True))
 
         def noted() -> dict[int, int]:
             told = group.request(slow.vmid, NOTED, type=list[tuple[int, int]], timeout=DEADLINE_S)
@@ -141,6 +171,11 @@ def trial(group: Group, leader: int, seconds: float, senders: int) -> None:
         print(
             f"caught up with {total} messages in {time.monotonic() - start:.2f} s, in order, once"
         )
+        after = phase("all run again", min(seconds, 10))
+        for each in crowd:
+            each.send(0)
+            each.result()
+        return slowed([before, during, after])
 
 
 def main() -> None:
@@ -154,9 +189,11 @@ def main() -> None:
         config = GroupConfig(transport=given.transport)
         with Group.create("g", runtime_dir=directory, config=config) as group:
             print(f"{given.transport}, {given.senders} senders, {given.seconds:.0f} s stopped")
-            trial(group, leaders(directory)[0], given.seconds, given.senders)
+            wrong = trial(group, leaders(directory)[0], given.seconds, given.senders)
     finally:
         shutil.rmtree(directory)
+    if wrong:
+        sys.exit("\n".join(wrong))
 
 
 if __name__ == "__main__":
