@@ -183,7 +183,7 @@ class Messaging:
         answered = session.exchange.ping(vmid, timeout)
         if answered is None:
             left = None if timeout is None else max(began + timeout - time.monotonic(), 0.0)
-            session.call(vmid, Code.PING, (), left)
+            session.ping(vmid, left)
         elif not answered:
             raise session.too_late(vmid, Code.PING, timeout)
 

@@ -101,6 +101,29 @@ def test_a_stopped_process_does_not_answer_until_it_goes_on(group: Group) -> Non
             group.ping(peer.vmid, timeout=DEADLINE_S)
 
 
+@pytest.mark.config(transport="zmq")
+def test_pings_that_are_given_up_take_no_room(group: Group) -> None:
+    """One is on its way, whoever asks how often; and it serves those who ask later."""
+    with Peer(group, handlers) as peer:
+        acquainted(group, peer.vmid)
+        link = group._node.session.member.links[peer.vmid]
+        peer.stop()
+        before = link.sent
+        for _ in range(300):
+            with pytest.raises(libos_ipc.Timeout):
+                group.ping(peer.vmid, timeout=0)
+        assert link.sent == before + 1
+        peer.kill(signal.SIGCONT)
+        for _ in range(20):
+            group.ping(peer.vmid, timeout=DEADLINE_S)
+        peer.stop()
+        with pytest.raises(libos_ipc.Timeout):
+            group.ping(peer.vmid, timeout=0)
+        peer.kill()
+        with pytest.raises(libos_ipc.PeerDied):
+            group.ping(peer.vmid, timeout=DEADLINE_S)
+
+
 def test_who_is_killed_while_it_is_asked_ends_the_wait(group: Group) -> None:
     with Peer(group, handlers) as peer:
         acquainted(group, peer.vmid)

@@ -7,7 +7,9 @@ performed, never while it waits. A closed session answers NotJoined.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from libos_ipc._native import Exchange, Lock
@@ -50,6 +52,8 @@ class Calling:
     leaving: bool
     _waiting: int
     _waiting_for_links: int
+    #: PINGs that nobody waits for any more, by whom they are on their way to
+    _overdue: defaultdict[int, list[Ticket]]
 
     def perform(self, effects: Effects) -> None:
         """Do what the machine has decided. Under the lock."""
@@ -124,6 +128,27 @@ class Calling:
             if code < FIRST_USER_CODE and type(answer) is bytes
             else answer
         )
+
+    def ping(self, dst: int, timeout: float | None) -> None:
+        """PING, as a message. One that was not answered in time stays on its way, and the next is
+        the same: a process that is stopped is not asked for more and more answers."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        overdue = self._overdue[dst]
+        ticket = None
+        with suppress(IndexError):
+            ticket = overdue.pop()
+        if ticket is None or ticket.settled():
+            ticket = Ticket()
+            self.request(dst, Code.PING, (), ticket)
+        try:
+            self.sit(dst, ticket.settled, deadline)
+            done = ticket.wait(None if deadline is None else deadline - time.monotonic())
+        finally:
+            if not ticket.settled():
+                overdue.append(ticket)
+        if not done:
+            raise self.too_late(dst, Code.PING, timeout)
+        ticket.result()
 
     def too_late(self, dst: int, code: int, timeout: float | None) -> Timeout:
         """What a caller is told whose request was not answered in time."""
