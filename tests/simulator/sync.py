@@ -170,6 +170,8 @@ class Syncing:
         if ticket.error is not None:
             assert isinstance(ticket.error, Deadlock | NotJoined | IpcError), ticket.error
             return
+        if node.leaving or node.goodbye_said:
+            return  # between the grant and the thread's waking
         version = Value(*ticket.payload).version  # type: ignore[misc, arg-type]
         history.on_granted(node, id, state, version)
         yield Wait(never, world.rng.random() * world.knobs.handler_s)
