@@ -145,6 +145,15 @@ def test_a_relay_goes_as_a_message_where_the_number_is_caught() -> None:
     assert result(ask(leader, one, Code.PID_KILL, 1, 0, 5, 10, 2)) == -errno.ESRCH
 
 
+def test_a_child_of_which_the_kernel_has_said_nothing_is_of_its_parents_user() -> None:
+    """As to a leader that took over just when it was forked."""
+    leader, (one,) = leader_of(1)
+    child = result(ask(leader, one, Code.GET_NEW_VMID))
+    assert result(ask(leader, one, Code.CHANGE_ID_OWNER, 2, child)) == 0
+    ask(leader, one, Code.CHILD_STARTED, child, 2)
+    assert result(ask(leader, child, Code.PID_KILL, 2, 1, 1, 10, 1)) == 0
+
+
 def test_an_id_that_names_a_process_group_is_kept_as_long_as_that_is() -> None:
     leader, (one, two, three) = leader_of(3)
     for vmid in (two, three):

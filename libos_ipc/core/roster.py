@@ -248,6 +248,7 @@ class Roster:
         process = self.processes[vmid] = Process(vmid, spare.pid, ppid, spare.asker, pgid)
         process.forebears = parent.line() if parent else spare.forebears
         process.may_lead = parent is None or parent.may_lead
+        process.uid = parent.uid if parent else -1  # until the kernel says so itself
         self.groups.enter(vmid, pgid)
         self.particulars.inherit(spare.asker, vmid)
         self.locks.share(spare.asker, vmid)
