@@ -22,7 +22,7 @@ from campaign.linearizability import NEVER, Operation, explain, is_linearizable
 from conftest import both_leaders
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import DEADLINE_S, Forked, Line
+from processes import DEADLINE_S, Forked, Line, poll
 
 from libos_ipc import Group, IpcError
 from libos_ipc.sync import SyncHandle
@@ -382,9 +382,13 @@ def test_real_histories_are_linearizable(
         assert len(operations) > 30
         complaint = explain(operations, FIRST)
         assert complaint is None, complaint
-    files = [n for n in os.listdir(group._node.directory.path) if n.startswith("value-")]
-    assert files == []
-    assert group.sync_table() == []
+
+    def is_clean() -> bool:
+        """A death is noticed by and by."""
+        names = os.listdir(group._node.directory.path)
+        return group.sync_table() == [] and not any(n.startswith("value-") for n in names)
+
+    poll(is_clean, what="no handle and no value left")
 
 
 # ---- a larger run
