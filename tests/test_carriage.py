@@ -7,21 +7,13 @@ import signal
 import subprocess
 
 import pytest
+from lane_users import ECHO, answer, connections, dies, talk
 from processes import DEADLINE_S, Forked, Line, Peer, poll
 
-import libos_ipc
-from libos_ipc import Group, Message
+from libos_ipc import Group
 from libos_ipc.runtime import carriage
 
-ECHO = 71
-
 pytestmark = pytest.mark.config(transport="native")
-
-
-def answer(group: Group) -> None:
-    @group.on(ECHO)
-    def echo(message: Message) -> object:
-        return message.payload
 
 
 def come_to_rest(group: Group, *vmids: int) -> None:
@@ -30,13 +22,10 @@ def come_to_rest(group: Group, *vmids: int) -> None:
     session = group._session
 
     def by_lane() -> bool:
-        group.ids.owner(group.pid)
-        for vmid in vmids:
-            assert group.request(vmid, ECHO, b"on", timeout=DEADLINE_S) == b"on"
+        talk(group, *vmids)
         with session.lock:
-            transport = session.carriage.transport
-            connected = transport is not None and (transport._routes or transport._connections)
-            return not connected and all(link.by_lane for link in session.member.links.values())
+            lanes = all(link.by_lane for link in session.member.links.values())
+        return lanes and connections(group) == 0
 
     poll(by_lane, what="all goes by lanes")
     subprocess.run(["/bin/true"], check=True, preexec_fn=int)
@@ -125,9 +114,7 @@ def test_a_death_is_told_at_rest(group: Group) -> None:
     answer(group)
     with Peer(group, answer) as peer:
         come_to_rest(group, peer.vmid)
-        peer.kill()  # whether it is found out before the request or during it is all one
-        with pytest.raises(libos_ipc.IpcError):
-            group.request(peer.vmid, 72, b"never answered", timeout=DEADLINE_S)
+        dies(group, peer)
         poll(lambda: group._session.loop._timeout is None, what="nothing is left to look after")
         assert group._session.carriage.transport is None
     group.wait(peer.pid, DEADLINE_S)

@@ -6,39 +6,13 @@ import os
 import socket
 
 import pytest
+from lane_users import ECHO, answer, by_lanes_alone, connections, dies
 from processes import DEADLINE_S, Forked, Line, Peer, descriptors, poll
 
-import libos_ipc
 from libos_ipc import Group, Message
 from libos_ipc.runtime.connections import hang_up, inode_of
 
-ECHO = 71
-
 pytestmark = pytest.mark.config(transport="native")
-
-
-def answer(group: Group) -> None:
-    @group.on(ECHO)
-    def echo(message: Message) -> object:
-        return message.payload
-
-
-def connections(group: Group) -> int:
-    """Those of this process, in either direction; counted where they cost something."""
-    session = group._session
-    with session.lock:
-        transport = session.carriage.transport
-        if transport is None:
-            return 0
-        return len(transport._routes) + len(transport._connections)
-
-
-def by_lanes_alone(group: Group, *vmids: int) -> None:
-    """Talk to the leader and to these, until no connection is left here or to here."""
-    for vmid in vmids:
-        assert group.request(vmid, ECHO, b"on", timeout=DEADLINE_S) == b"on"
-    assert group.ids.owner(group.pid) == group.vmid
-    poll(lambda: connections(group) == 0, what="no connection is left")
 
 
 def test_lanes_leave_no_connection(group: Group) -> None:
@@ -56,9 +30,7 @@ def test_a_death_is_told_without_a_connection(group: Group) -> None:
     answer(group)
     with Peer(group, answer) as peer:
         by_lanes_alone(group, peer.vmid)
-        peer.kill()  # whether it is found out before the request or during it is all one
-        with pytest.raises(libos_ipc.IpcError):
-            group.request(peer.vmid, 72, b"never answered", timeout=DEADLINE_S)
+        dies(group, peer)
     group.wait(peer.pid, DEADLINE_S)
 
 

@@ -7,7 +7,6 @@ performed, never while it waits. A closed session answers NotJoined.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -53,7 +52,7 @@ class Calling:
     _waiting: int
     _waiting_for_links: int
     #: PINGs that nobody waits for any more, by whom they are on their way to
-    _overdue: defaultdict[int, list[Ticket]]
+    _overdue: dict[int, list[Ticket]]
 
     def perform(self, effects: Effects) -> None:
         """Do what the machine has decided. Under the lock."""
@@ -133,10 +132,10 @@ class Calling:
         """PING, as a message. One that was not answered in time stays on its way, and the next is
         the same: a process that is stopped is not asked for more and more answers."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        overdue = self._overdue[dst]
-        ticket = None
-        with suppress(IndexError):
-            ticket = overdue.pop()
+        overdue, ticket = self._overdue.get(dst), None
+        if overdue:
+            with suppress(IndexError):  # another thread had it first
+                ticket = overdue.pop()
         if ticket is None or ticket.settled():
             ticket = Ticket()
             self.request(dst, Code.PING, (), ticket)
@@ -145,7 +144,7 @@ class Calling:
             done = ticket.wait(None if deadline is None else deadline - time.monotonic())
         finally:
             if not ticket.settled():
-                overdue.append(ticket)
+                self._overdue.setdefault(dst, []).append(ticket)
         if not done:
             raise self.too_late(dst, Code.PING, timeout)
         ticket.result()

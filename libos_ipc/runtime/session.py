@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -130,7 +130,7 @@ class Session(Performing):
         self.progress = Condition(self.lock)
         self._waiting = 0
         self._waiting_for_links = 0
-        self._overdue = defaultdict(list)
+        self._overdue = {}
         #: called once, at the next of these
         self.listeners: list[Callable[[], None]] = []
         self.closed = False
