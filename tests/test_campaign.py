@@ -89,6 +89,13 @@ GOOD = {
         judge_processes,
         history(p2=[(1, "child", 3, 5), (2, "killing", 3), (3, "waited", 3, 5, None)]),
     ),
+    "late because the machine stood still": (
+        judge_processes,
+        history(
+            p1=[(200 * SECOND, "stood still", 60.0)],
+            p2=[(200 * SECOND, "unexpected", "Timeout(110, 'no child ended')")],
+        ),
+    ),
 }
 BAD = {
     "came twice": (judge_messages, history(p3=[(1, "got", 2, 1, True), (2, "got", 2, 1, True)])),
@@ -151,6 +158,12 @@ BAD = {
     ),
     "a VMID for two": (judge_processes, history(p2=[(1, "hello", 1), (2, "hello", 2)])),
     "an error that nobody promised": (judge_processes, history(p2=[(1, "unexpected", "x")])),
+    "late, though the machine went on": (
+        judge_processes,
+        history(
+            p1=[(20 * SECOND, "stood still", 10.0)], p2=[(200 * SECOND, "overdue", "ask", 70.0)]
+        ),
+    ),
 }
 
 

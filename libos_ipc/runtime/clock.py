@@ -21,9 +21,11 @@ _SOON_S = 0.005
 
 
 class Clock:
-    """`tick(now)` says whether another is needed; `wake` has the worker come to `run` at once."""
+    """`wake` has the worker come to `run` at once. `tick(now)` does what is overdue, and says by
+    `idle` whether another is needed: under the lock under which things are sent, or what goes out
+    between the two would have nobody who asks for it again."""
 
-    def __init__(self, wake: Callable[[], None], tick: Callable[[float], bool]) -> None:
+    def __init__(self, wake: Callable[[], None], tick: Callable[[float], None]) -> None:
         self._wake = wake
         self._tick = tick
         #: told whenever `idle` changes
@@ -49,7 +51,7 @@ class Clock:
         now = time.monotonic()
         if now >= self.next_tick:
             self.next_tick = now + TICK_S
-            self.idle = not self._tick(now)
+            self._tick(now)
         until = math.inf if self.idle else self.next_tick
         if busy:
             until = min(until, now + _SOON_S)

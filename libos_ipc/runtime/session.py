@@ -370,14 +370,14 @@ class Session(Performing):
         self.carriage.on_round()
         return self.clock.run(busy=self.receiver.settle_ends())
 
-    def _tick(self, now: float) -> bool:
+    def _tick(self, now: float) -> None:
         if self.carriage.transport is not None:  # else it is being made, of these, or rests
             self.host.reserve.refill()
         with self.lock:
             effects, again = self.member.on_tick(now)
             self.perform(effects)
+            self.clock.idle = not again
             self.host.tick(now)
-        return again
 
     def _on_peer_end(self, vmid: int) -> None:
         self.watches.drop_live(vmid)

@@ -40,6 +40,8 @@ __all__ = ["Outcome", "play"]
 
 #: What workers may take to bring to an end what they have begun.
 ENDING_S = 90.0
+#: A moment's sleep that lasts as long shows that this machine gave us no time at all.
+STANDSTILL_S = 5.0
 #: Workers of an act, those that followed killed ones included.
 MOST_WORKERS = 200
 VERDICTS = (judge_processes, judge_messages, judge_owners, judge_values)
@@ -190,12 +192,17 @@ class _Act:
         return [row for row in self.group.locks.table() if row.type != "none"]
 
     def await_that(self, true: Callable[[], bool], what: str) -> None:
-        until = time.monotonic() + ENDING_S
+        until, looked = time.monotonic() + ENDING_S, time.monotonic()
         while not true():
-            if time.monotonic() > until:
+            now = time.monotonic()
+            if now - looked > STANDSTILL_S:
+                self.record("stood still", now - looked)
+                until += now - looked
+            if now > until:
                 self.complaints.append(f"{what} after {ENDING_S} s: {self.look()}")
                 self.give_up()
                 return
+            looked = time.monotonic()
             time.sleep(0.01)
 
     def look(self) -> str:
