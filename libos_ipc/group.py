@@ -178,11 +178,13 @@ class Group(Messaging, Signals, Metadata, Sharing):
         """Leave. What was sent arrives first (at most `linger` seconds); waits for no child.
 
         Everything this process owns in the group is given back before it returns. Calls that
-        wait in other threads end with NotJoined. A second time does nothing.
+        wait in other threads end with NotJoined. Signals that it handled go to another group that
+        handles them, or to what the program had set before. A second time does nothing.
         """
         if self in _joined:
             _joined.remove(self)
             self._node.leave()
+            self._node.signalling.release()
             if not _joined:
                 _stacks.close()
 

@@ -184,7 +184,7 @@ class Signals:
             return
         if sig in signalling.handlers or sig in signalling.held:
             info = SignalInfo(self.pid, os.getuid(), Kind[kind])
-            signalling.came(self._node.session, sig, info)
+            signalling.came(sig, info)
         else:
             os.kill(os.getpid(), sig)
 
@@ -248,7 +248,7 @@ class Signals:
         if handler in (signal.SIG_DFL, signal.SIG_IGN):
             former = node.signalling.uninstall(sig, handler)
         elif callable(handler):
-            former = node.signalling.install(node.session, sig, handler)
+            former = node.signalling.install(sig, handler)
         else:
             raise InvalidArgument(f"{handler!r} is no handler: give a function, SIG_DFL or SIG_IGN")
         self._tell_caught()
@@ -270,7 +270,7 @@ class Signals:
         if fresh:
             signalling.held |= fresh
             self._tell_caught()
-        found = signalling.wait(node.session, sigs, timeout)
+        found = signalling.wait(sigs, timeout)
         if found is None:
             raise Timeout(f"none of the signals {sorted(sigs)} came within {timeout} s")
         return ReceivedSignal(*found)

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -447,6 +448,23 @@ def test_a_handler_may_use_the_group_whatever_it_interrupts(group: Group) -> Non
         assert child.result() == rounds
 
 
+def test_a_handler_waits_for_the_step_that_it_would_interrupt(group: Group, restored: None) -> None:
+    """Also one that was inherited: its process has a lock of its own."""
+    handled: list[int] = []
+
+    def interrupted_in_a_step() -> int:
+        with group._node.session.lock:
+            signal.raise_signal(signal.SIGUSR1)
+            meanwhile = len(handled)
+        poll(lambda: handled, what="handled")
+        return meanwhile
+
+    group.signal(signal.SIGUSR1, lambda number, info: handled.append(number))
+    with Forked(lambda line: interrupted_in_a_step()) as child:
+        assert child.result() == 0
+    assert interrupted_in_a_step() == 0
+
+
 def test_a_handler_that_raises_loses_no_other_signal(group: Group) -> None:
     def body(line: Line) -> int:
         handled = []
@@ -505,18 +523,21 @@ def test_an_interruption_that_python_misses_is_made_again(
 def test_what_came_with_a_signal_of_the_kernel_does_not_come_again(
     group: Group, restored: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The trampoline finds the main thread in the middle of a step, and is put off; before it is
-    called again, another one handles what is pending."""
+    """The main thread is found in the middle of a step, and not interrupted; before it is to be
+    again, another one handles what is pending."""
     handled: list[str] = []
     group.signal(signal.SIGUSR1, lambda sig, info: handled.append(info.type))
     session, signalling = group._node.session, group._node.signalling
     later: list[Callable[[], None]] = []
     busy: Any = SimpleNamespace(
+        closed=False,
         lock=SimpleNamespace(acquire=lambda timeout: False),
         clock=SimpleNamespace(later=lambda pause_s, action: later.append(action)),
     )
     signalling.pending.arrive(signal.SIGUSR1, SignalInfo(2, 2, "process"))
-    signalling._on_real(busy, signal.SIGUSR1)
+    with monkeypatch.context() as patch:
+        patch.setattr(signalling, "_session", lambda: busy)
+        signalling._on_real(signal.SIGUSR1)
     busy.lock = session.lock
     os.kill(os.getpid(), signal.SIGUSR1)
     poll(lambda: handled, what="handled")
@@ -539,3 +560,31 @@ def test_forked_children_inherit_handlers(group: Group) -> None:
         pid = child.recv()
         group.kill(pid, signal.SIGUSR1)
         assert child.recv() == (pid, group.pid)
+
+
+def test_who_leaves_gives_its_signals_back(group: Group, runtime_dir: Path, restored: None) -> None:
+    """To another group that handles them, then to the program: one that was closed in a thread, or
+    waits, is not lost."""
+    handled: list[str] = []
+
+    def handler_of(name: str) -> Callable[[int, SignalInfo], None]:
+        return lambda number, info: handled.append(f"{name}, {info.type}")
+
+    def closed_by_another_thread(group: Group) -> None:
+        thread = threading.Thread(target=group.close)
+        thread.start()
+        thread.join()
+
+    signal.signal(signal.SIGUSR1, lambda number, frame: handled.append("the program"))
+    for close in (Group.close, closed_by_another_thread):
+        groups = [Group.create(f"g{n}", leader="embedded", runtime_dir=runtime_dir) for n in (1, 2)]
+        for n, each in enumerate(groups):
+            each.signal(signal.SIGUSR1, handler_of(f"group {n}"))
+        for each in (*reversed(groups), None):
+            signal.raise_signal(signal.SIGUSR1)
+            if each is not None:
+                each._node.signalling.pending.arrive(signal.SIGUSR1, SignalInfo(2, 2, "process"))
+                close(each)
+        in_turn = ["group 1, kernel", "group 0, kernel", "group 0, kernel"]
+        assert handled == [*in_turn, "the program", "the program"]
+        handled.clear()

@@ -45,7 +45,7 @@ class Belongings:
     batons: MembersBatons
 
     def __init__(self) -> None:
-        self.signalling = Signalling()
+        self.signalling = Signalling(lambda: self.session)
         self.descriptions = Descriptions()
         self.mirrors = Mirrors()
         #: numbers the acquisitions of file locks
@@ -75,7 +75,7 @@ class Belongings:
     # ---- what the session tells; under its lock
 
     def signalled(self, sig: int, info: SignalInfo) -> None:
-        self.signalling.came(self.session, sig, info)
+        self.signalling.came(sig, info)
 
     def pgid_changed(self, pgid: int) -> None:
         self.identity = self.identity._replace(pgid=pgid)

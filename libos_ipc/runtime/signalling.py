@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from libos_ipc.core.signals import Pending
 from libos_ipc.core.vocabulary import SignalInfo
+from libos_ipc.runtime import trampoline
 
 if TYPE_CHECKING:
     from libos_ipc.runtime.session import Session
@@ -47,13 +48,15 @@ _AGAIN_S, _GIVE_UP_S = 0.1, 10.0
 
 
 class Signalling:
-    """The handlers of one process in one group, and the signals that wait for them.
+    """The handlers of one process in one group, and the signals that wait for them. `session` gives
+    the process's own: in a forked child it is another one than its parent's.
 
     In a process that is in several groups a real signal is offered to all of them, the one joined
     last first: `all_of_them` gives their objects in that order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, session: Callable[[], Session]) -> None:
+        self._session = session
         self.handlers: dict[int, Handler] = {}
         #: numbers that `sigwait` has asked for: they wait instead of acting
         self.held: set[int] = set()
@@ -84,12 +87,12 @@ class Signalling:
 
     # ---- handlers; in the main thread
 
-    def install(self, session: Session, sig: int, handler: Handler) -> Any:
+    def install(self, sig: int, handler: Handler) -> Any:
         """Let `handler` handle a signal; what handled it before."""
         former = self.handlers.get(sig)
         if signal.getsignal(LOOK_SIGNAL) == signal.SIG_DFL:
             signal.signal(LOOK_SIGNAL, _look)
-        before = signal.signal(sig, lambda number, frame: self._on_real(session, number))
+        before = trampoline.put(sig, self._on_real)
         self.handlers[sig] = handler
         self.held.discard(sig)
         return former or before
@@ -105,65 +108,88 @@ class Signalling:
                 os.kill(os.getpid(), sig)
         return former or before
 
+    def release(self) -> None:
+        """The group is closed, and no more of `all_of_them`: its numbers go to another group that
+        handles them, or back to the program. What waits is signalled once more, for those. From
+        another thread than the main one nothing happens until the next signal comes."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for sig in list(self.handlers):
+            del self.handlers[sig]
+            self._hand_over(sig)
+            while self.pending.take((sig,)) is not None:
+                signal.raise_signal(sig)
+
+    def _hand_over(self, sig: int) -> None:
+        for one in self.all_of_them():
+            if sig in one.handlers and not one._session().closed:
+                trampoline.put(sig, one._on_real)
+                return
+        trampoline.give_back(sig)
+
     # ---- what comes
 
-    def came(self, session: Session, sig: int, info: SignalInfo) -> None:
+    def came(self, sig: int, info: SignalInfo) -> None:
         """A member has sent this. Any thread, under the session's lock or not."""
         if sig not in self.handlers and sig not in self.held:
             os.kill(os.getpid(), sig)  # the sender did not know yet
             return
         self.pending.arrive(sig, info)
         if any(sig in sigs for sigs in self._awaited):
-            session.tell_progress()
+            self._session().tell_progress()
         elif sig in self.handlers:
-            self._poke(session, sig)
+            self._poke(sig)
 
-    def _poke(self, session: Session, sig: int) -> None:
+    def _poke(self, sig: int) -> None:
         if sig in self._poked:
             return
         self._poked.add(sig)
         signal.pthread_kill(_main(), sig)
-        if sig not in self._doubted and not session.closed:
-            self._doubt(session, sig, _AGAIN_S)
+        if sig not in self._doubted and not self._session().closed:
+            self._doubt(sig, _AGAIN_S)
 
-    def _doubt(self, session: Session, sig: int, pause_s: float) -> None:
+    def _doubt(self, sig: int, pause_s: float) -> None:
         self._doubted.add(sig)
-        session.clock.later(pause_s, lambda: self._poke_again(session, sig, pause_s))
+        self._session().clock.later(pause_s, lambda: self._poke_again(sig, pause_s))
 
-    def _poke_again(self, session: Session, sig: int, pause_s: float) -> None:
+    def _poke_again(self, sig: int, pause_s: float) -> None:
         self._doubted.discard(sig)  # first: who pokes from now on sees to that himself
         if sig in self._poked and signal.getsignal(LOOK_SIGNAL) is _look:
             signal.pthread_kill(_main(), LOOK_SIGNAL)
             if pause_s < _GIVE_UP_S:
-                self._doubt(session, sig, 2 * pause_s)
+                self._doubt(sig, 2 * pause_s)
 
-    def _on_real(self, session: Session, sig: int) -> None:
-        """The trampoline."""
-        everyone = self.all_of_them()
-        if not session.lock.acquire(timeout=_STEP_S):
-            self._put_off(session, sig, any(one._expects(sig) for one in everyone))
+    def _on_real(self, sig: int) -> None:
+        """What the trampoline calls."""
+        if self._session().closed:  # by another thread, or in a forked child that could not join
+            self.release()
+            signal.raise_signal(sig)
             return
-        session.lock.release()
-        accounted = [one._account(session, sig) for one in everyone]  # all of them
+        everyone, lock = self.all_of_them(), self._session().lock
+        if not lock.acquire(timeout=_STEP_S):
+            self._put_off(sig, any(one._expects(sig) for one in everyone))
+            return
+        lock.release()
+        accounted = [one._account(sig) for one in everyone]  # all of them
         if any(accounted):
             return
         for one in everyone:
             if sig in one.handlers:
                 one.pending.arrive(sig, FROM_KERNEL)
-                one._drain(session, sig)
+                one._drain(sig)
                 return
 
-    def _account(self, session: Session, sig: int) -> bool:
+    def _account(self, sig: int) -> bool:
         """Handle what waits of this number. Whether that is what the real signal was for."""
         ours = self._expects(sig)
         self._poked.discard(sig)
-        self._drain(session, sig)
+        self._drain(sig)
         return ours
 
     def _expects(self, sig: int) -> bool:
         return sig in self._poked or self.pending.has((sig,))
 
-    def _drain(self, session: Session, sig: int) -> None:
+    def _drain(self, sig: int) -> None:
         handler = self.handlers.get(sig)
         if handler is None or sig in self._running:
             return
@@ -178,11 +204,13 @@ class Signalling:
             self._running.discard(sig)
             if self.pending.has((sig,)) and sig in self.handlers:
                 self._poked.add(sig)
-                self._put_off(session, sig, True)  # the handler has raised: the others, after that
+                self._put_off(sig, True)  # the handler has raised: the others, after that
 
-    def _put_off(self, session: Session, sig: int, ours: bool) -> None:
+    def _put_off(self, sig: int, ours: bool) -> None:
         """The main thread is in the middle of a step: come again when it is not. Not if what was
         expected has been handled by then: it came with one of the kernel's."""
+
+        session = self._session()
 
         def again() -> None:
             with session.lock:
@@ -195,8 +223,9 @@ class Signalling:
 
     # ---- waiting
 
-    def wait(self, session: Session, sigs: frozenset[int], timeout: float | None) -> Any:
+    def wait(self, sigs: frozenset[int], timeout: float | None) -> Any:
         """The next signal of these: (number, info), or None when the time is over."""
+        session = self._session()
         self._awaited.append(sigs)
         try:
             with session.lock:
@@ -206,7 +235,7 @@ class Signalling:
             self._awaited.remove(sigs)
             for sig in sigs & self.handlers.keys():
                 if self.pending.has((sig,)):
-                    self._poke(session, sig)
+                    self._poke(sig)
 
 
 def _look(sig: int, frame: object) -> None:

@@ -178,7 +178,6 @@ class _Act:
             self.wait(child)
         self.await_that(self.alone, "members that do not leave")
         self.deeds.say_goodbye()
-        self.deeds.listen_no_more()
         self.await_that(lambda: not self.held(), "locks of the dead")
         self.complaints += [f"left behind: {what}" for what in self.held()]
 

@@ -101,10 +101,6 @@ class Deeds(Children, Locking, Values):
         self.group.ready()
         self.group.meta["listens"] = True
 
-    def listen_no_more(self) -> None:
-        """In who lives on: a handler of signals keeps its group's memory."""
-        self.group.signal(SIGNAL, signal.SIG_IGN)
-
     def _on_signal(self, number: int, info: SignalInfo) -> None:
         self.record("caught", info.sender)
 
