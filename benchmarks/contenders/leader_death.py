@@ -22,6 +22,8 @@ _TIME = struct.Struct("<q")
 
 
 def _until_answered(setup: Setup) -> int:
+    from libos_ipc.runtime.process_state import is_stopped, start_time
+
     with ExitStack() as stack:
         group = stack.enter_context(founded(setup))
         begin, say_begin = os.pipe()
@@ -44,6 +46,8 @@ def _until_answered(setup: Setup) -> int:
         stopped = others[0].os_pid
         os.kill(stopped, signal.SIGSTOP)
         stack.callback(os.kill, stopped, signal.SIGCONT)
+        while not is_stopped(stopped, start_time(stopped)):
+            time.sleep(0.001)  # until then it could win, and only then stand still
         started = time.perf_counter_ns()
         os.kill(leader_of(group), signal.SIGKILL)
         os.write(say_begin, bytes(count))

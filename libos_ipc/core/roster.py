@@ -134,6 +134,11 @@ class Roster:
             if process.state is State.STARTING and (process.os_pid, process.start_time) == who
         ]
 
+    def knows(self, vmid: int, os_pid: int) -> bool:
+        """Whether this process has said already that it is `vmid`: its hello says nothing new."""
+        process = self.processes.get(vmid)
+        return process is not None and (process.os_pid, process.state) == (os_pid, State.RUNNING)
+
     def apply(self, record: Record) -> None:
         """Change the state as this record says."""
         kind, *fields = record

@@ -78,7 +78,7 @@ CALL_S = 0.05
 #: Seconds between looks of a leader whether it has been deposed.
 SEALED_LOOK_S = 0.5
 #: What is told of a succession: how it has come out.
-_OUTCOMES = (Role.FOLLOWING, Role.LEADING, Role.LOST)
+_OUTCOMES = (Role.LEADING, Role.LOST)
 
 
 class Heir:
@@ -98,7 +98,7 @@ class Heir:
         leader = ident if node.leading else head.os_pid if head is not None else 0
         self.machine = Succession(ident, epoch=file.epoch, leader=leader, may_lead=may_lead)
         self._stall = Stall(file.config.leader_stall, STALL_LOOK_S, LATE_S)
-        self._started = start_time(leader) if leader > 0 else 0  # with its pid, it is that process
+        self._started = 0  # who is looked at: with its pid, it is that process
         self._next_look = 0.0
         self._looking = False
         self._look_s = LOOK_S
@@ -162,6 +162,8 @@ class Heir:
 
     def _look_at(self, os_pid: int, now: float) -> None:
         """Whether who leads, or is about to, stands still for good."""
+        if os_pid > 0 and not self._started:
+            self._started = start_time(os_pid)
         stopped = os_pid > 0 and is_stopped(os_pid, self._started)
         if self._stall.on_look(stopped, now) and self.machine.watched == os_pid:
             self._step(Stalled(os_pid))
@@ -210,6 +212,9 @@ class Heir:
             fields["because"] = str(evidence)
             if machine.role in _OUTCOMES:
                 self._node.session.perform([Note("succession", fields)])
+            elif machine.role is Role.FOLLOWING:  # told of by who leads: once is enough for a group
+                self._node.session.member.tally.events["succession"] += 1
+                log.info("succession: %s", fields)
             else:
                 log.debug("succession: %s", fields)
         return deeds
@@ -228,7 +233,7 @@ class Heir:
 
     def _watch(self, deed: Watch) -> None:
         self._stall.forget()
-        self._started = start_time(deed.pid)
+        self._started = 0
         watches, leads = self._node.session.watches, self.machine.role is Role.FOLLOWING
         try:
             watches.end_of(0 if leads else deed.pid, lambda: self._on_winner_end(deed.pid))

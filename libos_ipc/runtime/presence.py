@@ -62,11 +62,14 @@ def _is_there(session: Session, vmid: int, process: Process | None) -> bool:
         return watches.live(vmid, path)
     if watches.watches_process(vmid):
         return True
+    running = process.state is State.RUNNING
+    if running and watches.live(vmid, path) and watches.os_pid(vmid) == process.os_pid:
+        return watches.process(vmid, process.os_pid)
     # Named by a journal, perhaps of long ago: the pid alone may be another process's.
     if start_time(process.os_pid) != process.start_time:
         return False
     if not watches.process(vmid, process.os_pid):
         return False
-    if process.state is State.RUNNING and not watches.live(vmid, path):
+    if running and not watches.live(vmid, path):
         session.receiver.expect_end(vmid)  # it has exec'ed, or is about to end
     return True

@@ -303,7 +303,7 @@ class Receiver:
         if not os_pid or not session.watches.confirm(vmid, path, os_pid):
             return False
         leader = session.member.leader
-        if leader is not None and vmid != session.member.vmid:
+        if leader is not None and vmid != session.member.vmid and not leader.knows(vmid, os_pid):
             now, wall = time.monotonic(), time.time()
             started = start_time(os_pid)
             effects = leader.on_hello(vmid, os_pid, started, connection.uid, now, wall)
