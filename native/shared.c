@@ -6,15 +6,20 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
+
+#define NAME "libos_ipc"
 
 enum { SEALS = F_SEAL_SHRINK | F_SEAL_GROW };
 
 struct shared {
     PyObject_HEAD
-    void *memory;
+    void *memory; /* NULL if it could not be mapped */
     size_t size;
+    int fd; /* -1 once closed */
 };
 
 static struct shared *
@@ -23,19 +28,81 @@ shared_of(PyObject *self)
     return (struct shared *)self;
 }
 
-/* 0, or -1 with errno: EINVAL for what is no sealed memory of this size. */
-static int
-check(int fd, size_t size)
+static void
+close_descriptor(struct shared *shared)
 {
-    struct stat found;
-    const int seals = fcntl(fd, F_GET_SEALS);
+    const int fd = shared->fd;
 
-    if (seals < 0 || fstat(fd, &found) < 0) {
+    shared->fd = -1;
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
+/* Makes memory. 0, -1 with errno. */
+static int
+make(struct shared *shared)
+{
+    shared->fd = memfd_create(NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (shared->fd < 0 || ftruncate(shared->fd, (off_t)shared->size) < 0) {
         return -1;
     }
-    if ((seals & SEALS) != SEALS || size == 0 || found.st_size != (off_t)size) {
+    return fcntl(shared->fd, F_ADD_SEALS, SEALS);
+}
+
+/* Whether what lies at the path is a memfd of our name: 0, -1 with errno. That is asked before anything
+ * is opened, since opening alone does something to a device or a pipe. */
+static int
+check_name(const char *path)
+{
+    static const char wanted[] = "/memfd:" NAME " ";
+    enum { LENGTH = sizeof wanted - 1 };
+    char found[LENGTH];
+    const ssize_t length = readlink(path, found, LENGTH);
+
+    if (length >= 0 && (length < LENGTH || memcmp(found, wanted, LENGTH) != 0)) {
         errno = EINVAL;
         return -1;
+    }
+    return length < 0 ? -1 : 0;
+}
+
+/* Opens memory that somebody else has made. 0, or -1 with errno: EINVAL for what is no sealed memory of
+ * this size. */
+static int
+find(struct shared *shared, const char *path)
+{
+    struct stat file;
+
+    if (check_name(path) < 0) {
+        return -1;
+    }
+    shared->fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    const int seals = shared->fd < 0 ? -1 : fcntl(shared->fd, F_GET_SEALS);
+    if (seals < 0 || fstat(shared->fd, &file) < 0) {
+        return -1;
+    }
+    if ((seals & SEALS) != SEALS || file.st_size != (off_t)shared->size) {
+        errno = EINVAL;
+        return -1;
+    }
+    return 0;
+}
+
+/* Maps what is made, or found at a path; what was found is not kept open. 0, or an errno. */
+static int
+map(struct shared *shared, const char *path)
+{
+    if ((path == NULL ? make(shared) : find(shared, path)) < 0) {
+        return errno;
+    }
+    void *memory = mmap(NULL, shared->size, PROT_READ | PROT_WRITE, MAP_SHARED, shared->fd, 0);
+    if (memory == MAP_FAILED) {
+        return errno;
+    }
+    shared->memory = memory;
+    if (path != NULL) {
+        close_descriptor(shared);
     }
     return 0;
 }
@@ -43,32 +110,32 @@ check(int fd, size_t size)
 static PyObject *
 shared_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"fd", "size", NULL};
-    int fd;
+    static char *names[] = {"size", "path", NULL};
+    const char *path = NULL;
     Py_ssize_t size;
+    int failed;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "in:Shared", names, &fd, &size)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "n|z:Shared", names, &size, &path)) {
         return NULL;
     }
-    if (size < 0) {
-        PyErr_SetString(PyExc_ValueError, "memory of less than no bytes");
+    if (size <= 0) {
+        PyErr_SetString(PyExc_ValueError, "memory of no bytes, or less");
         return NULL;
-    }
-    if (check(fd, (size_t)size) < 0) {
-        return PyErr_SetFromErrno(PyExc_OSError);
     }
     PyObject *self = type->tp_alloc(type, 0);
     if (self == NULL) {
         return NULL;
     }
-    void *memory = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (memory == MAP_FAILED) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        Py_DECREF(self);
-        return NULL;
-    }
-    shared_of(self)->memory = memory;
     shared_of(self)->size = (size_t)size;
+    shared_of(self)->fd = -1;
+    Py_BEGIN_ALLOW_THREADS
+    failed = map(shared_of(self), path);
+    Py_END_ALLOW_THREADS
+    if (failed) {
+        Py_DECREF(self);
+        errno = failed;
+        return PyErr_SetFromErrnoWithFilename(PyExc_OSError, path);
+    }
     return self;
 }
 
@@ -77,6 +144,7 @@ shared_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
 
+    close_descriptor(shared_of(self));
     if (shared_of(self)->memory != NULL) {
         munmap(shared_of(self)->memory, shared_of(self)->size);
     }
@@ -104,14 +172,40 @@ shared_get_buffer(PyObject *self, Py_buffer *view, int flags)
     return PyBuffer_FillInfo(view, self, shared->memory, (Py_ssize_t)shared->size, 0, flags);
 }
 
-PyDoc_STRVAR(shared_doc, "Shared(fd, size)\n--\n\n"
-                         "The memory behind a memfd that is sealed against any change of its size. "
-                         "OSError if it is none, or has another size.");
+PyDoc_STRVAR(fileno_doc, "fileno($self, /)\n--\n\n"
+                         "The descriptor by which others find memory that was made; -1 if there is none.");
+
+static PyObject *
+shared_fileno(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromLong(shared_of(self)->fd);
+}
+
+PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
+                        "Nobody else needs to find it any more: close the descriptor. It stays mapped.");
+
+static PyObject *
+shared_close(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    close_descriptor(shared_of(self));
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef shared_methods[] = {
+    {"fileno", shared_fileno, METH_NOARGS, fileno_doc},
+    {"close", shared_close, METH_NOARGS, close_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(shared_doc, "Shared(size, path=None)\n--\n\n"
+                         "New memory of so many bytes, or what lies at `path`, a name in /proc of a "
+                         "descriptor. OSError if there is none, or it is no sealed memory of this size.");
 
 static PyType_Slot shared_slots[] = {
     {Py_tp_doc, (void *)shared_doc},
     {Py_tp_new, shared_new},
     {Py_tp_dealloc, shared_dealloc},
+    {Py_tp_methods, shared_methods},
     {Py_bf_getbuffer, shared_get_buffer},
     {0, NULL},
 };

@@ -7,17 +7,17 @@ import os
 
 from libos_ipc._native import Shared
 
-__all__ = ["SEALS", "memory"]
+__all__ = ["memory"]
 
-SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
-def memory(size: int, seals: int = SEALS) -> Shared:
+def memory(size: int, seals: int = _SEALS) -> Shared:
     """Mapped memory with these seals; its descriptor is closed."""
-    fd = os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = os.memfd_create("libos_ipc", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, size)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-        return Shared(fd, size)
+        return Shared(size, f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)

@@ -71,10 +71,10 @@ def test_a_member_that_spoils_the_bells_of_others(
     group: Group, spoil: Spoil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bells: list[Shared] = []
-    really_open = lanes._open_memory
+    really_find = lanes._find
 
-    def open_and_keep(os_pid: int, fd: int, size: int) -> Shared:
-        memory = really_open(os_pid, fd, size)
+    def find_and_keep(os_pid: int, fd: int, size: int) -> Shared:
+        memory = really_find(os_pid, fd, size)
         if size == lanes.BELL_BYTES:
             bells.append(memory)
         return memory
@@ -92,7 +92,7 @@ def test_a_member_that_spoils_the_bells_of_others(
                     spoil(place, dice)
         return len(bells)
 
-    monkeypatch.setattr(lanes, "_open_memory", open_and_keep)
+    monkeypatch.setattr(lanes, "_find", find_and_keep)
     answers_and_notes(group)
     with Peer(group, answers_and_notes) as peer:
         until_lane(group, peer.vmid)

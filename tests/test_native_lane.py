@@ -14,8 +14,8 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import Forked, Line, poll
-from shared_memory import SEALS, memory
+from processes import Forked, Line, descriptors, poll
+from shared_memory import memory
 
 from libos_ipc._native import BELL_LINES, PORTER, SEAT, Doorbell, Lane, Malformed, Shared
 
@@ -241,7 +241,7 @@ def test_others_run_while_a_large_message_is_copied_and_may_close() -> None:
 def _mapped(size: int) -> int:
     """Mappings of a lane's memory that this process has."""
     with open("/proc/self/maps") as file:
-        bounds = [line.split()[0].split("-") for line in file if "memfd:test" in line]
+        bounds = [line.split()[0].split("-") for line in file if "memfd:libos_ipc" in line]
     return sum(int(last, 16) - int(first, 16) == size for first, last in bounds)
 
 
@@ -493,22 +493,38 @@ def test_memory_that_could_be_taken_away_is_refused() -> None:
     for seals in (0, fcntl.F_SEAL_GROW, fcntl.F_SEAL_SHRINK):
         with pytest.raises(OSError, match="Invalid argument"):
             memory(4096, seals)
-    fd = os.memfd_create("test", os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, 4096)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
-    for size in (0, 4095, 8192):
+    made = Shared(4096)
+    path = f"/proc/self/fd/{made.fileno()}"
+    for size in (4095, 8192):
         with pytest.raises(OSError, match="Invalid argument"):
-            Shared(fd, size)
-    with pytest.raises(ValueError):
-        Shared(fd, -1)
-    os.close(fd)
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        Shared(fd, 4096)
-    read, write = os.pipe()
-    with pytest.raises(OSError):
-        Shared(read, 4096)
-    os.close(read)
-    os.close(write)
+            Shared(size, path)
+    for size in (0, -1):
+        with pytest.raises(ValueError):
+            Shared(size, path)
+    made.close()
+    with pytest.raises(FileNotFoundError):
+        Shared(4096, path)
+    for other in (lambda: os.memfd_create("test", os.MFD_ALLOW_SEALING), lambda: os.pipe()[0]):
+        before = set(descriptors())
+        fd = other()
+        with pytest.raises(OSError, match="Invalid argument"):
+            Shared(4096, f"/proc/self/fd/{fd}")
+        for each in set(descriptors()) - before:
+            os.close(each)
+
+
+def test_made_memory_is_found_until_it_is_closed() -> None:
+    before = set(descriptors())
+    made = Shared(4096)
+    found = Shared(4096, f"/proc/self/fd/{made.fileno()}")
+    assert set(descriptors()) - before == {made.fileno()}
+    assert found.fileno() == -1
+    made.close()
+    made.close()
+    assert made.fileno() == -1
+    assert set(descriptors()) == before
+    memoryview(made)[:2] = b"ab"
+    assert bytes(memoryview(found)[:2]) == b"ab"
 
 
 @pytest.mark.parametrize("size", [4096, 4096 + SMALLEST, 4096 + 2 * 6000, 2 * SMALLEST])

@@ -1177,11 +1177,23 @@ def lane() -> tuple[Lane, Lane]:
 
 def case_shared() -> None:
     memory(4096)
-    for wrong in ({"seals": 0}, {"size": 0}):
+    made = Shared(4096)
+    for refuse in (lambda: memory(4096, 0), lambda: Shared(8192, f"/proc/self/fd/{made.fileno()}")):
         with contextlib.suppress(OSError):
-            memory(**{"size": 4096, **wrong})
+            refuse()
             raise AssertionError("not refused")
-    refused(Shared, 0, -1)
+    refused(Shared, -1)
+
+
+def case_shared_fileno() -> None:
+    assert os.fstat(Shared(4096).fileno())
+
+
+def case_shared_close() -> None:
+    given = Shared(4096)
+    given.close()
+    given.close()
+    assert given.fileno() == -1
 
 
 if hasattr(Shared, "__buffer__"):

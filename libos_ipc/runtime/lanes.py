@@ -9,13 +9,11 @@ process only its own bell keeps a descriptor.
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
 from collections.abc import Iterator
 
 from libos_ipc._native import BELL_LINES, PORTER, Clerk, Doorbell, Lane, Malformed, Shared
 
-__all__ = ["LANE_BYTES", "Arrival", "Lanes", "make_memory"]
+__all__ = ["LANE_BYTES", "Arrival", "Lanes"]
 
 #: Bytes of a bell's memory, and of a lane's: a page for both channels' counts, and their data, of
 #: which little is used, and costs anything, until messages are large or many.
@@ -28,9 +26,6 @@ POOL_BYTES = 1 << 26
 _LEAST_WINDOW = 1 << 16
 _MOST_WINDOW = 1 << 20
 
-_NAME = "libos_ipc"
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
-
 #: number, acked, code, seq, payload
 Arrival = tuple[int, int, int, int, bytes]
 
@@ -38,22 +33,20 @@ Arrival = tuple[int, int, int, int, bytes]
 class _End:
     """Our end of one lane."""
 
-    __slots__ = ("fd", "lane", "line", "peer", "reading")
+    __slots__ = ("lane", "line", "memory", "peer", "reading")
 
-    def __init__(self, peer: int, line: int, lane: Lane, fd: int = -1) -> None:
+    def __init__(self, peer: int, line: int, memory: Shared, *, first: bool) -> None:
         self.peer = peer
         #: of our bell, rung by the peer
         self.line = line
-        self.lane = lane
-        #: the memory's descriptor, as long as the peer may want to open it
-        self.fd = fd
+        #: with a descriptor as long as the peer may want to open it
+        self.memory = memory
+        self.lane = Lane(memory, first)
         self.reading = False
 
     def close(self) -> None:
         self.lane.close()
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        self.memory.close()
 
 
 class Lanes:
@@ -61,10 +54,10 @@ class Lanes:
     those that read (`lines`, `receive`): one thread at a time. OSError where the system refuses."""
 
     def __init__(self, spin: float) -> None:
-        self._fd, memory = make_memory(BELL_BYTES)
-        self.bell = Doorbell(memory, spin)
+        self._memory = Shared(BELL_BYTES)
+        self.bell = Doorbell(self._memory, spin)
         #: answers what needs no interpreter; its thread is started and stopped with the porter
-        self.clerk = Clerk(memory, spin)
+        self.clerk = Clerk(self._memory, spin)
         self._ends: dict[int, _End] = {}
         self._at: dict[int, _End] = {}
         self._most = _MOST_WINDOW
@@ -72,32 +65,28 @@ class Lanes:
     @property
     def bell_fd(self) -> int:
         """The descriptor by which peers find our bell."""
-        return self._fd
+        return self._memory.fileno()
 
     # ---- coming and going; under the session's lock
 
     def offer(self, peer: int) -> tuple[int, int]:
         """Make the memory of a lane to `peer`: its descriptor, and the peer's line of our bell."""
-        line = self._free_line()
-        fd, memory = make_memory(LANE_BYTES)
-        self._enter(_End(peer, line, Lane(memory, True), fd))
-        return fd, line
+        end = _End(peer, self._free_line(), Shared(LANE_BYTES), first=True)
+        self._enter(end)
+        return end.memory.fileno(), end.line
 
     def take(self, peer: int, os_pid: int, memory: int, bell: int, line: int) -> int:
         """Map what `peer`, which is this process, has offered: its line of our bell. No lane to it
         is there."""
-        lane = Lane(_open_memory(os_pid, memory, LANE_BYTES), False)
-        _reach(lane, os_pid, bell, line)
-        ours = self._free_line()
-        self._enter(_End(peer, ours, lane))
-        return ours
+        end = _End(peer, self._free_line(), _find(os_pid, memory, LANE_BYTES), first=False)
+        _reach(end.lane, os_pid, bell, line)
+        self._enter(end)
+        return end.line
 
     def reach(self, peer: int, os_pid: int, bell: int, line: int) -> None:
         """The offer was taken: map the peer's bell."""
         end = self._ends[peer]
-        if end.fd >= 0:
-            os.close(end.fd)
-            end.fd = -1
+        end.memory.close()
         _reach(end.lane, os_pid, bell, line)
 
     def read(self, peer: int) -> None:
@@ -114,11 +103,12 @@ class Lanes:
 
     def drop(self, peer: int) -> None:
         """The lane to `peer` is not needed any more, if there is one."""
-        end = self._ends.pop(peer, None)
-        if end is not None:
-            del self._at[end.line]
+        end = self._ends.get(peer)
+        if end is not None:  # each step can be done again, if a signal handler raises behind it
+            self._at.pop(end.line, None)
             self.clerk.leave(end.line)
             end.close()
+            del self._ends[peer]
             self._share_pool()
 
     def settle(self, idle: bool) -> None:
@@ -135,9 +125,7 @@ class Lanes:
         """Give everything back. In a forked child too."""
         for peer in list(self._ends):
             self.drop(peer)
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._memory.close()
 
     def _enter(self, end: _End) -> None:
         self._ends[end.peer] = self._at[end.line] = end
@@ -210,31 +198,12 @@ class Lanes:
         return None if found is None else (end.peer, found)
 
 
-def make_memory(size: int) -> tuple[int, Shared]:
-    """Sealed memory of so many bytes: its descriptor, and the mapping."""
-    fd = os.memfd_create(_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(fd, size)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-        return fd, Shared(fd, size)
-    except BaseException:
-        os.close(fd)
-        raise
-
-
-def _open_memory(os_pid: int, fd: int, size: int) -> Shared:
-    """The memory behind a descriptor of another process. OSError if it is not what we make."""
-    path = f"/proc/{os_pid}/fd/{fd}"
-    if not os.readlink(path).startswith(f"/memfd:{_NAME} "):
-        raise OSError(errno.EINVAL, f"descriptor {fd} of process {os_pid} is no memory of ours")
-    ours = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    try:
-        return Shared(ours, size)
-    finally:
-        os.close(ours)
+def _find(os_pid: int, fd: int, size: int) -> Shared:
+    """The memory behind a descriptor of another process."""
+    return Shared(size, f"/proc/{os_pid}/fd/{fd}")
 
 
 def _reach(lane: Lane, os_pid: int, bell: int, line: int) -> None:
     if not 0 <= line < BELL_LINES:
         raise OSError(errno.EINVAL, f"no bell has a line {line}")
-    lane.reach(_open_memory(os_pid, bell, BELL_BYTES), line)
+    lane.reach(_find(os_pid, bell, BELL_BYTES), line)

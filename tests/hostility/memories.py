@@ -36,8 +36,8 @@ _made: list[tuple[int, int, Shared]] = []
 def recorded() -> Iterator[None]:
     """What the library maps of lanes and bells meanwhile can be found again, in children too."""
 
-    def recording(fd: int, size: int) -> Shared:
-        shared = Shared(fd, size)
+    def recording(size: int, path: str | None = None) -> Shared:
+        shared = Shared(size, path)
         _made.append((os.getpid(), size, shared))
         return shared
 
