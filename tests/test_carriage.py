@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
+import threading
 
 import pytest
 from lane_users import ECHO, answer, connections, dies, talk
-from processes import DEADLINE_S, Forked, Line, Peer, poll
+from processes import DEADLINE_S, Forked, Line, Peer, poll, steady
 
 from libos_ipc import Group
-from libos_ipc.runtime import carriage
+from libos_ipc.runtime import carriage, pause
 
 pytestmark = pytest.mark.config(transport="native")
 
@@ -29,7 +31,7 @@ def come_to_rest(group: Group, *vmids: int) -> None:
 
     poll(by_lane, what="all goes by lanes")
     subprocess.run(["/bin/true"], check=True, preexec_fn=int)
-    poll(lambda: session.carriage._resting, what="at rest")
+    poll(lambda: session.carriage.resting, what="at rest")
     assert session.carriage.transport is None
 
 
@@ -83,7 +85,7 @@ def test_whoever_knocks_is_let_in(group: Group) -> None:
         return bytes(group.request(root, ECHO, b"knock", timeout=DEADLINE_S))
 
     with Forked(asks) as child:
-        poll(lambda: group._session.carriage._resting, what="at rest again")
+        poll(lambda: group._session.carriage.resting, what="at rest again")
         child.send()
         assert child.result() == b"knock"
         assert group._session.carriage.transport is not None
@@ -104,7 +106,7 @@ def test_a_transport_that_cannot_be_made_is_made_later(
 
     come_to_rest(group)
     with Peer(group, answer) as peer:
-        poll(lambda: group._session.carriage._resting, what="at rest again")
+        poll(lambda: group._session.carriage.resting, what="at rest again")
         monkeypatch.setattr(carriage, "Transport", refuse)
         assert group.request(peer.vmid, ECHO, b"late", timeout=DEADLINE_S) == b"late"
     assert len(failures) == 3
@@ -118,3 +120,49 @@ def test_a_death_is_told_at_rest(group: Group) -> None:
         poll(lambda: group._session.loop._timeout is None, what="nothing is left to look after")
         assert group._session.carriage.transport is None
     group.wait(peer.pid, DEADLINE_S)
+
+
+def threads() -> set[str]:
+    return set(os.listdir("/proc/self/task"))
+
+
+def fork_and_talk(group: Group, peer: int) -> None:
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    talk(group, peer)
+
+
+@pytest.mark.parametrize("stay", [False, *([True] if sys.version_info < (3, 12) else [])])
+def test_threads_stay_where_nobody_counts_them(
+    group: Group, monkeypatch: pytest.MonkeyPatch, stay: bool
+) -> None:
+    """Whoever asks a process that has forked is answered, by the same threads or by others."""
+    monkeypatch.setattr(pause, "THREADS_MAY_STAY", stay)
+    answer(group)
+    with Peer(group, answer) as peer:
+        come_to_rest(group, peer.vmid)
+        before = steady(threads)
+        for _ in range(5):
+            fork_and_talk(group, peer.vmid)
+        assert (steady(threads) == before) is stay
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="threads never stay")
+def test_threads_end_for_a_fork_that_cannot_keep_them_still(group: Group) -> None:
+    """A round that takes long may be any system call, which the child would find half done."""
+    answer(group)
+    with Peer(group, answer) as peer:
+        come_to_rest(group, peer.vmid)
+        before = steady(threads)
+        session, begun = group._session, threading.Event()
+
+        def takes_long() -> None:
+            begun.set()
+            poll(lambda: session.loop._stopping, what="it is to end")
+
+        session.clock.later(0, takes_long)
+        assert begun.wait(DEADLINE_S)
+        fork_and_talk(group, peer.vmid)
+        assert steady(threads) != before

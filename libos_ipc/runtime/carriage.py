@@ -32,7 +32,8 @@ class Carriage:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._listener = session.sockets.messages.fileno()
-        self._resting = False
+        #: nobody makes it now: that begins in a round
+        self.resting = False
         self._missed = False
         self.transport: Transport | None = None
 
@@ -57,7 +58,7 @@ class Carriage:
         with session.lock:
             if self.transport is not None or not member.lane_after or member.needing_connections():
                 return False
-            self._resting = True
+            self.resting = True
             session.receiver.rest()
             session.loop.register(self._listener, self.miss)
             session.clock.stay_awake()
@@ -66,7 +67,7 @@ class Carriage:
     def miss(self) -> None:
         """It is to be made, by the next round: unless that is for the worker's start to do, beside
         which others may run rounds already."""
-        if self._resting:
+        if self.resting:
             self._session.loop.unregister(self._listener)
             self._missed = True
             self._session.loop.wake()
@@ -98,4 +99,4 @@ class Carriage:
     def _rouse(self) -> None:
         """No rest any more."""
         self._session.loop.unregister(self._listener)
-        self._resting = self._missed = False
+        self.resting = self._missed = False

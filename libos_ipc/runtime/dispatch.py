@@ -74,7 +74,7 @@ class Dispatcher:
         self._waiting: set[tuple[int, int]] = set()
         self._threads: dict[threading.Thread, bool] = {}  # whether inside a handler
         self._stopping = False
-        self._tasks: Tasks | None = None
+        self.tasks: Tasks | None = None
 
     # ---- life
 
@@ -90,13 +90,13 @@ class Dispatcher:
         self._stopping = False
         if self._ready:
             self._spawn()
-        if self._tasks is not None:
-            self._tasks.resume()
+        if self.tasks is not None:
+            self.tasks.resume()
 
     def reborn(self) -> None:
         """In a forked child: the handlers stay, queue and threads were the parent's."""
-        if self._tasks is not None:
-            self._tasks.abandon()
+        if self.tasks is not None:
+            self.tasks.abandon()
         self._reset()
         self._serving = False
         self._seat = None
@@ -119,8 +119,8 @@ class Dispatcher:
                 thread.join(0.001)
             if not thread.is_alive():
                 join_native(thread)
-        if self._tasks is not None:
-            self._tasks.pause()
+        if self.tasks is not None:
+            self.tasks.pause()
 
     def _is_inside(self, thread: threading.Thread) -> bool:
         """Whether a handler runs in this thread, as far as can be told."""
@@ -132,9 +132,9 @@ class Dispatcher:
         self.pause()
         self._queue.put(None)  # for `serve`
         self._nudge()
-        if self._tasks is not None:
-            self._tasks.close()
-            self._tasks = None
+        if self.tasks is not None:
+            self.tasks.close()
+            self.tasks = None
 
     # ---- registering
 
@@ -392,8 +392,8 @@ class Dispatcher:
         def is_ours() -> bool:
             return replies is self._replies
 
-        if self._tasks is None:
+        if self.tasks is None:
             from libos_ipc.runtime.tasks import Tasks
 
-            self._tasks = Tasks()
-        self._tasks.run(answered(handler, coroutine, message, replies, is_ours), handler.loop)
+            self.tasks = Tasks()
+        self.tasks.run(answered(handler, coroutine, message, replies, is_ours), handler.loop)

@@ -75,6 +75,11 @@ class ForkHooks:
                 plans.append((node, node.prepare_fork(joins)))
             except Exception:
                 log.exception("preparing a fork in group %s", node.file.name)
+        for node, _ in plans:
+            try:
+                node.pause()
+            except Exception:
+                log.exception("pausing for a fork in group %s", node.file.name)
 
     def _after_in_parent(self) -> None:
         for node, plan in self._plans.pop(threading.get_ident(), ()):

@@ -102,6 +102,14 @@ class Loop(Seat):
         self._stopping = True
         self.wake()
 
+    def hold(self, timeout: float) -> bool:
+        """Have no round begin until `let_go`. False if the present one has not ended in time."""
+        return self._rounds.acquire(timeout=timeout)
+
+    def let_go(self) -> None:
+        """Rounds may begin again."""
+        self._rounds.release()
+
     def run(self) -> None:
         """Poll and call until ended."""
         self._round([])

@@ -32,6 +32,7 @@ from libos_ipc.runtime.held_files import Fork
 from libos_ipc.runtime.lane_traffic import LANE_AFTER
 from libos_ipc.runtime.leadership import Leadership
 from libos_ipc.runtime.machinery import make_leader
+from libos_ipc.runtime.pause import Pause
 from libos_ipc.runtime.replies import decline
 from libos_ipc.runtime.reserve import Reserve
 from libos_ipc.runtime.rundir import GroupDir
@@ -79,9 +80,7 @@ class Node(Leadership):
         #: … and why it could not be
         self.unplanned: dict[int, OSError] = {}
         self._forks: dict[int, Fork] = {}  # under way, by thread
-        #: forks in progress; the first ends our threads, the last makes them again
-        self._pauses = 0
-        self._pause_lock = threading.Lock()
+        self._pause = Pause(self.descriptions)
         #: held while a fork waits for an identity: forks behind it must not end the transport
         #: again and again before one can come
         self._gate = threading.Lock()
@@ -209,8 +208,7 @@ class Node(Leadership):
     # ---- fork
 
     def prepare_fork(self, joins: bool = True) -> ForkPlan | None:
-        """Before a fork: no thread of ours, and an identity for the child if it is to join. None
-        if it has none."""
+        """Before a fork: an identity for the child if it is to join. None if it has none."""
         plan = pair = None
         self.unplanned.pop(threading.get_ident(), None)
         self._forks[threading.get_ident()] = self.session.held_files.begin_fork()
@@ -225,14 +223,11 @@ class Node(Leadership):
                 self.unplanned[threading.get_ident()] = error
                 with self.session.lock:
                     self._reclaim(*pair)
-        with self._pause_lock:
-            self._pauses += 1
-            if self._pauses == 1:
-                self.descriptions.begin_fork()
-                self.session.halt()
-                self.dispatcher.pause()
-                self.session.unplug()
         return plan
+
+    def pause(self) -> None:
+        """Right before the fork: no thread of ours is in its way."""
+        self._pause.begin(self.session, self.dispatcher)
 
     def _plan(self, vmid: int, pid: int) -> ForkPlan:
         sockets = Sockets.make(self.directory, vmid)
@@ -264,6 +259,7 @@ class Node(Leadership):
     def forked_parent(self, plan: ForkPlan | None) -> None:
         """After a fork, or a failed one, in the parent."""
         session = self.session
+        self._pause.let_go(session)
         self.forked[threading.get_ident()] = plan
         under_way = self._forks.pop(threading.get_ident())
         if plan is not None:
@@ -284,11 +280,7 @@ class Node(Leadership):
             else:
                 under_way.end()
             session.perform(session.member.provision.top_up(now))
-        with self._pause_lock:
-            self._pauses -= 1
-            if self._pauses == 0:
-                self.descriptions.end_fork()
-                self._go()
+        self._pause.end(self._go)
 
     def _look_for(self, row: ChildRow) -> None:
         """In the worker: has a forked child announced itself?"""
@@ -315,8 +307,7 @@ class Node(Leadership):
         self.directory.lock.close()
         self.forget_journal()
         self.leading = False
-        self._pauses = 0
-        self._pause_lock = threading.Lock()
+        self._pause = Pause(self.descriptions)
         self._gate = threading.Lock()
         self._forks.clear()
         self.dispatcher.reborn()
