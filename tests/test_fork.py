@@ -216,9 +216,13 @@ def most_descriptors(group: Group) -> Counter[str]:
     """Those of a process that does not rest: ZeroMQ's and the reserve's too, which come and go
     with forks."""
     session = group._session
-    with session.lock:
-        session.carriage.miss()
-    poll(lambda: session.carriage.transport is not None, what="a transport")
+
+    def is_there() -> bool:
+        with session.lock:
+            session.carriage.miss()  # in vain before the worker has begun
+            return session.carriage.transport is not None
+
+    poll(is_there, what="a transport")
     return steady(kinds_of_descriptors)  # type: ignore[no-any-return]
 
 
