@@ -64,11 +64,12 @@ class Child:
 def fork(group: Group) -> tuple[int, int, int]:
     """Fork; in the parent (group pid, VMID, OS pid) of the child, in the child zeros.
 
-    The OS's error if it cannot fork; IpcError if the child has not joined: EAGAIN, it found no
-    identity in time, or the system's number, there was no room for its sockets. It runs
-    nevertheless, as after `os.fork`.
+    NotJoined, and no fork, if the group is closed here; the OS's error if it cannot fork;
+    IpcError if the child has not joined: EAGAIN, it found no identity in time, or the system's
+    number, there was no room for its sockets. It runs nevertheless, as after `os.fork`.
     """
     node = group._node
+    node.session.check_open()
     os_pid = os.fork()
     if not os_pid:
         return 0, 0, 0
