@@ -140,6 +140,7 @@ __all__ = [
     "Usage",
     "WouldBlock",
     "current",
+    "groups",
 ]
 
 
@@ -147,7 +148,16 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    try:
+        value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}._native":
+            raise
+        text = (
+            f"{__path__[0]} is a source tree in which the part in C was not built: "
+            "run `pip install -e .` in it, or start Python in another directory"
+        )
+        raise ModuleNotFoundError(text, name=error.name) from None
     globals()[name] = value
     return value
 
