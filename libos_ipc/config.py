@@ -36,8 +36,7 @@ class GroupConfig(msgspec.Struct, frozen=True, kw_only=True):
     before a waiting thread sleeps; `fork_timeout` for the leader's word when a fork finds no
     spare identity, and for a child to say hello; `leader_stall` between two looks at a stopped
     leader; `linger` that `close` waits for what was sent to arrive. `uids` may join; empty
-    means the founder's own. For `tcp://`: `heartbeat` in seconds, and `curve`, the path of the
-    key file.
+    means the founder's own. `heartbeat` and `curve` are reserved.
 
     >>> GroupConfig(send_buffer=1 << 20).send_buffer
     1048576
@@ -90,7 +89,9 @@ class GroupConfig(msgspec.Struct, frozen=True, kw_only=True):
         try:
             return msgspec.convert(given, cls, strict=False)
         except msgspec.ValidationError as error:
-            raise InvalidArgument(f"{ENVIRONMENT_PREFIX}… in the environment: {error}") from None
+            what, _, name = str(error).partition(" - at `$.")
+            variable = ENVIRONMENT_PREFIX + (name.rstrip("`").upper() or "…")
+            raise InvalidArgument(f"{variable} in the environment: {what}") from None
 
     def admits(self, uid: int) -> bool:
         """Whether a process of this user may join."""

@@ -104,7 +104,7 @@ class Group(Messaging, Signals, Metadata, Sharing):
         runtime_dir: str | os.PathLike[str] | None = None,
         config: GroupConfig | None = None,
     ) -> Group:
-        """Found a group and join it. Blocks until the leader answers (about 0.1 s).
+        """Found a group and join it. Blocks until the leader answers (about 0.2 s).
 
         The leader is a small detached process, which lives until the last member leaves; with
         `"embedded"` it is this process. When it ends, another member leads. Without a `name` one is
@@ -113,6 +113,8 @@ class Group(Messaging, Signals, Metadata, Sharing):
         """
         if leader not in ("process", "embedded"):
             raise InvalidArgument(f'leader must be "process" or "embedded", not {leader!r}')
+        if config is not None:
+            _check_config(config)
         directory = GroupDir(runtime_dir, name or f"group-{os.getpid()}-{os.urandom(3).hex()}")
         with directory.room():
             return cls._found(directory, leader, config)
@@ -151,7 +153,7 @@ class Group(Messaging, Signals, Metadata, Sharing):
         if not name:
             raise NotJoined(f"no group to join: give its name or a token, or set {GROUP_VARIABLE}")
         parent, group_id = 0, ""
-        if Token.is_one(name):
+        if isinstance(name, str) and Token.is_one(name):
             token = Token.parse(name)
             name, runtime_dir = token.name, runtime_dir or token.runtime_dir
             parent, group_id = token.issuer, token.group_id
@@ -279,7 +281,7 @@ class Group(Messaging, Signals, Metadata, Sharing):
         """Fork: the child's pid in the group here, 0 in the child, which has joined by then.
 
         Forks this process for every group it is in, like `os.fork`. `wait` takes the child's
-        exit status.
+        exit status. NotJoined, and no fork, once this group is closed.
         """
         return fork(self)[0]
 
@@ -299,6 +301,13 @@ class Group(Messaging, Signals, Metadata, Sharing):
         Timeout if none ends in time; ChildProcessError if there is no such child.
         """
         return wait_for_child(self, pid, timeout)
+
+
+def _check_config(config: object) -> None:
+    from libos_ipc.config import GroupConfig
+
+    if not isinstance(config, GroupConfig):
+        raise InvalidArgument(f"config must be a GroupConfig, not {type(config).__name__}")
 
 
 def _preset() -> GroupConfig:

@@ -73,6 +73,8 @@ class Messaging:
             raise InvalidArgument(f"threads must be at least 1, not {threads!r}")
 
         def register(function: _Function) -> _Function:
+            if not callable(function):
+                raise InvalidArgument(f"a handler is a function, not {function!r}")
             self._node.dispatcher.add(code, function, type, threads, batch)
             return function
 

@@ -160,7 +160,7 @@ class Metadata:
             fields = self._node.session.ask_leader(Code.GET_PROCESS, pid)
             result, vmid, process, os_pid, started, *_ = fields
             if result or process != pid:
-                raise PeerDied(f"{pid} is no process of the group")
+                raise PeerDied(f"pid {pid} names no process of the group")
             if os_pid:
                 return vmid, os_pid, started
             if time.monotonic() > deadline:
@@ -172,7 +172,7 @@ class Metadata:
         if result == -errno.ENOENT:
             raise NotFound(f"process {pid} has published no entry {key!r}")
         if result:
-            raise PeerDied(f"{pid} is no process of the group")
+            raise PeerDied(f"pid {pid} names no process of the group")
         return from_payload(data, Any if type is None else type)
 
     def _told(

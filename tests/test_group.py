@@ -65,6 +65,26 @@ def test_a_founder_knows_itself_and_leaves(
             call()
 
 
+def test_a_closed_group_forks_nobody(
+    found: Callable[..., libos_ipc.Group], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = found()
+    group.close()
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("it has forked"))
+    for call in (group.fork, lambda: group.spawn(print)):
+        with pytest.raises(libos_ipc.NotJoined, match="closed"):
+            call()
+
+
+def test_what_is_no_name_and_no_configuration(runtime_dir: Path) -> None:
+    for call in (libos_ipc.Group.create, libos_ipc.Group.join):
+        with pytest.raises(libos_ipc.InvalidArgument, match="is a str, not int"):
+            call(5)  # type: ignore[arg-type]
+    with pytest.raises(libos_ipc.InvalidArgument, match="must be a GroupConfig, not dict"):
+        libos_ipc.Group.create(config={"linger": 1.0})  # type: ignore[arg-type]
+    assert list(runtime_dir.iterdir()) == []
+
+
 def test_groups_without_a_name_do_not_meet(found: Callable[..., libos_ipc.Group]) -> None:
     one, other = found(None), found(None)
     assert one.name != other.name

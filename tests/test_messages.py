@@ -135,8 +135,16 @@ def test_messages_are_held_until_a_process_is_ready(group: Group) -> None:
 
 
 def test_ready_without_any_handler(group: Group) -> None:
-    with Peer(group, Group.ready) as peer, pytest.raises(libos_ipc.NoHandler):
+    with Peer(group, Group.ready) as peer, pytest.raises(libos_ipc.NoHandler) as refused:
         group.request(peer.vmid, ECHO, timeout=DEADLINE_S)
+    assert "Traceback" not in str(refused.value)
+    with pytest.raises(libos_ipc.NoHandler, match=r"^\[Errno 38\] VMID 1 is the leader"):
+        group.request(group.leader_vmid, ECHO, timeout=DEADLINE_S)
+
+
+def test_what_is_no_function_handles_nothing(group: Group) -> None:
+    with pytest.raises(libos_ipc.InvalidArgument, match="a handler is a function"):
+        group.on(ECHO)(5)  # type: ignore[type-var]
 
 
 def test_a_leader_that_only_leads_handles_nothing(group: Group) -> None:

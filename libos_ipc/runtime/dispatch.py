@@ -272,7 +272,7 @@ class Dispatcher:
         try:
             self._ask_policy(message)
             if handler is None:
-                raise NoHandler(f"the process asked has no handler for code {code}")
+                raise NoHandler(f"no handler for code {code} there: that takes group.on({code})")
             if handler.batch:
                 raise NoHandler(f"code {code} is handled in batches: send it, without a request")
             arguments = handler.arguments(message)

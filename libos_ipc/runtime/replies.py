@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from libos_ipc._native import Exchange
 from libos_ipc.core.vocabulary import HEADER_WEIGHT, Message
-from libos_ipc.errors import IpcError, NoHandler
+from libos_ipc.errors import IpcError, NoHandler, ProtocolError
 from libos_ipc.runtime.handlers import Handler
 
 if TYPE_CHECKING:
@@ -44,9 +44,13 @@ class Reader(Protocol):
 def refuse(
     replies: Replies, message: Message, error: BaseException, number: int = errno.EREMOTEIO
 ) -> None:
-    """Answer with the error and its traceback; log it where nobody waits for an answer."""
+    """Answer with the error and its traceback; log it where nobody waits for an answer.
+
+    What the library itself has against a message needs no traceback: there is no program in it.
+    """
     if message.seq:
-        text = "".join(traceback.format_exception(error))
+        plain = number != errno.EREMOTEIO and isinstance(error, NoHandler | ProtocolError)
+        text = str(error.args[-1]) if plain else "".join(traceback.format_exception(error))
         replies.refuse(message.src, message.seq, number, text)
     elif not isinstance(error, NoHandler):
         log.error(
@@ -62,7 +66,10 @@ def decline(session: Session, message: Message) -> None:
     held up or left waiting, for ever. In the worker, which may hold the session's lock."""
 
     def answer() -> None:
-        error = NoHandler("the leader is a process of its own, and handles nothing")
+        error = NoHandler(
+            f"VMID {session.member.vmid} is the leader, a process of its own, which handles "
+            "nothing: send to the VMID of a member (not to its pid)"
+        )
         refuse(session, message, error, own_errno(error))
         session.consumed(message.src, HEADER_WEIGHT + len(message.payload))
 
