@@ -1,6 +1,6 @@
 """A suite whose tests share one expensive fixture, however many workers run them.
 
-    pip install libos-ipc pytest pytest-xdist
+    pip install -e '.[test]'            # in the checkout, whose settings pytest takes
     pytest -n 4 examples/shared_fixture
 
 `database` takes a while to make. Under pytest-xdist each worker would make one of its own; with
