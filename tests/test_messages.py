@@ -142,6 +142,25 @@ def test_ready_without_any_handler(group: Group) -> None:
         group.request(group.leader_vmid, ECHO, timeout=DEADLINE_S)
 
 
+def test_a_coroutine_that_began_before_serve_ends(group: Group) -> None:
+    def late() -> None:
+        begun = threading.Event()
+
+        @group.on(ECHO)
+        async def echo(message: libos_ipc.Message) -> bytes:
+            begun.set()
+            await asyncio.sleep(0.01)
+            return message.payload
+
+        begun.wait(DEADLINE_S)
+        group.serve()
+
+    child = group.spawn(late)
+    assert group.request(child.vmid, ECHO, b"late", timeout=DEADLINE_S) == b"late"
+    child.kill()
+    child.wait()
+
+
 def test_what_is_no_function_handles_nothing(group: Group) -> None:
     with pytest.raises(libos_ipc.InvalidArgument, match="a handler is a function"):
         group.on(ECHO)(5)  # type: ignore[type-var]

@@ -182,8 +182,7 @@ class Dispatcher:
                     self._held.append(message)
                     return
         self._queue.put(message)
-        if self._seat is not None:
-            self._seat.nudge(urgent=False)
+        self._nudge()
 
     def _nudge(self) -> None:
         """A thread of ours may be waiting in the loop instead of at the queue."""
@@ -205,6 +204,8 @@ class Dispatcher:
         self.set_ready()
         self.pause()
         self._stopping = False
+        if self._tasks is not None:  # coroutines that began before this go on
+            self._tasks.resume()
         try:
             while (message := self._next()) is not None or not self._stopping:
                 if message is not None:
