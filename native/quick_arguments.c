@@ -16,19 +16,17 @@ quick_number(PyObject *argument, int64_t *number)
 }
 
 int
-quick_descriptor(PyObject *argument)
+quick_descriptor(PyObject *argument, int *fd)
 {
     int64_t number;
 
     if (PyLong_CheckExact(argument)) {
         const bool fits = quick_number(argument, &number) && number >= 0 && number <= INT32_MAX;
-        return fits ? (int)number : -1;
+        *fd = fits ? (int)number : -1;
+        return 0;
     }
-    const int fd = PyObject_AsFileDescriptor(argument);
-    if (fd < 0) {
-        PyErr_Clear();
-    }
-    return fd;
+    *fd = PyObject_AsFileDescriptor(argument);
+    return *fd < 0 ? -1 : 0;
 }
 
 bool

@@ -130,11 +130,14 @@ quick_files_lockf(PyObject *files, PyObject *const *args, Py_ssize_t nargs)
     struct quick_files *self = quick_files_of(files);
     int64_t numbers[MOST];
     struct quick_range range;
+    int fd;
 
     if (self == NULL || nargs < FEWEST || nargs > MOST) {
         return 0;
     }
-    const int fd = quick_descriptor(args[0]);
+    if (quick_descriptor(args[0], &fd) < 0) {
+        return -1;
+    }
     const struct quick_file *known = fd < 0 ? NULL : find(self, fd);
     if (known == NULL || !range_of(args, nargs, numbers, &range) ||
         !is_open(known, fd, range.type)) {

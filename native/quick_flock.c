@@ -157,12 +157,15 @@ quick_flocks_flock(PyObject *files, PyObject *const *args, Py_ssize_t nargs)
     struct offer *offer = NULL;
     uint32_t type;
     int64_t operation;
+    int fd;
 
     if (self == NULL || nargs != 2 || !quick_number(args[1], &operation) ||
         !quick_type(operation, &type)) {
         return 0;
     }
-    const int fd = quick_descriptor(args[0]);
+    if (quick_descriptor(args[0], &fd) < 0) {
+        return -1;
+    }
     struct locked *locked = fd < 0 ? NULL : find_locked(self, fd);
     if (locked == NULL) {
         offer = fd < 0 || type == SLOT_NONE ? NULL : offer_of(self, fd);

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lock_users import held, until_waiting
+from lock_users import held, until_quick, until_waiting
 from processes import Forked, Line, descriptors, poll
 
 import libos_ipc
@@ -412,3 +412,35 @@ def test_a_program_that_is_not_ours_is_no_rival(group: Group, path: Path) -> Non
         fcntl.flock(file, LOCK_EX)
         script = f"import fcntl; fcntl.flock(open({str(path)!r}), fcntl.LOCK_EX | fcntl.LOCK_NB)"
         subprocess.run([sys.executable, "-c", script], check=True)
+
+
+class Struck:
+    """What has a descriptor, and is struck by a signal when it is first asked for it."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.signals = [signal.SIGALRM]
+
+    def fileno(self) -> int:
+        if self.signals:
+            os.kill(os.getpid(), self.signals.pop())
+        return self.fd
+
+
+@both_kinds
+def test_a_signal_handler_that_raises_while_a_descriptor_is_asked_for(
+    group: Group, path: Path, lock: Lock, long_ways: list[int]
+) -> None:
+    def handler(number: int, frame: object) -> None:
+        raise InterruptedError("struck")
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with open(path, "r+b") as file:
+            fd = file.fileno()
+            until_quick(lambda: (lock(fd, LOCK_EX), lock(fd, LOCK_UN)), long_ways)
+            with pytest.raises(InterruptedError, match="struck"):
+                lock(Struck(fd), LOCK_EX)
+            assert found(group) == []
+    finally:
+        signal.signal(signal.SIGALRM, before)
