@@ -169,6 +169,7 @@ class Group(Messaging, Signals, Metadata, Sharing):
 
     def token(self) -> str:
         """What another process of this user needs to join; that process counts as our child."""
+        self._session.check_open()
         file = self._node.file
         return str(Token(file.name, file.id, self.vmid, str(self._node.directory.runtime_dir)))
 
@@ -196,6 +197,7 @@ class Group(Messaging, Signals, Metadata, Sharing):
         return self._session.closed
 
     def __enter__(self) -> Group:
+        self._session.check_open()
         return self
 
     def __exit__(self, *exc: object) -> None:

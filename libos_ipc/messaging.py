@@ -37,6 +37,12 @@ def _check_code(code: int) -> None:
         )
 
 
+def _check_vmid(vmid: int) -> None:
+    """InvalidRange unless some process could have this VMID, or had it."""
+    if not isinstance(vmid, int) or not 0 <= vmid < 2**32:
+        raise InvalidRange(f"{vmid!r} is no VMID: `group.members()` says who is there")
+
+
 class Messaging:
     """The part of `Group` that sends and handles messages."""
 
@@ -68,6 +74,7 @@ class Messaging:
         ... def total(numbers, message):
         ...     return sum(numbers)
         """
+        self._node.session.check_open()
         _check_code(code)
         if threads < 1:
             raise InvalidArgument(f"threads must be at least 1, not {threads!r}")
@@ -82,6 +89,7 @@ class Messaging:
 
     def ready(self) -> None:
         """All handlers are registered: what waited is handled, other codes get NoHandler."""
+        self._node.session.check_open()
         self._node.dispatcher.set_ready()
 
     def serve(self) -> None:
@@ -109,7 +117,7 @@ class Messaging:
         """
         session = self._node.session
         if not session.exchange.post(vmid, code, payload):
-            body, size = self._checked(code, payload)
+            body, size = self._checked(vmid, code, payload)
             session.send_user(vmid, code, body, size, timeout)
 
     def send_many(
@@ -134,7 +142,7 @@ class Messaging:
         bodies = tuple(payloads)
         sent = 0
         while (sent := session.exchange.post_many(vmid, code, bodies, sent)) < len(bodies):
-            body, size = self._checked(code, bodies[sent])
+            body, size = self._checked(vmid, code, bodies[sent])
             left = None if deadline is None else max(deadline - time.monotonic(), 0)
             try:
                 session.send_user(vmid, code, body, size, left)
@@ -165,7 +173,7 @@ class Messaging:
         if answer is False:
             raise session.too_late(vmid, code, timeout)
         if answer is None:
-            body, size = self._checked(code, payload)
+            body, size = self._checked(vmid, code, payload)
             answer = session.call(vmid, code, body, timeout, size)
         answer = answer if isinstance(answer, bytes) else _as_bytes(answer)
         return answer if type is None else from_payload(answer, type)
@@ -182,7 +190,11 @@ class Messaging:
         """
         session = self._node.session
         began = 0.0 if timeout is None else time.monotonic()
-        answered = session.exchange.ping(vmid, timeout)
+        try:
+            answered = session.exchange.ping(vmid, timeout)
+        except (TypeError, OverflowError):
+            _check_vmid(vmid)
+            raise
         if answered is None:
             left = None if timeout is None else max(began + timeout - time.monotonic(), 0.0)
             session.ping(vmid, left)
@@ -202,7 +214,7 @@ class Messaging:
         A member whose buffer stays full for `timeout` seconds in all, or which dies meanwhile,
         is left out of both. Asks the leader who is there, if that may have changed.
         """
-        body, size = self._checked(code, payload)
+        body, size = self._checked(0, code, payload)
         session = self._node.session
         session.check_open()
         left_out = {self._node.identity.vmid, *exclude}
@@ -245,7 +257,7 @@ class Messaging:
         """`request` for asyncio. A cancelled one is withdrawn at the receiver."""
         from libos_ipc import aio
 
-        body, size = self._checked(code, payload)
+        body, size = self._checked(vmid, code, payload)
         answer = _as_bytes(await aio.call(self._node.session, vmid, code, body, size, timeout))
         return answer if type is None else from_payload(answer, type)
 
@@ -255,10 +267,11 @@ class Messaging:
         """`send` for asyncio."""
         from libos_ipc import aio
 
-        body, size = self._checked(code, payload)
+        body, size = self._checked(vmid, code, payload)
         await aio.send(self._node.session, vmid, code, body, size, timeout)
 
-    def _checked(self, code: int, payload: object) -> tuple[bytes | memoryview, int]:
+    def _checked(self, vmid: int, code: int, payload: object) -> tuple[bytes | memoryview, int]:
+        _check_vmid(vmid)
         if type(code) is not int or not FIRST_USER_CODE <= code <= LAST_USER_CODE:
             _check_code(code)
         body = payload if type(payload) is bytes else as_payload(payload)

@@ -847,3 +847,17 @@ def test_sixteen_threads_at_once(group: Group) -> None:
             thread.join(2 * DEADLINE_S)
         assert not any(thread.is_alive() for thread in threads)
     assert wrong == []
+
+
+@pytest.mark.parametrize("vmid", [-1, 2**32, "2", None, 2.0])
+def test_what_is_no_vmid(group: Group, vmid: Any) -> None:
+    for call in (
+        lambda: group.send(vmid, ECHO),
+        lambda: group.send_many(vmid, ECHO, [b"1"]),
+        lambda: group.request(vmid, ECHO, timeout=DEADLINE_S),
+        lambda: group.ping(vmid, timeout=DEADLINE_S),
+        lambda: asyncio.run(group.asend(vmid, ECHO)),
+        lambda: asyncio.run(group.arequest(vmid, ECHO, timeout=DEADLINE_S)),
+    ):
+        with pytest.raises(libos_ipc.InvalidRange, match="is no VMID"):
+            call()

@@ -204,8 +204,8 @@ class Dispatcher:
         self.set_ready()
         self.pause()
         self._stopping = False
-        if self._tasks is not None:  # coroutines that began before this go on
-            self._tasks.resume()
+        if self.tasks is not None:  # coroutines that began before this go on
+            self.tasks.resume()
         try:
             while (message := self._next()) is not None or not self._stopping:
                 if message is not None:
