@@ -90,7 +90,7 @@ class GroupConfig(msgspec.Struct, frozen=True, kw_only=True):
             return msgspec.convert(given, cls, strict=False)
         except msgspec.ValidationError as error:
             what, _, name = str(error).partition(" - at `$.")
-            variable = ENVIRONMENT_PREFIX + (name.rstrip("`[.]").upper() or "…")
+            variable = ENVIRONMENT_PREFIX + (name.rstrip("`").partition("[")[0].upper() or "…")
             raise InvalidArgument(f"{variable} in the environment: {what}") from None
 
     def admits(self, uid: int) -> bool:
