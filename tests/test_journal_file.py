@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from libos_ipc.errors import ProtocolError
+from libos_ipc.runtime import journal_file
 from libos_ipc.runtime.journal_file import (
     MAGIC,
     Head,
     JournalFile,
     JournalSealed,
+    Record,
     read_bytes,
     read_head,
     read_journal,
@@ -21,7 +26,7 @@ from libos_ipc.runtime.journal_file import (
 
 RECORDS = [("range", 2, 1, 32, 0.5), ("step", [["vmid", 3, 2]], [], [2, 7], []), ("back", 2, 1)]
 OS_PID, VMID = 4321, 7
-HEAD = 32
+HEAD = 40
 COMMITTED = range(len(MAGIC), len(MAGIC) + 8)
 
 
@@ -145,3 +150,130 @@ def test_there_is_no_head_before_there_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "journal").write_bytes(MAGIC[:3])
     assert read_head(str(tmp_path / "journal")) is None
     retire(str(tmp_path / "journal"))
+
+
+# ---- shortened
+
+MANY = [("sync", "value", number, b"x" * 50) for number in range(900)]
+SHORT: Record = ("snapshot", b"y" * 5000)
+
+
+class Died(Exception):
+    """The leader dies here."""
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, look: Callable[[], object]) -> None:
+    """Look after everything that is done to a journal in memory."""
+
+    class Watched(mmap.mmap):
+        def __setitem__(self, at: Any, value: Any) -> None:
+            super().__setitem__(at, value)
+            look()
+
+        def resize(self, size: int) -> None:
+            super().resize(size)
+            look()
+
+    exchange = journal_file.exchange_word
+
+    def exchanged(*given: Any) -> int:
+        found = exchange(*given)
+        look()
+        return found
+
+    monkeypatch.setattr(journal_file.mmap, "mmap", Watched)
+    monkeypatch.setattr(journal_file, "exchange_word", exchanged)
+
+
+def long_journal(path: str) -> JournalFile:
+    journal = JournalFile(path)
+    journal.begin(OS_PID, VMID)
+    for record in MANY:
+        journal.append(record)
+    return journal
+
+
+def test_a_journal_that_is_shortened_is_whole_after_each_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step later each time its writer dies, and a successor seals what is there."""
+    found: list[bool] = []
+    steps = 0
+    with monkeypatch.context() as patched:
+
+        def look() -> None:
+            nonlocal steps
+            steps -= 1
+            if steps == 0:
+                raise Died
+
+        watch(patched, look)
+        died = True
+        while died:
+            path = str(tmp_path / f"journal-{len(found)}")
+            journal = long_journal(path)
+            steps, died = len(found) + 1, False
+            try:
+                journal.shorten(lambda: SHORT)
+            except Died:
+                died = True
+            steps = 0
+            seal(path)
+            records = list(read_journal(path))
+            assert records in (MANY, [SHORT])
+            found.append(records == [SHORT])
+            journal.close()
+    assert found == sorted(found), "once it is shortened, it stays so"
+    assert not found[0]
+    assert found.count(True) > 3
+
+
+def test_a_shortened_journal_goes_on_and_is_shortened_again(tmp_path: Path) -> None:
+    path = str(tmp_path / "journal")
+    journal = long_journal(path)
+    long = (tmp_path / "journal").stat().st_size
+    assert journal.is_long
+    journal.shorten(lambda: SHORT)
+    assert not journal.is_long
+    assert (tmp_path / "journal").stat().st_size < long
+    for _ in range(3):
+        for record in MANY:
+            journal.append(record)
+        assert list(read_journal(path)) == [SHORT, *MANY]
+        assert journal.is_long
+        journal.shorten(lambda: SHORT)
+        assert list(read_journal(path)) == [SHORT]
+    assert read_head(path) == Head(len(read_bytes(path)), False, OS_PID, VMID)
+    journal.close()
+
+
+def test_nobody_takes_it_for_what_it_was_when_it_was_as_long(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = long_journal(str(path))
+    journal.shorten(lambda: SHORT)
+    before = path.read_bytes()[:16]
+    journal.append(RECORDS[0])
+    journal.shorten(lambda: SHORT)
+    assert path.read_bytes()[:16] != before
+    journal.close()
+
+
+def test_what_is_no_shorter_is_not_taken(tmp_path: Path) -> None:
+    path = str(tmp_path / "journal")
+    journal = long_journal(path)
+    journal.shorten(lambda: ("snapshot", b"y" * 100_000))
+    assert list(read_journal(path)) == MANY
+    assert not journal.is_long
+    journal.append(RECORDS[0])
+    assert list(read_journal(path)) == [*MANY, RECORDS[0]]
+    journal.close()
+
+
+def test_a_sealed_journal_is_not_shortened(tmp_path: Path) -> None:
+    path = str(tmp_path / "journal")
+    journal = long_journal(path)
+    seal(path)
+    with pytest.raises(JournalSealed):
+        journal.shorten(lambda: SHORT)
+    assert list(read_journal(path)) == MANY
+    journal.close()

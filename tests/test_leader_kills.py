@@ -6,7 +6,10 @@ import random
 from pathlib import Path
 
 import pytest
-from leader_kills import SCENES, NotAllowed, compiled, play
+from leader_kills import SCENES, Killer, NotAllowed, compiled, play
+from processes import Forked, Line, poll
+
+from libos_ipc.runtime.journal_file import JournalFile, read_journal, seal
 
 #: Far behind the last stop.
 NEVER = 1 << 30
@@ -50,3 +53,53 @@ def test_a_leader_dies_between_record_and_answer(name: str, tracer: Path, path: 
     except NotAllowed:
         pytest.skip("the system lets us trace no process, or watch its memory")
     assert there
+
+
+LONG = [("sync", "value", number, b"x" * 50) for number in range(900)]
+SHORT = ("snapshot", b"y" * 5000)
+
+
+def shorten(line: Line, path: str) -> None:
+    journal = JournalFile(path)
+    journal.begin(1, 1)
+    for record in LONG:
+        journal.append(record)
+    line.send()
+    line.recv()
+    journal.shorten(lambda: SHORT)
+    line.send()
+    line.recv()
+
+
+def is_short_after(tracer: Path, path: Path, n: int, steps: int | None = None) -> tuple[bool, bool]:
+    """Whether a journal was shortened by a process that was killed there, and whether it was."""
+    with Forked(shorten, str(path)) as writer:
+        writer.recv()
+        try:
+            killer = Killer(tracer, writer.os_pid, n, steps)
+        except NotAllowed:
+            pytest.skip("the system lets us trace no process, or watch its memory")
+        try:
+            writer.send()
+            poll(lambda: killer.over or writer.has_said)
+        finally:
+            _, there = killer.finish()
+    seal(str(path))
+    records = list(read_journal(str(path)))
+    assert records in (LONG, [SHORT])
+    return records == [SHORT], there
+
+
+def test_a_journal_is_whole_wherever_it_is_being_shortened(tracer: Path, tmp_path: Path) -> None:
+    """At each system call; and some instructions after its word was swung, and swung back."""
+    found, there, n = [], True, 1
+    while there:
+        is_short, there = is_short_after(tracer, tmp_path / f"journal-{n}", n)
+        found.append(is_short)
+        n += 1
+    assert found == sorted(found)
+    assert not found[0]
+    assert found.count(True) > 2
+    for n in (1, 2):
+        steps = random.Random(n).randrange(MOST_STEPS)
+        assert is_short_after(tracer, tmp_path / f"journal-0{n}", n, steps) == (True, True)

@@ -55,6 +55,7 @@ def test_the_worlds_are_eventful() -> None:
     assert max(len(world.begun) for world in worlds) >= 4, "three deaths in a row"
     assert sum(len(world.begun) - 1 for world in worlds) > 100
     assert sum(world.refused_records for world in worlds) > 5
+    assert sum(world.shortened for world in worlds) > 50
     assert sum(len(world.values) for world in worlds) > 5
     assert sum(world.last_grant for world in worlds) > 100
     assert sum(sum(world.come.values()) for world in worlds) > 1000
@@ -112,6 +113,10 @@ def _takes_nothing_over(self: Roster, record: Any) -> None:
 APPLY = Roster.apply
 
 
+def _brings_no_answers_back(self: Answered) -> None:
+    self._kept.clear()
+
+
 def _keeps_no_word(self: Allegiance, number: int, message: Outgoing, now: float) -> Effects:
     return []
 
@@ -142,6 +147,7 @@ def _missed_nothing(self: Leader, src: int, waits: Any) -> Effects:
         (Allegiance, "_keep_what_is_owed", _keeps_nothing),
         (Allegiance, "_owed_again", _heard_nothing),
         (Answered, "find", _remembers_nothing),
+        (Answered, "forget_numbers", _brings_no_answers_back),
         (Leader, "unheard", _is_believed_at_once),
         (Leader, "on_back", _missed_nothing),
         (Link, "again", _sends_nothing_again),

@@ -100,6 +100,12 @@ class Answered:
         kept = self._kept.get(vmid, {})
         self._received += [(vmid, seq) for seq in sorted(kept.keys() - waits_for) if seq > 0]
 
+    def forget_numbers(self) -> None:
+        """Under which numbers all this went out, and what was heard of it, is not known here."""
+        for kept in self._kept.values():
+            for answer in kept.values():
+                answer[2] = -1
+
     def relayed(self, vmid: int) -> list[tuple[object, ...]]:
         """The fields of what was relayed to the member, and has perhaps not arrived. It stands here
         like an answer, under its number below 0."""

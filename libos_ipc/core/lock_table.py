@@ -76,7 +76,7 @@ class LockTable:
     # ---- records
 
     @property
-    def record_kinds(self) -> list[str]:
+    def kinds(self) -> list[str]:
         """The first words of the records that are this table's."""
         return list(self._apply)
 

@@ -31,6 +31,7 @@ from libos_ipc.core.lock_words import Kind
 from libos_ipc.core.particulars import Particulars
 from libos_ipc.core.process_groups import ProcessGroups
 from libos_ipc.core.process_rows import Applicant, Process, Spare
+from libos_ipc.core.snapshot import restore
 from libos_ipc.core.sync_server import SyncServer
 from libos_ipc.core.vocabulary import ChildExit, State
 
@@ -81,6 +82,7 @@ class Roster:
         self.orphan_exits: deque[ChildExit] = deque(maxlen=ORPHANS_KEPT)
         self.sync = SyncServer(find_cycle=lambda agent, blockers: None)
         self._apply: dict[str, Callable[..., None]] = {
+            "snapshot": lambda data: restore(self, data),
             "epoch": lambda epoch: self.sync.apply(("takeover",)),
             "relay": self._apply_relay,
             "step": self._apply_step,
@@ -107,8 +109,7 @@ class Roster:
             "back": self._apply_back,
             "sync": lambda *record: self.sync.apply(record),
         }
-        for kind in self.locks.record_kinds:
-            self._apply[kind] = partial(self._apply_to_locks, kind)
+        self._apply |= {kind: partial(self._apply_to_locks, kind) for kind in self.locks.kinds}
 
     def _pid_of(self, vmid: int) -> int:
         process = self.processes.get(vmid)

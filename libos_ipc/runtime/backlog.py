@@ -28,6 +28,11 @@ class Backlog:
     def __init__(self) -> None:
         self._records: deque[tuple[object, ...]] = deque()
 
+    @property
+    def waits(self) -> bool:
+        """Whether any does."""
+        return bool(self._records)
+
     def append(self, session: Session, journal: JournalFile, record: tuple[object, ...]) -> None:
         """Write a record, behind those that wait; or let it wait."""
         if self._records:

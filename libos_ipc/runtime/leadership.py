@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterable
 
 from libos_ipc.core.roster import Record
+from libos_ipc.core.snapshot import snapshot
+from libos_ipc.core.vocabulary import Note
 from libos_ipc.runtime.backlog import Backlog
 from libos_ipc.runtime.belongings import Belongings
 from libos_ipc.runtime.group_file import GroupFile
@@ -69,6 +71,21 @@ class Leadership(Belongings):
 
     def tick(self, now: float) -> None:
         self.heir.on_tick(now)
+        if self._journal is not None and self._journal.is_long:
+            self._shorten(self._journal)
+
+    def _shorten(self, journal: JournalFile) -> None:
+        """Have the journal say the state, not how that has come about. Between two steps of the
+        leader: all that it has decided is written, unless there was no room for it."""
+        leader = self.session.member.leader
+        if leader is None or self._backlog.waits:
+            return
+        try:
+            journal.shorten(lambda: ("snapshot", snapshot(leader)))
+        except JournalSealed:
+            self.heir.on_sealed()
+        except OSError as error:  # no room, or something that nobody could read
+            self.session.perform([Note("journal not shortened", {"error": str(error)})])
 
     # ---- succession
 

@@ -66,6 +66,7 @@ class Reigns:
         self.values: dict[int, tuple[int, bytes]] = {}
         # how eventful it was
         self.refused_records = 0
+        self.shortened = 0
         self.notes: dict[str, int] = {}
         self.found()
 
@@ -249,6 +250,7 @@ class Reigns:
             if process.alive and not process.stack:
                 effects, again = process.member.on_tick(self.now)
                 process.perform(effects)
+                process.shorten()
                 found = found or again or bool(effects)
         return found
 

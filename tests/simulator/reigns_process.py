@@ -22,6 +22,7 @@ from libos_ipc import wire
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.leader import Leader
 from libos_ipc.core.member import Member
+from libos_ipc.core.snapshot import snapshot
 from libos_ipc.core.succession import Succession
 from libos_ipc.core.succession_words import (
     Announce,
@@ -84,6 +85,8 @@ if TYPE_CHECKING:
 __all__ = ["Log", "Process", "Wire"]
 
 Action: TypeAlias = Callable[[], None]
+#: Records from which on a journal is shortened.
+LONG = 20
 #: In what is under way: now what it has said to itself.
 _OWN = object()
 
@@ -302,6 +305,15 @@ class Process:
         if self.log is None or not self.log.append(effect.record):
             self.world.refused_records += 1
             self._drop_the_rest(effect)
+
+    def shorten(self) -> None:
+        """Have the journal say what the state is, while nothing is under way."""
+        leader, log = self.member.leader, self.log
+        if leader is None or log is None or self.stack or log.sealed:
+            return
+        if len(log.records) > LONG:
+            log.records = [msgspec.msgpack.encode(("snapshot", snapshot(leader)))]
+            self.world.shortened += 1
 
     def _confirm(self, effect: Confirm) -> None:
         if self.log is None or self.log.sealed:
