@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from libos_ipc.core.codes import Code
+from libos_ipc.core.codes import LEADER, Code
 from libos_ipc.errors import IpcError, PeerDied, Timeout
 from libos_ipc.runtime.children import ChildRow, ExitStatus
 
@@ -114,7 +114,7 @@ def _announce(group: Group, code: int) -> None:
         return
     me = group._node.identity
     told = (me.ppid, me.pid, os.getuid(), code & 0xFF, 0)
-    for vmid in (me.parent_vmid, group.leader_vmid):
+    for vmid in (me.parent_vmid, LEADER):  # whoever leads when it is sent
         try:
             group._session.send(vmid, Code.CHILDEXIT, told)
             return

@@ -96,6 +96,34 @@ def test_a_request_notices_only_a_pause(led: Led) -> None:
     assert group.leader_vmid == group.vmid
 
 
+def test_what_a_shortened_journal_says_is_inherited(led: Led, tmp_path: Path) -> None:
+    group, journal = led.group, Path(led.path) / "journal-1"
+    path = tmp_path / "file"
+    path.touch()
+    lock = group.file_lock(path)
+    token = lock.acquire()
+    handle = group.sync("value", type=int)
+    with handle.exclusive() as box:
+        box.value = 7
+    ranges = []
+
+    def is_shortened() -> bool:
+        ranges.extend(group.ids.alloc_range() for _ in range(50))
+        return int.from_bytes(journal.read_bytes()[8:16], "little") >> 40 > 0
+
+    poll(is_shortened)
+    led.kill()
+    assert {group.ids.owner(ids[0]) for ids in ranges} == {group.vmid}
+    assert group.ids.alloc_range() not in ranges
+    assert group.is_leader
+    assert [(held.vmid, held.waiting) for held in group.locks.table()] == [(group.vmid, False)]
+    lock.release()
+    assert lock.acquire() > token
+    lock.release()
+    with handle.shared() as value:
+        assert value == 7
+
+
 def test_ids_are_given_once_whoever_leads(led: Led) -> None:
     group = led.group
     mine = [group.ids.new() for _ in range(100)]

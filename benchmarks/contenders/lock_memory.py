@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from benchmarks.contender import Sampler, Setup, main
-from benchmarks.contenders.members import founded, leader_of
+from benchmarks.contenders.members import founded, journal_bytes, leader_of
 
 if TYPE_CHECKING:
     import libos_ipc
@@ -48,7 +48,7 @@ class Scales:
 
     def __init__(self, group: libos_ipc.Group) -> None:
         self._leader = leader_of(group)
-        self._journal = group._node.directory.journal(group.epoch)
+        self._group = group
         self.found: dict[str, list[float]] = {}
 
     def weigh(self, what: str, count: int, make: Callable[[], T]) -> T:
@@ -64,12 +64,10 @@ class Scales:
 
     def look(self) -> dict[str, int]:
         gc.collect()
-        with open(self._journal, "rb") as file:
-            written = int.from_bytes(file.read(16)[8:], "little")
         return {
             "client": anonymous(os.getpid()),
             "leader": anonymous(self._leader),
-            "journal": written,
+            "journal": journal_bytes(self._group),
         }
 
 

@@ -156,9 +156,11 @@ class Heir:
             if self._node.is_sealed:
                 self.on_sealed()
         elif machine.role is Role.FOLLOWING and self._node.session.member.waits_for_leader:
+            waited = now - self._next_look < STALL_LOOK_S  # else only now has it begun to
             self._next_look = now + STALL_LOOK_S
-            self.look()
-            self._look_at(machine.watched, now)
+            if waited:
+                self.look()
+                self._look_at(machine.watched, now)
 
     def _look_at(self, os_pid: int, now: float) -> None:
         """Whether who leads, or is about to, stands still for good."""
@@ -266,7 +268,8 @@ class Heir:
     def _look_for_leader(self) -> None:
         """Who leads, or is about to; again soon, if that is still to be found out."""
         machine = self.machine
-        self.look()
+        if machine.role is not Role.FOLLOWING:
+            self.look()
         self._looking = machine.role in (Role.AWAITING, Role.WATCHING)
         if self._looking:
             holder = self._lock.holder(machine.target)

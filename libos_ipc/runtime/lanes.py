@@ -175,6 +175,11 @@ class Lanes:
         end = self._ends.get(peer)
         return None if end is None else end.line
 
+    def reads(self, peer: int) -> bool:
+        """Whether all that `peer` says comes by a lane: what came before that has been read."""
+        end = self._ends.get(peer)
+        return end is not None and end.reading
+
     def peer_at(self, line: int) -> int:
         """Who rings this line, 0 for nobody."""
         end = self._at.get(line)

@@ -111,7 +111,10 @@ class Receiver:
 
     def expect_end(self, vmid: int, dead: bool = False) -> None:
         """A peer has ended: tell it as soon as all that it sent is delivered."""
-        wait = END_S if vmid in self._bound else NO_CONNECTION_S
+        wait = END_S
+        if vmid not in self._bound:
+            reads = self._session.traffic.lanes.reads(vmid)
+            wait = 0 if reads else NO_CONNECTION_S
         before = self._ends.get(vmid)
         deadline = before[0] if before else time.monotonic() + wait
         self._ends[vmid] = (deadline, dead or bool(before and before[1]))
