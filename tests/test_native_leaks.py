@@ -283,8 +283,9 @@ def flock_quickly() -> None:
         assert flock(other, 6) == NUMBER  # it would wait
         assert flock(other, 1) is None
         assert [flock(each, 8) for each in (other, file)] == [None] * 2
-        for arguments in ((file, 8), (file, 99), ("no", 2), (file,), (file, 2, 0)):
+        for arguments in ((file, 8), (file, 99), (file,), (file, 2, 0)):
             assert flock(*arguments) == NUMBER
+        refused(flock, "no", 2)
         given.recall()
         assert flock(file, 2) == NUMBER
 
@@ -299,10 +300,10 @@ def case_quickcall() -> None:
             (file, 2, -1),
             (file, 2, 2, 2**63 - 1),
             (file, 99),
-            ("no", 2),
             (file, 2, 0, 0, 1),
         ):
             assert lockf(*arguments) == NUMBER
+        refused(lockf, "no", 2)
         group.files.clear()
         assert lockf(file, 2) == NUMBER
     refused(_native.QuickCall, None, (), "files")
