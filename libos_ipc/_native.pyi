@@ -399,6 +399,9 @@ class Baton:
     Does not block. TypeError, ValueError.
     """
 
+    @property
+    def me(self) -> int:
+        """VMID of the process whose baton this is."""
     def __new__(cls, memory: Any, index: int, number: int, me: int) -> Self: ...
     def take(self) -> tuple[int, bytes] | None:
         """Take EXCLUSIVE: (version, bytes), or None if it is not to be had."""

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
+#include <structmember.h>
 
 enum { ENDED = 1, IN_USE = 2, RESERVED = 4, HALF = 8, HOLDER_AT = 4, NUMBER_AT = 36 };
 
@@ -353,6 +354,12 @@ static PyMethodDef baton_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyMemberDef baton_members[] = {
+    {"me", T_ULONGLONG, offsetof(struct baton, me), READONLY,
+     "VMID of the process whose baton this is."},
+    {NULL, 0, 0, 0, NULL},
+};
+
 PyDoc_STRVAR(baton_doc, "Baton(memory, index, number, me)\n--\n\n"
                         "The baton in the place of this index, as process `me` has it; see "
                         "native/baton.h.");
@@ -362,6 +369,7 @@ static PyType_Slot baton_slots[] = {
     {Py_tp_new, baton_new},
     {Py_tp_dealloc, baton_dealloc},
     {Py_tp_methods, baton_methods},
+    {Py_tp_members, baton_members},
     {0, NULL},
 };
 

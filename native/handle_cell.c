@@ -115,8 +115,8 @@ handle_cell_take(struct handle_cell *cell, uint32_t agent)
         cell->user = agent;
         cell->using = cell->state = HANDLE_EXCLUSIVE;
         cell->own = 0;
-    } else if (taken < 0 && !baton_give(baton, 0, NULL, 0)) {
-        cell->state = HANDLE_EXCLUSIVE; /* it was ended meanwhile: so the server sees it */
+    } else if (taken < 0) {
+        baton_give(baton, 0, NULL, 0); /* if it was ended meanwhile, the machine sees that it is ours */
     }
     Py_DECREF(fresh);
     return taken;

@@ -18,7 +18,17 @@ from simulator.batons import BatonTwin, Word
 
 from libos_ipc import Group, OwnerDied
 from libos_ipc._native import BATON_BYTES, BATON_STRIDE, Baton
-from libos_ipc.core.sync_words import MOST_PASSED, Value
+from libos_ipc.core.sync_check import check_handle
+from libos_ipc.core.sync_handle import LocalHandle
+from libos_ipc.core.sync_words import (
+    MOST_PASSED,
+    ConfirmDowngrade,
+    ConfirmUpgrade,
+    Granted,
+    Hold,
+    RequestDowngrade,
+    Value,
+)
 from libos_ipc.runtime.batons import LeadersBatons, MembersBatons
 from libos_ipc.runtime.journal_file import read_head
 from libos_ipc.sync import State, SyncHandle, sync_table
@@ -114,6 +124,68 @@ def test_what_was_in_use_at_its_end_is_not_given_to_another_handle(tmp_path: Any
     assert batons.begin(9, 2, value) is not None
     user.close()
     batons.close()
+
+
+# ---- a signal handler that raises between what is done in the memory and what is said of it
+
+
+class Struck(BatonTwin):
+    """Takes and gives, and then there is an exception."""
+
+    def take(self) -> None:
+        if super().take() is not None:
+            raise InterruptedError
+
+    def give(self, *value: Any) -> bool:
+        super().give(*value)
+        raise InterruptedError
+
+
+def passing(memory: dict[int, Word], me: int) -> LocalHandle:
+    """What this process has of a handle for which there is a baton, which is free."""
+    handle = LocalHandle(9)
+    baton = BatonTwin(memory, 0, 1, me)
+    if not memory:
+        BatonTwin(memory, 0, 0, 0).begin(5, b"five", me)
+    handle.on_baton(ConfirmUpgrade(9, EXCLUSIVE, Value(5, b"five"), False, (0, 0, 1)), baton)
+    assert handle.baton is baton
+    assert handle.state == State.INVALID
+    return handle
+
+
+@pytest.mark.parametrize("recalled", [False, True])
+def test_what_was_taken_when_a_signal_handler_raised_is_ours(recalled: bool) -> None:
+    memory: dict[int, Word] = {}
+    handle = passing(memory, 2)
+    handle.baton = Struck(memory, 0, 1, 2)
+    with pytest.raises(InterruptedError):
+        handle.lock(1, EXCLUSIVE, "ticket", False)
+    assert BatonTwin(memory, 0, 1, 0).end() == (2, True, (5, b"five"))  # by who else wants it
+    value = Value(5, b"five")
+    hold = Hold(9, value, False)
+    if recalled:
+        given = ConfirmDowngrade(9, State.INVALID, value, False)
+        assert handle.on_downgrade(RequestDowngrade(9, State.INVALID)) == [hold, given]
+    else:
+        granted = Granted("ticket", value)
+        assert handle.lock(1, EXCLUSIVE, "ticket", False) == [hold, granted]
+    check_handle(handle)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_was_given_when_a_signal_handler_raised_is_not_ours(ended: bool) -> None:
+    memory: dict[int, Word] = {}
+    handle = passing(memory, 2)
+    assert handle.lock(1, EXCLUSIVE, "ticket", False) == [Granted("ticket", Value(5, b"five"))]
+    handle.baton = Struck(memory, 0, 1, 2)
+    if ended:
+        BatonTwin(memory, 0, 1, 0).end()
+    with pytest.raises(InterruptedError):
+        handle.unlock(1, b"six", 100)
+    handle.baton = BatonTwin(memory, 0, 1, 2)
+    value = Value(5, b"five") if ended else Value(6, b"six")
+    assert handle.lock(3, EXCLUSIVE, "next", False)[-1] == Granted("next", value)
+    check_handle(handle)
 
 
 # ---- processes

@@ -4,6 +4,9 @@ For the idea see `sync_passing`. While there is a baton, this process has EXCLUS
 somebody here uses the handle, and INVALID otherwise; nobody waits here, and nothing is asked. Each
 of the steps here keeps that, or ends the baton: then the state is what the server takes it for, and
 `LocalHandle` goes on.
+
+A signal handler may raise between any two steps of Python, and memory may be short. So the fields
+never say EXCLUSIVE when the baton does not; where it is the other way round, the end puts it right.
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ class BatonHolder(HandleCell):
         baton, version = self.baton, self.value.version
         if baton is None or (data is not None and not self._passes(data)):
             return False
+        before = self.user, self.using, self.state
+        self.user, self.using, self.state = 0, INVALID, INVALID
         if data is None:
             given = baton.give()
         else:
@@ -47,9 +52,8 @@ class BatonHolder(HandleCell):
             given = baton.give(version + 1, data)
             if given:
                 self.value = Value(version + 1, data)
-        if given:
-            self.user, self.using = 0, INVALID
-            self.state = INVALID
+        if not given:
+            self.user, self.using, self.state = before
         return given
 
     @staticmethod
@@ -58,10 +62,13 @@ class BatonHolder(HandleCell):
 
     def _leave_baton(self) -> Effects:
         """End the baton, if there is one. What is EXCLUSIVE here is so by the server then."""
-        baton, self.baton = self.baton, None
+        baton = self.baton
         if baton is None:
             return []
-        baton.end()
+        found = baton.end()
+        if self.state == INVALID and found is not None and found[0] == baton.me:
+            self.value, self.own, self.state = Value(*found[2]), False, EXCLUSIVE
+        self.baton = None
         if self.state == EXCLUSIVE:
             return [Hold(self.id, self.value, bool(self.user))]
         self.value = Value(self.value.version, b"")

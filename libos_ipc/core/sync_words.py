@@ -125,6 +125,10 @@ class Remains(NamedTuple):
 class Baton(Protocol):
     """A process's end. Each is one step, as all others see it."""
 
+    @property
+    def me(self) -> int:
+        """The VMID of the process."""
+
     def take(self) -> tuple[int, bytes] | None:
         """Have EXCLUSIVE: version and value; None if it is not to be had. Where the baton was
         ended while it was reserved for us, it is ours as the server sees it."""
@@ -136,8 +140,8 @@ class Baton(Protocol):
     def ended(self) -> bool:
         """Whether it was ended."""
 
-    def end(self) -> object:
-        """Nobody takes or gives any more."""
+    def end(self) -> tuple[int, bool, tuple[int, bytes]] | None:
+        """Nobody takes or gives any more. As `Ended`; None if that was long ago."""
 
 
 class Ended(NamedTuple):
