@@ -414,7 +414,7 @@ def test_a_fork_that_fails(runtime_dir: Path) -> None:
         child.result()
 
 
-@pytest.mark.config(fork_timeout=0.3)
+@pytest.mark.config(fork_timeout=0.3, leader_stall=DEADLINE_S)
 def test_a_fork_while_the_leader_is_silent(group: Group, runtime_dir: Path) -> None:
     """The stock is used up, then a child starts un-joined after `fork_timeout`; nothing hangs."""
     (leader,) = leaders(runtime_dir)
