@@ -84,7 +84,7 @@ class Leadership(Belongings):
             journal.shorten(lambda: ("snapshot", snapshot(leader)))
         except JournalSealed:
             self.heir.on_sealed()
-        except OSError as error:  # no room, or something that nobody could read
+        except (OSError, MemoryError) as error:  # no room, or what nobody could read
             self.session.perform([Note("journal not shortened", {"error": str(error)})])
 
     # ---- succession
