@@ -73,8 +73,10 @@ LOOK_S = 0.1
 LAST_LOOK_S = STALL_LOOK_S / 2
 #: Seconds until who leaves looks for a leader: most likely it has its answer, and is gone by then.
 LEAVING_S = 0.2
-#: Seconds that a new leader waits for others to come by themselves before it calls them.
+#: Seconds that a new leader waits for others to come by themselves before it calls them: these, and
+#: so many for each, since they have the processors among them, and to be called is work, too.
 CALL_S = 0.05
+COME_S = 0.005
 #: Seconds between looks of a leader whether it has been deposed.
 SEALED_LOOK_S = 0.5
 #: What is told of a succession: how it has come out.
@@ -319,7 +321,8 @@ class Heir:
         if member.leader is not leader:
             return  # sealed by then
         session.perform(member.lead(leader.take_over(now), now))
-        self._soon(lambda: self._call_others(deed.epoch), CALL_S)
+        until_called = CALL_S + COME_S * len(member.away)
+        self._soon(lambda: self._call_others(deed.epoch), until_called)
         self._soon(lambda: self._retire_below(deed.epoch))
 
     def _retire_below(self, epoch: int) -> None:
