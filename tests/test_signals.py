@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -531,7 +532,7 @@ def test_what_came_with_a_signal_of_the_kernel_does_not_come_again(
     later: list[Callable[[], None]] = []
     busy: Any = SimpleNamespace(
         closed=False,
-        lock=SimpleNamespace(acquire=lambda timeout: False),
+        lock=SimpleNamespace(locked=lambda: True),
         clock=SimpleNamespace(later=lambda pause_s, action: later.append(action)),
     )
     signalling.pending.arrive(signal.SIGUSR1, SignalInfo(2, 2, "process"))
@@ -546,6 +547,40 @@ def test_what_came_with_a_signal_of_the_kernel_does_not_come_again(
     os.kill(os.getpid(), signal.SIGUSR1)
     poll(lambda: len(handled) > 1, what="handled")
     assert (len(later), handled) == (1, ["process", "kernel"])
+
+
+def test_another_handler_that_raises_beside_the_trampoline_leaves_no_lock_held(
+    group: Group, restored: None
+) -> None:
+    """At each of its bytecodes, more than those at which Python looks for signals."""
+    group.signal(signal.SIGUSR1, lambda sig, info: None)
+    signalling, lock = group._node.signalling, group._node.session.lock
+    left = 0
+
+    def trace(frame: Any, event: str, arg: object) -> Any:
+        nonlocal left
+        if event == "call":
+            frame.f_trace_opcodes = frame.f_code.co_name == "_on_real"
+            return trace if frame.f_trace_opcodes else None
+        if event == "opcode":
+            left -= 1
+            if left == 0:
+                raise InterruptedError
+        return trace
+
+    for at in range(1, 1000):
+        left = at
+        sys.settrace(trace)
+        try:
+            signalling._on_real(signal.SIGUSR1)
+        except InterruptedError:
+            poll(lambda: not lock.locked(), timeout=1)
+        finally:
+            sys.settrace(None)
+        if left > 0:
+            break
+    assert at > 20
+    assert left > 0
 
 
 def test_forked_children_inherit_handlers(group: Group) -> None:

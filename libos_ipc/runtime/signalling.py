@@ -22,9 +22,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from libos_ipc._native import Lock
 from libos_ipc.core.signals import Pending
 from libos_ipc.core.vocabulary import SignalInfo
 from libos_ipc.runtime import trampoline
@@ -40,8 +42,8 @@ Handler: TypeAlias = Callable[[int, SignalInfo], object]
 LOOK_SIGNAL: int = int(signal.SIGRTMAX) - 3
 #: Where a signal is from that no member sent as a message.
 FROM_KERNEL = SignalInfo(0, -1, "kernel")
-#: Seconds within which a lock is free, unless the thread that asks has it itself.
-_STEP_S = 0.01
+#: Seconds within which a lock is free, unless the thread that asks has it; and between two looks.
+_STEP_S, _LOOK_S = 0.01, 0.0005
 #: Seconds until Python is made to look for a real signal of which no notice is taken, doubled each
 #: time; and when that is given up, since the main thread has the number blocked, or never looks.
 _AGAIN_S, _GIVE_UP_S = 0.1, 10.0
@@ -165,11 +167,10 @@ class Signalling:
             self.release()
             signal.raise_signal(sig)
             return
-        everyone, lock = self.all_of_them(), self._session().lock
-        if not lock.acquire(timeout=_STEP_S):
+        everyone = self.all_of_them()
+        if not _is_free(self._session().lock):
             self._put_off(sig, any(one._expects(sig) for one in everyone))
             return
-        lock.release()
         accounted = [one._account(sig) for one in everyone]  # all of them
         if any(accounted):
             return
@@ -236,6 +237,17 @@ class Signalling:
             for sig in sigs & self.handlers.keys():
                 if self.pending.has((sig,)):
                     self._poke(sig)
+
+
+def _is_free(lock: Lock) -> bool:
+    """Whether nobody holds this lock, now or within a step. It is not taken for that: the handler
+    of another signal may raise before it would be given back."""
+    deadline = time.monotonic() + _STEP_S
+    while lock.locked():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_LOOK_S)
+    return True
 
 
 def _look(sig: int, frame: object) -> None:
