@@ -630,7 +630,9 @@ class Exchange:
     None if nothing was sent. `ask` and `post` are for the program's messages, as they are: None
     and False if they have to be looked at and sent by other means. `serve` blocks, handles signals
     and calls handlers, until the caller is to look at the queue. `read` and `left` in a round: what
-    is for Python, None when nothing was rung. `take_in` is the same for connections.
+    is for Python, None when nothing was rung. `take_in` is the same for connections; of a message
+    for whose payload there is no memory, and that asks or answers, it gives number, acked, code,
+    seq and the size of the payload.
     """
 
     def __init__(
@@ -691,7 +693,10 @@ class Exchange:
     ) -> tuple[
         list[Message],
         list[int],
-        tuple[_T, list[bytes]] | tuple[bytes, bytes, int, list[bytes]] | Literal[True] | None,
+        tuple[_T, list[bytes] | tuple[int, int, int, int, int]]
+        | tuple[bytes, bytes, int, list[bytes]]
+        | Literal[True]
+        | None,
     ]: ...
     def handle(
         self,
@@ -744,5 +749,5 @@ class Lane:
     def flush(self) -> bool: ...
     def remind(self) -> bool: ...
     def settle(self, idle: bool, /) -> None: ...
-    def receive(self, max_message: int, /) -> tuple[int, int, int, int, bytes] | None: ...
+    def receive(self, max_message: int, /) -> tuple[int, int, int, int, bytes | int] | None: ...
     def close(self) -> None: ...

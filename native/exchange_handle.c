@@ -139,8 +139,8 @@ handle(const struct server *server, const struct taken *taken, PyObject *handler
     return answer(server, taken, payload) < 0 ? server_tell_failure(server, taken->message) : 0;
 }
 
-int
-server_take_up(const struct server *server, PyObject *message)
+static int
+take_up(const struct server *server, PyObject *message)
 {
     const struct taken all = {message, PyTuple_GET_ITEM(message, 0), PyTuple_GET_ITEM(message, 1),
                               PyTuple_GET_ITEM(message, 2), PyTuple_GET_ITEM(message, 3),
@@ -168,4 +168,14 @@ server_take_up(const struct server *server, PyObject *message)
     }
     Py_XDECREF(handler);
     return handled;
+}
+
+/* Who waits for an answer gets one though there was no memory for a step of ours. */
+int
+server_take_up(const struct server *server, PyObject *message)
+{
+    const int taken = take_up(server, message);
+    const bool short_of = taken < 0 && PyErr_ExceptionMatches(PyExc_MemoryError);
+
+    return short_of ? server_tell_failure(server, message) : taken;
 }

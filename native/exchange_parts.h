@@ -132,7 +132,7 @@ bool exchange_is_ours(const struct exchange *exchange, uint64_t peer, PyObject *
                       const struct envelope *envelope, const struct header *header, bool messages);
 
 /* Deals with it: settles the ticket, or adds it to `messages` (NULL if they are not read), and counts it.
- * Takes the payload over. 1, -1 with an exception. */
+ * Takes the payload over. 1; -1 with an exception, and then nothing has happened. */
 int exchange_enter(struct exchange *exchange, uint64_t peer, PyObject *ledger,
                    const struct envelope *envelope, const struct header *header, PyObject *payload,
                    PyObject *messages);

@@ -127,29 +127,50 @@ peer_of(PyObject *connection, uint64_t *peer)
 
 /* Deals with a message if that can be done here. 1, 2 if it is for Python, -1 with an exception. */
 static int
-deal_with(struct exchange *exchange, PyObject *port, struct arrival *arrival, PyObject *messages)
+deal_with(struct exchange *exchange, PyObject *port, struct arrival *arrival,
+          const struct envelope *envelope, const struct header *header, PyObject *messages)
 {
-    struct envelope envelope;
-    struct header header;
-    const unsigned char *payload;
+    const unsigned char *payload = port_plain_payload(port, arrival, header);
     uint64_t peer;
 
-    if (!port_is_plain(port, arrival, &envelope, &header, &payload) ||
-        header.size > exchange->max_message) {
+    if (payload == NULL || header->size > exchange->max_message) {
         return 2;
     }
     if (peer_of(arrival->connection, &peer) < 0) {
         return -1;
     }
     const struct route *route = routes_find(&exchange->routes, peer);
-    if (route == NULL || !exchange_is_ours(exchange, peer, route->ledger, &envelope, &header, true)) {
+    if (route == NULL || !exchange_is_ours(exchange, peer, route->ledger, envelope, header, true)) {
         return 2;
     }
     PyObject *bytes = PyBytes_FromStringAndSize((const char *)payload,
-                                                (Py_ssize_t)(header.size - HEADER_SIZE));
-    return bytes == NULL ? -1
-                         : exchange_enter(exchange, peer, route->ledger, &envelope, &header, bytes,
-                                          messages);
+                                                (Py_ssize_t)(header->size - HEADER_SIZE));
+    if (bytes == NULL) {
+        return -1;
+    }
+    const int entered =
+        exchange_enter(exchange, peer, route->ledger, envelope, header, bytes, messages);
+    if (entered < 0) {
+        Py_DECREF(bytes); /* nothing was counted: it is sent again */
+    }
+    return entered;
+}
+
+/* What is given in the place of a message for which there is no memory, if it asks or answers. NULL if
+ * that is not so, and the exception stays. */
+static PyObject *
+without_payload(const struct exchange *exchange, const struct arrival *arrival,
+                const struct envelope *envelope, const struct header *header)
+{
+    if (!PyErr_ExceptionMatches(PyExc_MemoryError) || header->seq == 0 ||
+        header->size < HEADER_SIZE || header->size > exchange->max_message) {
+        return NULL;
+    }
+    PyErr_Clear();
+    return Py_BuildValue("O(KKiKK)", arrival->connection, (unsigned long long)envelope->number,
+                         (unsigned long long)envelope->acked, (int)header->code,
+                         (unsigned long long)header->seq,
+                         (unsigned long long)header->size - HEADER_SIZE);
 }
 
 /* Takes one message in. 0 if there is none, 1 if it is done with, 2 if it is in `arrived`, -1. */
@@ -158,14 +179,21 @@ take_one(struct exchange *exchange, PyObject *port, PyObject *known, PyObject *m
          PyObject **arrived)
 {
     struct arrival arrival;
+    struct envelope envelope;
+    struct header header;
     int result = port_take(port, known, &arrival);
 
     if (result <= 0) {
         return result;
     }
-    result = deal_with(exchange, port, &arrival, messages);
+    const bool begins = port_has_head(port, &arrival, &envelope, &header);
+    result = begins ? deal_with(exchange, port, &arrival, &envelope, &header, messages) : 2;
     if (result == 2) {
         *arrived = port_give(port, &arrival);
+        result = *arrived == NULL ? -1 : 2;
+    }
+    if (result < 0 && begins) {
+        *arrived = without_payload(exchange, &arrival, &envelope, &header);
         result = *arrived == NULL ? -1 : 2;
     }
     port_end(port, &arrival);

@@ -40,14 +40,15 @@ exchange_is_ours(const struct exchange *exchange, uint64_t peer, PyObject *ledge
     return known && ledger_is_next(ledger, envelope->number, envelope->acked);
 }
 
-/* Hands a message of the program out. Takes the payload over. */
+/* Hands a message of the program out. */
 static int
 hand_out(struct exchange *exchange, uint64_t peer, const struct header *header,
          PyObject *payload, PyObject *messages)
 {
     PyObject *const fields[FIELDS] = {PyLong_FromUnsignedLongLong(peer),
                                       PyLong_FromUnsignedLongLong(header->code),
-                                      PyLong_FromUnsignedLongLong(header->seq), payload};
+                                      PyLong_FromUnsignedLongLong(header->seq),
+                                      Py_NewRef(payload)};
     PyObject *message = spares_make(&exchange->spares, exchange->message, fields);
     const int added = message == NULL ? -1 : PyList_Append(messages, message);
 
@@ -74,8 +75,8 @@ settle(struct exchange *exchange, uint64_t seq, PyObject *payload, bool for_anot
     }
 }
 
-/* Enters what a message says of the link. */
-static int
+/* Enters what a message says of the link. What there is no memory to note shows with the next one. */
+static void
 count(struct exchange *exchange, uint64_t peer, PyObject *ledger, const struct envelope *envelope,
       uint64_t size)
 {
@@ -84,7 +85,9 @@ count(struct exchange *exchange, uint64_t peer, PyObject *ledger, const struct e
 
     const bool drained = found >= 0 && (found & DRAINED) != 0 && exchange->watched;
     const bool news = drained || ledger_ack_due(ledger, exchange->ack_every);
-    return found < 0 ? -1 : news ? note_line(exchange->news, peer) : 0;
+    if (found < 0 || (news && note_line(exchange->news, peer) < 0)) {
+        PyErr_WriteUnraisable(ledger);
+    }
 }
 
 int
@@ -92,19 +95,20 @@ exchange_enter(struct exchange *exchange, uint64_t peer, PyObject *ledger,
                const struct envelope *envelope, const struct header *header, PyObject *payload,
                PyObject *messages)
 {
-    int result = 0;
+    int result = 1;
 
     Py_INCREF(ledger); /* Python code may run, and the peer be forgotten */
     if (header->code == RESP) {
         settle(exchange, header->seq, payload, messages != NULL);
-    } else {
-        result = hand_out(exchange, peer, header, payload, messages);
-    }
-    if (count(exchange, peer, ledger, envelope, header->code == RESP ? 0 : header->size) < 0) {
+        count(exchange, peer, ledger, envelope, 0);
+    } else if (hand_out(exchange, peer, header, payload, messages) < 0) {
         result = -1;
+    } else {
+        Py_DECREF(payload);
+        count(exchange, peer, ledger, envelope, header->size);
     }
     Py_DECREF(ledger);
-    return result < 0 ? -1 : 1;
+    return result;
 }
 
 /* Deals with a message that was found whole at a station. Its lane and ledger are kept. */
@@ -123,7 +127,12 @@ read_whole(struct exchange *exchange, const struct station *station, PyObject *l
         return -1;
     }
     /* From here on Python code may run, and the station be gone. */
-    return exchange_enter(exchange, peer, ledger, envelope, header, payload, found->messages);
+    const int entered =
+        exchange_enter(exchange, peer, ledger, envelope, header, payload, found->messages);
+    if (entered < 0) {
+        lane_put_back(lane_of(lane), envelope, header, payload);
+    }
+    return entered;
 }
 
 /* Reads the next message at a line where there is a station. 1, 0 if there is none, 2 if it is for
@@ -236,16 +245,16 @@ exchange_read_rung(struct exchange *exchange, const struct found *found)
 static int
 take_left(struct exchange *exchange, PyObject *lines)
 {
-    exchange->some_left = false;
     for (unsigned line = 0; line < BELL_LINES; line++) {
         if (is_left(exchange, line)) {
             uint64_t bit;
-            *left_word(exchange, line, &bit) &= ~bit;
             if (note_line(lines, line) < 0) {
                 return -1;
             }
+            *left_word(exchange, line, &bit) &= ~bit;
         }
     }
+    exchange->some_left = false;
     return 0;
 }
 
@@ -279,28 +288,45 @@ exchange_left(PyObject *self, PyObject *Py_UNUSED(ignored))
     return left;
 }
 
+/* Puts an empty list into the place of one of the exchange's, which becomes the tuple's. */
+static void
+exchange_give(PyObject *tuple, Py_ssize_t place, PyObject **list)
+{
+    PyObject *empty = PyTuple_GET_ITEM(tuple, place);
+    PyTuple_SET_ITEM(tuple, place, *list);
+    *list = empty;
+}
+
+/* All that is given is made before anything is read: what has been read cannot be lost then. */
 PyObject *
 exchange_read(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     struct exchange *exchange = exchange_of(self);
-    const struct found found = {PyList_New(0), exchange->lines};
+    PyObject *lists[3] = {PyList_New(0), PyList_New(0), PyList_New(0)};
     PyObject *result = NULL;
 
-    if (found.messages == NULL) {
-        return NULL;
+    if (lists[0] != NULL && lists[1] != NULL && lists[2] != NULL) {
+        result = PyTuple_Pack(3, lists[0], lists[1], lists[2]);
     }
-    const int read = exchange_read_rung(exchange, &found);
-    if (read == 0 && !exchange->some_left &&
-        PyList_GET_SIZE(exchange->lines) + PyList_GET_SIZE(exchange->news) == 0) {
-        result = Py_NewRef(Py_None);
-    } else if (read >= 0) {
-        PyObject *left = exchange_left(self, NULL);
-        if (left != NULL) {
-            result = PyTuple_Pack(3, found.messages, PyTuple_GET_ITEM(left, 0),
-                                  PyTuple_GET_ITEM(left, 1));
-            Py_DECREF(left);
-        }
+    const struct found found = {lists[0], exchange->lines};
+    int read = result == NULL ? -1 : exchange_read_rung(exchange, &found);
+    if (read >= 0 && exchange->some_left && take_left(exchange, exchange->lines) < 0) {
+        read = -1;
     }
-    Py_DECREF(found.messages);
+    if (read < 0 && result != NULL && PyList_GET_SIZE(found.messages) > 0) {
+        PyErr_WriteUnraisable(self); /* they have been counted; what is wrong now shows again */
+        read = 1;
+    }
+    if (read < 0) {
+        Py_CLEAR(result);
+    } else if (read == 0 && PyList_GET_SIZE(exchange->lines) + PyList_GET_SIZE(exchange->news) == 0) {
+        Py_SETREF(result, Py_NewRef(Py_None));
+    } else {
+        exchange_give(result, 1, &exchange->lines);
+        exchange_give(result, 2, &exchange->news);
+    }
+    for (int i = 0; i < 3; i++) {
+        Py_XDECREF(lists[i]);
+    }
     return result;
 }

@@ -240,7 +240,9 @@ lane_remind(PyObject *self, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(receive_doc, "receive($self, max_message, /)\n--\n\n"
                           "(number, acked, code, seq, payload) of the next message, None if it is "
-                          "not there yet. Malformed, once, if nothing that comes can be believed any more.");
+                          "not there yet; in the place of the payload of a large message that asks "
+                          "or answers the bytes that it has, if there is no memory for them. "
+                          "MemoryError where the message stays for another try; Malformed, once, if nothing that comes can be believed any more.");
 
 PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
                         "Give the memory back. What waits is lost.");

@@ -65,8 +65,11 @@ enum lane_found { LANE_EMPTY, LANE_WHOLE, LANE_OTHER };
 enum lane_found lane_peek(struct lane *lane, uint64_t max_message, struct envelope *envelope,
                           struct header *header);
 
-/* Takes the message that was found whole: its payload. NULL with MemoryError, and it is still there. */
+/* Takes the message that was found whole: its payload. NULL with MemoryError, and it is still there;
+ * and so it is again once it is put back, with its payload, which is taken over. */
 PyObject *lane_take(struct lane *lane, const struct header *header);
+void lane_put_back(struct lane *lane, const struct envelope *envelope, const struct header *header,
+                   PyObject *payload);
 
 /* Sends what waits for room, as far as there is some, but no more than about so many bytes at a time.
  * True if that was what ended it: then nobody will tell of room. As `lane_post_behind`. */

@@ -34,15 +34,17 @@ new_payload(const struct header *header)
     return PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(header->size - HEADER_SIZE));
 }
 
-/* Begins to take the message out whose beginning was seen. The head makes room at once: the rest may not
- * be there, and its writer wait until everything has been read, for a larger window. */
+/* Begins to take the message out whose beginning was seen, into this payload, which is taken over. The
+ * head makes room at once: the rest may not be there, and its writer wait until everything has been
+ * read, for a larger window. -1 if there is no payload. */
 static int
-begin(struct lane *lane, const struct envelope *envelope, const struct header *header)
+begin(struct lane *lane, const struct envelope *envelope, const struct header *header,
+      PyObject *payload)
 {
-    lane->payload = new_payload(header);
-    if (lane->payload == NULL) {
+    if (payload == NULL) {
         return -1;
     }
+    lane->payload = payload;
     channel_skip(&lane->in, MESSAGE_HEAD);
     make_room(lane);
     lane->envelope = *envelope;
@@ -51,10 +53,24 @@ begin(struct lane *lane, const struct envelope *envelope, const struct header *h
     return 0;
 }
 
+/* What comes instead of a payload for which there is no memory, if somebody waits for this message and
+ * can be told: how many bytes it has. NULL with MemoryError otherwise: it waits for memory. */
+static PyObject *
+without_payload(const struct header *header)
+{
+    if (header->seq == 0 || header->size < LARGE || !PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        return NULL;
+    }
+    PyErr_Clear();
+    return PyLong_FromUnsignedLongLong(header->size - HEADER_SIZE);
+}
+
 static void
 take_piece(struct lane *lane, unsigned char *to, uint64_t count)
 {
-    if (count < LARGE) {
+    if (to == NULL) {
+        channel_skip(&lane->in, count);
+    } else if (count < LARGE) {
         channel_take(&lane->in, to, count);
     } else {
         Py_BEGIN_ALLOW_THREADS
@@ -68,8 +84,10 @@ take_piece(struct lane *lane, unsigned char *to, uint64_t count)
 static bool
 advance(struct lane *lane)
 {
-    const uint64_t size = (uint64_t)PyBytes_GET_SIZE(lane->payload);
+    const uint64_t size = lane->header.size - HEADER_SIZE;
     PyObject *payload = Py_NewRef(lane->payload);
+    unsigned char *to =
+        PyBytes_CheckExact(payload) ? (unsigned char *)PyBytes_AS_STRING(payload) : NULL;
     uint64_t filled;
 
     lane_hold(lane, &lane->taking);
@@ -78,7 +96,7 @@ advance(struct lane *lane)
         const uint64_t missing = size - lane->arrived;
         uint64_t count = filled < missing ? filled : missing;
         count = count < PIECE ? count : PIECE;
-        take_piece(lane, (unsigned char *)PyBytes_AS_STRING(payload) + lane->arrived, count);
+        take_piece(lane, to == NULL ? NULL : to + lane->arrived, count);
         lane->arrived += count;
         if (lane->memory != NULL) {
             make_room(lane);
@@ -123,10 +141,13 @@ lane_peek(struct lane *lane, uint64_t max_message, struct envelope *envelope,
         if (header->size < LARGE && header->size <= filled - ENVELOPE_SIZE) {
             return LANE_WHOLE;
         }
-        if (begin(lane, envelope, header) < 0) {
+        if (begin(lane, envelope, header, new_payload(header)) < 0) {
             PyErr_Clear(); /* `receive` will say so */
             return LANE_OTHER;
         }
+    }
+    if (!PyBytes_CheckExact(lane->payload)) {
+        return LANE_OTHER;
     }
     *envelope = lane->envelope;
     *header = lane->header;
@@ -154,6 +175,16 @@ lane_take(struct lane *lane, const struct header *header)
     return payload;
 }
 
+void
+lane_put_back(struct lane *lane, const struct envelope *envelope, const struct header *header,
+              PyObject *payload)
+{
+    lane->envelope = *envelope;
+    lane->header = *header;
+    lane->payload = payload;
+    lane->arrived = header->size - HEADER_SIZE;
+}
+
 static PyObject *
 malformed(PyObject *self, const char *what, uint64_t found)
 {
@@ -178,7 +209,10 @@ begin_message(PyObject *self, uint64_t filled, uint64_t max_message)
         malformed(self, "a message of %llu bytes", header.size);
         return -1;
     }
-    return begin(lane, &envelope, &header) < 0 ? -1 : 1;
+    PyObject *payload = new_payload(&header);
+    return begin(lane, &envelope, &header, payload == NULL ? without_payload(&header) : payload) < 0
+               ? -1
+               : 1;
 }
 
 PyObject *
@@ -206,8 +240,12 @@ lane_receive(PyObject *self, PyObject *argument)
     if (!advance(lane)) {
         Py_RETURN_NONE;
     }
-    PyObject *payload = lane_take(lane, &lane->header);
-    return Py_BuildValue("KKiKN", (unsigned long long)lane->envelope.number,
-                         (unsigned long long)lane->envelope.acked, (int)lane->header.code,
-                         (unsigned long long)lane->header.seq, payload);
+    PyObject *found = Py_BuildValue("KKiKO", (unsigned long long)lane->envelope.number,
+                                    (unsigned long long)lane->envelope.acked,
+                                    (int)lane->header.code, (unsigned long long)lane->header.seq,
+                                    lane->payload);
+    if (found != NULL) {
+        Py_CLEAR(lane->payload); /* otherwise it is still there */
+    }
+    return found;
 }

@@ -63,7 +63,8 @@ struct lane {
     struct waiting **last;
     const struct waiting *going; /* the first, while it is copied without the interpreter lock */
     struct hold putting;         /* a thread puts what waits */
-    /* the message that is arriving: its payload is NULL until its head is there */
+    /* the message that is arriving: its payload is NULL until its head is there; and a number, the
+     * bytes that it has, if there is no memory for them and they are dropped as they come */
     struct envelope envelope;
     struct header header;
     PyObject *payload;

@@ -39,11 +39,15 @@ bool port_is_open(PyObject *object);
  * after 1 `port_end` has to follow. `known` is a dict. */
 int port_take(PyObject *self, PyObject *known, struct arrival *arrival);
 
-/* The payload of a message that has come from a connection that is known, in the most usual form:
- * envelope, and header and payload in one. False if it is not of that form, or not well formed. It
- * stands there until `port_end`. */
-bool port_is_plain(PyObject *self, struct arrival *arrival, struct envelope *envelope,
-                   struct header *header, const unsigned char **payload);
+/* How a message begins that has come from a connection that is known: its envelope, and its header.
+ * False if it has none. */
+bool port_has_head(PyObject *self, struct arrival *arrival, struct envelope *envelope,
+                   struct header *header);
+
+/* Its payload, in the most usual form, behind the header in one frame: it stands there until `port_end`.
+ * NULL if it is not of that form, or not well formed. */
+const unsigned char *port_plain_payload(PyObject *self, struct arrival *arrival,
+                                        const struct header *header);
 
 /* What `receive` returns of a message; its other frames are read for that. NULL with an exception. */
 PyObject *port_give(PyObject *self, struct arrival *arrival);

@@ -114,13 +114,13 @@ port_end(PyObject *self, struct arrival *arrival)
 /* ---- looking at what was taken */
 
 bool
-port_is_plain(PyObject *self, struct arrival *arrival, struct envelope *envelope,
-              struct header *header, const unsigned char **payload)
+port_has_head(PyObject *self, struct arrival *arrival, struct envelope *envelope,
+              struct header *header)
 {
     const struct port *port = port_of(self);
     struct message *frames = arrival->frames;
 
-    if (arrival->connection == NULL || arrival->count != 3 || port->zmq.more(&frames[2]) ||
+    if (arrival->connection == NULL || arrival->count != 3 ||
         port->zmq.size(&frames[1]) != ENVELOPE_SIZE || port->zmq.size(&frames[2]) < HEADER_SIZE) {
         return false;
     }
@@ -131,8 +131,17 @@ port_is_plain(PyObject *self, struct arrival *arrival, struct envelope *envelope
     header->size = load_u64(at);
     header->seq = load_u64(at + 8);
     header->code = at[16];
-    *payload = at + HEADER_SIZE;
-    return header->size == port->zmq.size(&frames[2]);
+    return true;
+}
+
+const unsigned char *
+port_plain_payload(PyObject *self, struct arrival *arrival, const struct header *header)
+{
+    const struct port *port = port_of(self);
+    struct message *last = &arrival->frames[2];
+    const bool plain = !port->zmq.more(last) && header->size == port->zmq.size(last);
+
+    return plain ? (const unsigned char *)port->zmq.data(last) + HEADER_SIZE : NULL;
 }
 
 /* All frames behind the route, as a list, but for those of a message that has too many. */

@@ -50,6 +50,7 @@ class Rig:
             self.delivered.append,
             lambda peer, arrival: None,
             lambda line, why: None,
+            lambda line: None,
             lambda peers: None,
             lambda: None,
         )

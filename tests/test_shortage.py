@@ -16,7 +16,9 @@ from processes import DEADLINE_S, Forked, Line, Peer, leaders, poll, until_settl
 import libos_ipc
 from libos_ipc import Group, GroupConfig
 
-ECHO = 70
+ECHO, MUCH, NOTE, NOTED = range(70, 74)
+#: More than the C library keeps in reserve, in bytes.
+LARGE = 80 << 20
 #: Descriptors that a process of these tests may have.
 FEW = 400
 
@@ -171,3 +173,97 @@ def test_a_leader_without_descriptors(runtime_dir: Path, config: GroupConfig) ->
             each.result()
         first.send()
         first.result()
+
+
+# ---- memory
+
+
+@contextmanager
+def little_memory(os_pid: int, room: int) -> Iterator[None]:
+    """That process may map so many bytes more than it has."""
+    pages = int(Path(f"/proc/{os_pid}/statm").read_text().split()[0])
+    soft, hard = resource.prlimit(os_pid, resource.RLIMIT_AS)
+    most = pages * resource.getpagesize() + room
+    resource.prlimit(os_pid, resource.RLIMIT_AS, (most, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(os_pid, resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.config(max_message=2 * LARGE, send_buffer=4 * LARGE)
+def test_a_payload_for_which_there_is_no_memory(group: Group) -> None:
+    """A request is refused, an answer is an error, another message waits; all else goes on."""
+    noted: list[int] = []
+    # ZeroMQ has the payload already, in memory of its own.
+    room = LARGE // 2 + (LARGE if group.config.transport == "zmq" else 0)
+
+    def much(group: Group) -> None:
+        echo(group)
+        group.on(MUCH)(lambda message: bytes(LARGE))
+        group.on(NOTE)(lambda message: noted.append(len(message.payload)))
+        group.on(NOTED)(lambda message: noted)
+
+    def asker(line: Line, peer: int) -> None:
+        line.send(group.vmid)
+        line.recv()
+        with little_memory(os.getpid(), room):
+            with pytest.raises(libos_ipc.IpcError, match="has no memory for a payload") as caught:
+                group.request(peer, MUCH, timeout=DEADLINE_S)
+            assert caught.value.errno == errno.ENOMEM
+            assert asks(group, peer)
+        assert len(group.request(peer, MUCH, timeout=DEADLINE_S)) == LARGE
+
+    with Peer(group, much) as peer:
+        assert asks(group, peer.vmid)
+        with Forked(asker, peer.vmid) as child:
+            child.recv()
+            child.send()
+            child.result()
+        payload = bytes(LARGE)
+        with little_memory(peer.os_pid, room):
+            with pytest.raises(libos_ipc.IpcError, match="has no memory for a payload") as caught:
+                group.request(peer.vmid, ECHO, payload, timeout=DEADLINE_S)
+            assert caught.value.errno == errno.ENOMEM
+            assert asks(group, peer.vmid)
+            group.send(peer.vmid, NOTE, payload)
+        group.send(peer.vmid, NOTE, b"on")
+        poll(lambda: group.request(peer.vmid, NOTED, type=list[int]) == [LARGE, 2], what="noted")
+
+
+def test_any_one_allocation_fails(group: Group, tmp_path: Path) -> None:
+    """Of Python's and of ours, in any thread: what was asked is done or raises, and then all is as
+    ever."""
+    nomemory = pytest.importorskip("_testcapi")
+    path = str(tmp_path / "a")
+    Path(path).touch()
+
+    def body(line: Line, peer: int) -> None:
+        handle = group.sync("value", type=int)
+        errors = MemoryError, libos_ipc.IpcError
+
+        def request() -> None:
+            assert asks(group, peer)
+
+        def lock() -> None:
+            with group.file_lock(path, timeout=DEADLINE_S):
+                pass
+
+        def commit() -> None:
+            with handle.exclusive(timeout=DEADLINE_S) as box:
+                box.value += 1
+
+        for act in (request, lock, commit):
+            act()
+            for number in range(80):
+                nomemory.set_nomemory(number, number + 1)
+                try:
+                    act()
+                except errors:  # made before: there may be no memory for anything here
+                    pass
+                finally:
+                    nomemory.remove_mem_hooks()
+                act()
+
+    with Peer(group, echo) as peer, Forked(body, peer.vmid) as child:
+        child.result()

@@ -33,7 +33,7 @@ from libos_ipc.errors import NoHandler
 from libos_ipc.runtime.handlers import Handler, Handlers
 from libos_ipc.runtime.replies import Reader, Replies, answered, own_errno, refuse
 from libos_ipc.runtime.seat import Seat
-from libos_ipc.runtime.threads import join_native
+from libos_ipc.runtime.threads import AGAIN_S, join_native
 
 if TYPE_CHECKING:
     from libos_ipc.runtime.tasks import Tasks
@@ -152,12 +152,11 @@ class Dispatcher:
             while self._held:
                 self._queue.put(self._held.popleft())
             self._ready = True  # only now: nothing may overtake what was held
-        if self._replies is not None:
-            self._spawn()
+        self._spawn()
 
     def _spawn(self) -> None:
         with self._lock:
-            if self._serving or self._stopping:
+            if self._serving or self._stopping or self._replies is None:
                 return
             for thread in [t for t in self._threads if not t.is_alive()]:
                 del self._threads[thread]
@@ -167,7 +166,8 @@ class Dispatcher:
                 try:
                     thread.start()
                 except RuntimeError:
-                    del self._threads[thread]  # the interpreter is ending: nobody is served now
+                    del self._threads[thread]  # none is to be had; or the interpreter is ending
+                    self._replies.clock.later(AGAIN_S, self._spawn)
                     return
 
     # ---- what the session brings; under its lock
@@ -232,10 +232,13 @@ class Dispatcher:
         me = threading.current_thread()
         threads = self._threads
         while not self._stopping:
-            message = self._next()
-            if message is not None:
-                threads[me] = True
-                self._handle(message)
+            try:
+                message = self._next()
+                if message is not None:
+                    threads[me] = True
+                    self._handle(message)
+            except MemoryError:
+                time.sleep(AGAIN_S)  # and go on: nobody else serves
             if threads is not self._threads:
                 # The handler forked, and this is the child, with no other thread than this.
                 self.on_alone()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import errno
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from libos_ipc._native import Exchange, Lock
+from libos_ipc._native import PORTER, Exchange, Lock
 from libos_ipc.core.lane_words import DropLane, OfferLane, ReachLane, ReadLane, TakeLane
 from libos_ipc.core.member import ACK_EVERY
 from libos_ipc.core.vocabulary import Message, Note, Outgoing, Write
 from libos_ipc.runtime.codec import payload_of
 from libos_ipc.runtime.lanes import Arrival, Lanes
 from libos_ipc.runtime.porter import Porter
+from libos_ipc.runtime.shortage import AGAIN_S, NOTE_AGAIN_S, on_untaken
 
 if TYPE_CHECKING:
     from libos_ipc.runtime.session import Session
@@ -43,10 +45,12 @@ class LaneTraffic:
             session.host.deliver,
             self._on_message,
             self._on_malformed,
+            self._on_short,
             self.on_news,
             session.clock.on_read,
         )
         self.exchange = self.porter.exchange
+        self._noted_short = -math.inf
         self._on_idle(session.clock.idle)
         session.clock.on_idle = self._on_idle
         self.table: dict[type, Callable[..., None]] = {
@@ -168,11 +172,29 @@ class LaneTraffic:
     # ---- what comes; in a round
 
     def _on_message(self, peer: int, arrival: Arrival) -> None:
-        self._session.receiver.on_message(peer, *arrival)
+        number, acked, code, seq, payload = arrival
+        if isinstance(payload, int):
+            on_untaken(self._session, peer, number, acked, code, seq, payload)
+        else:
+            self._session.receiver.on_message(peer, number, acked, code, seq, payload)
 
     def _on_malformed(self, line: int, reason: str) -> None:
         with self._session.lock:
             self._note("lane refused", self.lanes.peer_at(line), reason)
+
+    def _on_short(self, line: int) -> None:
+        bell, now = self.lanes.bell, time.monotonic()
+
+        def again() -> None:
+            if line >= 0:
+                bell.again(line)
+            bell.nudge(PORTER)
+
+        self._session.clock.later(AGAIN_S, again)
+        if now - self._noted_short > NOTE_AGAIN_S:
+            self._noted_short = now
+            with self._session.lock:
+                self._note("no memory", self.lanes.peer_at(line), "what it sends waits")
 
     def on_news(self, peers: list[int]) -> None:
         """Everything has arrived there, or they are to be told what has arrived here."""

@@ -27,13 +27,13 @@ _LEAST_WINDOW = 1 << 16
 _MOST_WINDOW = 1 << 20
 
 #: number, acked, code, seq, payload
-Arrival = tuple[int, int, int, int, bytes]
+Arrival = tuple[int, int, int, int, bytes | int]
 
 
 class _End:
     """Our end of one lane."""
 
-    __slots__ = ("lane", "line", "memory", "peer", "reading")
+    __slots__ = ("kept", "lane", "line", "memory", "peer", "reading")
 
     def __init__(self, peer: int, line: int, memory: Shared, *, first: bool) -> None:
         self.peer = peer
@@ -43,6 +43,8 @@ class _End:
         self.memory = memory
         self.lane = Lane(memory, first)
         self.reading = False
+        #: what was received and put back
+        self.kept: Arrival | None = None
 
     def close(self) -> None:
         self.lane.close()
@@ -185,22 +187,30 @@ class Lanes:
         end = self._at.get(line)
         return 0 if end is None else end.peer
 
-    def receive(self, line: int, max_message: int) -> tuple[int, Arrival] | None:
-        """The next message at this line, and whose it is; None when there is none now. What waits
-        for room on the way out goes, if there is some. Malformed once, for what cannot be read:
-        nothing is read from there any more."""
+    def receive(self, line: int, max_message: int) -> Arrival | None:
+        """The next message at this line; None when there is none now. What waits for room on the
+        way out goes, if there is some. Malformed once, for what cannot be read: nothing is read
+        from there any more."""
         end = self._at.get(line)
         if end is None:
             return None
         try:
             if end.lane.waits:
                 self._go_on(end, end.lane.flush())
-            found = end.lane.receive(max_message) if end.reading else None
+            if end.kept is None:
+                return end.lane.receive(max_message) if end.reading else None
         except Malformed:
             raise
         except ValueError:
             return None  # closed in this moment: its peer is gone
-        return None if found is None else (end.peer, found)
+        kept, end.kept = end.kept, None
+        return kept
+
+    def put_back(self, line: int, arrival: Arrival) -> None:
+        """That could not be dealt with: `receive` is to give it again."""
+        end = self._at.get(line)
+        if end is not None:
+            end.kept = arrival
 
 
 def _find(os_pid: int, fd: int, size: int) -> Shared:

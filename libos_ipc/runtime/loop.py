@@ -42,6 +42,9 @@ class Loop(Seat):
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._callbacks: dict[int, Callable[[], None]] = {}
+        #: those that are told once of what happens; and whether there was no memory to hear it
+        self._edges: set[int] = set()
+        self._missed = False
         self._rounds = threading.Lock()
         self._timeout: float | None = 0
         self._thread: QuickThread | None = None
@@ -55,10 +58,13 @@ class Loop(Seat):
         thread; one whose callback always empties it need not. Any thread.
         """
         self._callbacks[fd] = callback
+        if edge:
+            self._edges.add(fd)
         self._epoll.register(fd, select.EPOLLIN | (select.EPOLLET if edge else 0))
 
     def unregister(self, fd: int) -> None:
         """The reverse, before `fd` is closed. Any thread."""
+        self._edges.discard(fd)
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
@@ -114,7 +120,7 @@ class Loop(Seat):
         """Poll and call until ended."""
         self._round([])
         while not self._stopping:
-            self._round(self._epoll.poll(self._timeout))
+            self._round(self._poll(self._timeout))
 
     def close(self) -> None:
         """Give the descriptors back. After `stop`, or in a forked child that never ran it."""
@@ -126,7 +132,7 @@ class Loop(Seat):
     def _turn(self, timeout: float | None) -> None:
         if self._timeout is not None:
             timeout = self._timeout if timeout is None else min(timeout, self._timeout)
-        self._round(self._epoll.poll(timeout))
+        self._round(self._poll(timeout))
 
     def _call(self) -> None:
         self._nudged = True
@@ -136,20 +142,42 @@ class Loop(Seat):
         if self._nudged:
             self._on_wake()
 
+    def _poll(self, timeout: float | None) -> Events:
+        try:
+            if not self._missed:
+                return self._epoll.poll(timeout)
+            events = self._epoll.poll(_AGAIN_S) + [(fd, 0) for fd in self._edges]
+        except MemoryError:
+            self._miss()
+            raise
+        self._missed = False
+        return events
+
+    def _miss(self) -> None:
+        """There was no memory to deal with what has happened: have the worker look again."""
+        self._missed = True
+        self.wake()
+
     def _round(self, events: Events) -> None:
         callbacks = self._callbacks
-        with self._rounds:
-            for fd, _ in events:
-                callback = callbacks.get(fd)
-                if callback is not None:
-                    self._call_back(callback)
-            self._timeout = self._on_round()
+        try:
+            with self._rounds:
+                for fd, _ in events:
+                    callback = callbacks.get(fd)
+                    if callback is not None:
+                        self._call_back(callback)
+                self._timeout = self._on_round()
+        except MemoryError:
+            self._miss()
+            raise
 
     def _call_back(self, callback: Callable[[], None]) -> None:
         """What the system refuses to one must not end the worker for all others."""
         try:
             callback()
-        except (OSError, MemoryError):
+        except (OSError, MemoryError) as error:
+            if isinstance(error, MemoryError):
+                self._miss()
             log.exception("%s: something that came could not be dealt with", self._name)
 
     def _on_wake(self) -> None:

@@ -29,6 +29,8 @@ __all__ = ["Porter"]
 
 log = logging.getLogger("libos_ipc")
 
+Rung = tuple[list[Message], list[int], list[int]]
+
 #: Messages of one peer that are handled before another's turn, and turns in a round.
 _ROUND = 256
 _TURNS = 16
@@ -39,8 +41,9 @@ _DRAIN = 1 + LANE_BYTES // (33 * _ROUND)
 class Porter(Seat):
     """Reads `lanes`: `deliver(message)` for each message of the program that the exchange takes
     in, `on_message(peer, arrival)` for each other, `on_malformed(line, why)` once for each lane
-    that cannot be read, `on_news(peers)` for those that the exchange has noted, and `on_read()`
-    after each round that brought something."""
+    that cannot be read, `on_short(line)` for one whose messages there is no memory for (-1
+    for any), which stay where they are, `on_news(peers)` for those that the exchange has noted, and
+    `on_read()` after each round that brought something."""
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Porter(Seat):
         deliver: Callable[[Message], None],
         on_message: Callable[[int, Arrival], None],
         on_malformed: Callable[[int, str], None],
+        on_short: Callable[[int], None],
         on_news: Callable[[list[int]], None],
         on_read: Callable[[], None],
     ) -> None:
@@ -59,6 +63,7 @@ class Porter(Seat):
         self._max_message = max_message
         self._on_message = on_message
         self._on_malformed = on_malformed
+        self._on_short = on_short
         self._deliver = deliver
         self._on_news = on_news
         self._on_read = on_read
@@ -67,6 +72,8 @@ class Porter(Seat):
         #: for event loops, whose threads read answers too
         self.landings = Landings(self.exchange.look)
         self._thread: QuickThread | None = None
+        #: what was read and is not handled, if there was no memory for that
+        self._left: Rung | None = None
 
     def start(self) -> None:
         """Read in a thread of our own from now on."""
@@ -130,7 +137,11 @@ class Porter(Seat):
     def finish_round(self) -> None:
         """Handle what a round of the exchange's has left. In that round."""
         try:
-            self._handle([], *self.exchange.left())
+            self._left = self._left or ([], *self.exchange.left())
+            self._handle(*self._left)
+            self._left = None
+        except MemoryError:
+            self._on_short(-1)
         except Exception:
             log.exception("what came by a lane")
         self._on_read()
@@ -153,11 +164,16 @@ class Porter(Seat):
         with self._rounds:
             for _ in range(_TURNS):
                 try:
-                    rung = self.exchange.read()
+                    self._left = rung = self._left or self.exchange.read()
                     if rung is None:
                         break
                     self._handle(*rung)
+                    self._left = None
+                except MemoryError:
+                    self._on_short(-1)
+                    break
                 except Exception:
+                    self._left = None
                     log.exception("what came by a lane")
                 found = True
                 if self._stopping:
@@ -170,25 +186,35 @@ class Porter(Seat):
             self._on_read()
 
     def _handle(self, messages: list[Message], lines: list[int], news: list[int]) -> None:
-        for message in messages:
-            self._deliver(message)
-        for line in lines:
-            if self._read(line):
-                self._bell.again(line)
+        messages.reverse()
+        while messages:
+            self._deliver(messages[-1])
+            messages.pop()
+        while lines:
+            if self._read(lines[-1]):
+                self._bell.again(lines[-1])
+            lines.pop()
         if news:
             self._on_news(news)
 
     def _read(self, line: int) -> bool:
         """Handle what is there. True if there may be more."""
         receive, most = self._lanes.receive, self._max_message
+        arrival: Arrival | None = None
         try:
             for _ in range(_ROUND):
                 arrival = receive(line, most)
                 if arrival is None:
                     return False
-                self._on_message(*arrival)
+                self._on_message(self._lanes.peer_at(line), arrival)
+                arrival = None
         except Malformed as error:
             self._on_malformed(line, str(error))
+            return False
+        except MemoryError:
+            if arrival is not None:
+                self._lanes.put_back(line, arrival)
+            self._on_short(line)
             return False
         except Exception:
             log.exception("a message that came by a lane")

@@ -25,14 +25,14 @@ from libos_ipc import wire
 from libos_ipc._native import Malformed, unpack_frames
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.roster import Applicant
-from libos_ipc.core.vocabulary import Body, Effects, Note, Outgoing, State
+from libos_ipc.core.vocabulary import Body, Effects, Message, Note, Outgoing, State
 from libos_ipc.errors import IpcError, ProtocolError
 from libos_ipc.runtime.codec import Greeting, decode_body, pack
 from libos_ipc.runtime.connections import Connection
 from libos_ipc.runtime.process_state import start_time
 from libos_ipc.runtime.refusals import Refusals
-from libos_ipc.runtime.shortage import PutOff, require_descriptors, unconnected
-from libos_ipc.runtime.zmq_transport import Transport
+from libos_ipc.runtime.shortage import Frames, PutOff, on_untaken, require_descriptors, unconnected
+from libos_ipc.runtime.zmq_transport import Transport, Unframed
 
 if TYPE_CHECKING:
     from libos_ipc.runtime.session import Session
@@ -60,6 +60,7 @@ class Receiver:
         self._ended: list[Connection] = []
         #: ends to be told: VMID -> (not later than, whether the process is dead for sure)
         self._ends: dict[int, tuple[float, bool]] = {}
+        self._taken: list[Message] = []
         self._more = False
         self._fresh = False
         self._put_off = PutOff(session, self._on_arrival_whatever_it_is)
@@ -197,10 +198,12 @@ class Receiver:
         session, transport = self._session, self._transport
         if transport is None:
             return
+        self._more = True  # whatever goes wrong
         for _ in range(ROUND):
-            messages, news, arrival = transport.take_in(session.exchange)
-            for message in messages:
-                session.host.deliver(message)
+            self._deliver_taken()
+            self._taken, news, arrival = transport.take_in(session.exchange)
+            self._taken.reverse()
+            self._deliver_taken()
             if news:
                 session.traffic.on_news(news)
             if arrival is False:
@@ -210,17 +213,26 @@ class Receiver:
                 return
             if arrival is not True:
                 self._on_arrival_whatever_it_is(*arrival)
-        self._more = True
+
+    def _deliver_taken(self) -> None:
+        """What there is no memory for stays."""
+        taken, deliver = self._taken, self._session.host.deliver
+        while taken:
+            deliver(taken[-1])
+            taken.pop()
 
     def _drain(self) -> None:
         self._more = self._transport is not None
         while self._more:
             self._on_inbound()
 
-    def _on_arrival_whatever_it_is(self, connection: Connection, frames: list[bytes]) -> None:
+    def _on_arrival_whatever_it_is(self, connection: Connection, frames: Frames | Unframed) -> None:
         """What goes wrong here is our own mistake; it must not cost others the worker."""
         try:
-            self._on_arrival(connection, frames)
+            if isinstance(frames, tuple):
+                on_untaken(self._session, connection.heard, *frames)
+            else:
+                self._on_arrival(connection, frames)
         except Exception:
             log.exception("what came by a connection")
             self._refusals.end_later(connection)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from libos_ipc._native import Exchange
 from libos_ipc.core.vocabulary import HEADER_WEIGHT, Message
 from libos_ipc.errors import IpcError, NoHandler, ProtocolError
+from libos_ipc.runtime.clock import Clock
 from libos_ipc.runtime.handlers import Handler
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Replies(Protocol):
     """Where answers go: the session that the message came in by."""
 
     exchange: Exchange
+    clock: Clock
 
     def answer(self, dst: int, seq: int, payload: bytes | memoryview) -> None: ...
     def refuse(self, dst: int, seq: int, number: int, text: str) -> None: ...

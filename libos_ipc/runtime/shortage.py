@@ -3,26 +3,43 @@
 A process that has no descriptor left cannot look at who comes to it. It must not lose them over
 that: what they said is kept, in order, and looked at again until it can be. Nor may it grant in
 that state what it could not see through: whoever asks to join is told to come again.
+
+What there is no memory for waits too, unless somebody waits for it in turn: a large request is
+refused, a large answer comes as the error that it cannot be taken in, and others go on.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from libos_ipc.core.vocabulary import Expect, Note
+from libos_ipc.core.codes import FIRST_USER_CODE, Code
+from libos_ipc.core.vocabulary import HEADER_WEIGHT, Expect, Note
 from libos_ipc.errors import IpcError
 
 if TYPE_CHECKING:
     from libos_ipc.runtime.connections import Connection
     from libos_ipc.runtime.session import Session
 
-__all__ = ["PutOff", "absent_of", "persist", "require_descriptors", "unconnected"]
+__all__ = [
+    "AGAIN_S",
+    "NOTE_AGAIN_S",
+    "Frames",
+    "PutOff",
+    "absent_of",
+    "on_untaken",
+    "persist",
+    "require_descriptors",
+    "unconnected",
+]
 
 #: Seconds until what was refused is tried again.
 AGAIN_S = 0.05
+#: … and until the same is noted again.
+NOTE_AGAIN_S = 10.0
 #: Descriptors that the leader needs of a new member: connections to and from it, liveness, pidfd.
 OF_A_MEMBER = 4
 #: … and has besides, for a lane's memory, for /proc, and for those that have no time to ask first.
@@ -111,6 +128,34 @@ def unconnected(session: Session, peer: int, error: OSError) -> None:
     session.member.on_unconnected(peer)
     session.watches.unreached[peer] = f"{error}: {_advice(error)}"
     session.perform([Note("cannot connect", {"peer": peer, "error": str(error)})])
+
+
+def on_untaken(
+    session: Session, peer: int, number: int, acked: int, code: int, seq: int, size: int
+) -> None:
+    """There was no memory for the payload of this message, a request or an answer, of so many
+    bytes."""
+    member, now = session.member, time.monotonic()
+    text = f"VMID {member.vmid} has no memory for a payload of {size} bytes"
+    with session.lock:
+        link = member.links.get(peer)
+        if link is None:
+            return
+        if code in (Code.RESP, Code.ERROR):
+            effects = member.on_message(
+                peer, number, acked, Code.ERROR, seq, (errno.ENOMEM, text), now
+            )
+        else:
+            before = link.delivered
+            effects = member.on_message(peer, number, acked, Code.ACK, 0, (), now)
+            if link.delivered != before and code >= FIRST_USER_CODE:
+                weight = HEADER_WEIGHT + size  # nobody will take it up
+                link.received_bytes += weight
+                if member.consumed(peer, weight):
+                    effects += member.announce_credit(peer, now)
+            effects += member.refuse(peer, seq, errno.ENOMEM, text, now)
+        fields: dict[str, object] = {"peer": peer, "code": code, "size": size}
+        session.perform([*effects, Note("no memory", fields)])
 
 
 def require_descriptors(members: int) -> None:

@@ -19,10 +19,14 @@ from collections.abc import Callable
 
 from libos_ipc.runtime.processes import STACK_SIGNAL
 
-__all__ = ["QuickThread", "join_native"]
+__all__ = ["AGAIN_S", "QuickThread", "join_native"]
 
 #: Give up waiting for a thread's end after so many seconds: it is then somebody's bug.
 JOIN_S = 10.0
+#: Seconds until what the system had no room for is tried again, and how long it is, if need be, for
+#: a thread that others wait for.
+AGAIN_S = 0.05
+_PATIENCE_S = 1.0
 
 
 def join_native(thread: threading.Thread) -> None:
@@ -44,7 +48,9 @@ _OWN_SIGNALS = {
 
 
 class QuickThread:
-    """A daemon thread that runs `function` once; making it does not wait for anything.
+    """A daemon thread that runs `function`; making it waits for nothing but for room in the system,
+    if there is none: RuntimeError then. The function begins anew where there was no memory for
+    something: nobody else would read what comes.
 
     It leaves signals to the others: the main thread, where Python handles them, would not be
     interrupted by one that the kernel gives to this thread.
@@ -55,18 +61,34 @@ class QuickThread:
         self._native_id = 0
         self._running = threading.Lock()
         self._running.acquire()
-        _thread.start_new_thread(self._run, ())
+        deadline = time.monotonic() + _PATIENCE_S
+        while not self._starts(time.monotonic() > deadline):
+            time.sleep(AGAIN_S)
 
     def _run(self) -> None:
         self._native_id = threading.get_native_id()
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _OWN_SIGNALS)
         try:
-            self._function()
+            while True:
+                try:
+                    self._function()
+                    break
+                except MemoryError:
+                    time.sleep(AGAIN_S)
         finally:
             # `logging` has asked for the current thread, perhaps: up to Python 3.12 the stand-in
             # that `threading` makes then stays in its list for ever.
             threading._active.pop(threading.get_ident(), None)  # type: ignore[attr-defined]
             self._running.release()
+
+    def _starts(self, at_last: bool) -> bool:
+        try:
+            _thread.start_new_thread(self._run, ())
+        except RuntimeError:
+            if at_last:
+                raise
+            return False
+        return True
 
     def join(self) -> None:
         """Wait until it has ended, for the kernel too."""

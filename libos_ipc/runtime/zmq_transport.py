@@ -56,7 +56,9 @@ _NEVER_MS = 3_600_000
 
 
 #: A message, and where it came from.
-Arrival = tuple[Connection, list[bytes]]
+#: In the place of frames: number, acked, code, seq, and the size of a payload that is not there.
+Unframed = tuple[int, int, int, int, int]
+Arrival = tuple[Connection, list[bytes] | Unframed]
 
 
 class Transport:
