@@ -33,7 +33,7 @@ class Endless:
         self.bell.take()
         if isinstance(self.gives, Exception):
             raise self.gives
-        return self.gives
+        return tuple(list(each) for each in self.gives)
 
 
 class Rig:
@@ -43,17 +43,24 @@ class Rig:
         self.lanes = Lanes(0)
         self.exchange = Endless(self.lanes)
         self.delivered: list[Message] = []
+        self.short: list[int] = []
+        self.refused: Message | None = None
         self.porter = Porter(
             self.lanes,
             1000,
             lambda rounds, seat: self.exchange,  # type: ignore[arg-type,return-value]
-            self.delivered.append,
+            self._deliver,
             lambda peer, arrival: None,
             lambda line, why: None,
-            lambda line: None,
+            self.short.append,
             lambda peers: None,
             lambda: None,
         )
+
+    def _deliver(self, message: Message) -> None:
+        if message is self.refused:
+            raise MemoryError
+        self.delivered.append(message)
 
     def close(self) -> None:
         self.lanes.close()
@@ -82,11 +89,32 @@ def test_who_wants_it_to_stop_does_not_wait_for_that(rig: Rig) -> None:
 
 
 def test_a_round_goes_on_behind_an_error(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    rig.exchange.gives = MemoryError("none left")
+    rig.exchange.gives = ValueError("how odd")
     rig.porter._round()
     assert rig.exchange.reads > 1
-    assert "none left" in caplog.text
+    assert "how odd" in caplog.text
     assert not rig.porter._rounds.locked()
+
+
+def test_a_round_ends_where_there_is_no_memory(rig: Rig) -> None:
+    rig.exchange.gives = MemoryError()
+    rig.porter._round()
+    assert rig.exchange.reads == 1
+    assert rig.short == [-1]
+    assert not rig.porter._rounds.locked()
+
+
+def test_what_there_is_no_memory_to_hand_out_is_handed_out_later(rig: Rig) -> None:
+    given = [Message(2, 70, 0, b"%d" % number) for number in range(4)]
+    rig.exchange.gives = (given, [], [])
+    rig.refused = given[2]
+    rig.porter._round()
+    assert rig.delivered == given[:2]
+    assert rig.short == [-1]
+    rig.refused = None
+    rig.exchange.gives = ([], [], [])
+    rig.porter._round()
+    assert rig.delivered == given
 
 
 def test_the_thread_can_be_stopped_under_steady_traffic(rig: Rig) -> None:

@@ -164,9 +164,12 @@ class Porter(Seat):
         with self._rounds:
             for _ in range(_TURNS):
                 try:
-                    self._left = rung = self._left or self.exchange.read()
+                    rung = self._left
                     if rung is None:
-                        break
+                        rung = self._left = self.exchange.read()
+                        if rung is None:
+                            break
+                        rung[0].reverse()
                     self._handle(*rung)
                     self._left = None
                 except MemoryError:
@@ -186,8 +189,7 @@ class Porter(Seat):
             self._on_read()
 
     def _handle(self, messages: list[Message], lines: list[int], news: list[int]) -> None:
-        messages.reverse()
-        while messages:
+        while messages:  # the last one comes first
             self._deliver(messages[-1])
             messages.pop()
         while lines:
