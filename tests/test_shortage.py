@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from lane_users import connections, talk
 from processes import DEADLINE_S, Forked, Line, Peer, leaders, poll, until_settled
 
 import libos_ipc
@@ -204,9 +205,17 @@ def test_a_payload_for_which_there_is_no_memory(group: Group) -> None:
         group.on(NOTE)(lambda message: noted.append(len(message.payload)))
         group.on(NOTED)(lambda message: noted)
 
+    def meets(peer: int) -> None:
+        """From now on, what the two say goes by shared memory, if the group has any."""
+        assert asks(group, peer)
+        if group.config.transport != "zmq":
+            talk(group)
+            poll(lambda: asks(group, peer) and connections(group) == 0, what="only lanes are left")
+
     def asker(line: Line, peer: int) -> None:
         line.send(group.vmid)
         line.recv()
+        meets(peer)
         with little_memory(os.getpid(), room):
             with pytest.raises(libos_ipc.IpcError, match="has no memory for a payload") as caught:
                 group.request(peer, MUCH, timeout=DEADLINE_S)
@@ -215,11 +224,12 @@ def test_a_payload_for_which_there_is_no_memory(group: Group) -> None:
         assert len(group.request(peer, MUCH, timeout=DEADLINE_S)) == LARGE
 
     with Peer(group, much) as peer:
-        assert asks(group, peer.vmid)
+        meets(peer.vmid)
         with Forked(asker, peer.vmid) as child:
             child.recv()
             child.send()
             child.result()
+        meets(peer.vmid)
         payload = bytes(LARGE)
         with little_memory(peer.os_pid, room):
             with pytest.raises(libos_ipc.IpcError, match="has no memory for a payload") as caught:

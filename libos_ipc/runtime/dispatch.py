@@ -392,12 +392,9 @@ class Dispatcher:
     ) -> None:
         replies = self._replies
         assert replies is not None
-
-        def is_ours() -> bool:
-            return replies is self._replies
-
         if self.tasks is None:
             from libos_ipc.runtime.tasks import Tasks
 
             self.tasks = Tasks()
-        self.tasks.run(answered(handler, coroutine, message, replies, is_ours), handler.loop)
+        work = answered(handler, coroutine, message, replies, lambda: replies is self._replies)
+        self.tasks.run(work, handler.loop)
