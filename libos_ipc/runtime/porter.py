@@ -23,6 +23,7 @@ from libos_ipc.core.vocabulary import Message
 from libos_ipc.runtime.landings import Landings
 from libos_ipc.runtime.lanes import LANE_BYTES, Arrival, Lanes
 from libos_ipc.runtime.seat import Seat
+from libos_ipc.runtime.shortage import hand_out
 from libos_ipc.runtime.threads import QuickThread
 
 __all__ = ["Porter"]
@@ -189,9 +190,7 @@ class Porter(Seat):
             self._on_read()
 
     def _handle(self, messages: list[Message], lines: list[int], news: list[int]) -> None:
-        while messages:  # the last one comes first
-            self._deliver(messages[-1])
-            messages.pop()
+        hand_out(messages, self._deliver)
         while lines:
             if self._read(lines[-1]):
                 self._bell.again(lines[-1])

@@ -27,12 +27,12 @@ from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.roster import Applicant
 from libos_ipc.core.vocabulary import Body, Effects, Message, Note, Outgoing, State
 from libos_ipc.errors import IpcError, ProtocolError
+from libos_ipc.runtime import shortage
 from libos_ipc.runtime.codec import Greeting, decode_body, pack
 from libos_ipc.runtime.connections import Connection
 from libos_ipc.runtime.process_state import start_time
 from libos_ipc.runtime.refusals import Refusals
-from libos_ipc.runtime.shortage import Frames, PutOff, on_untaken, require_descriptors, unconnected
-from libos_ipc.runtime.zmq_transport import Transport, Unframed
+from libos_ipc.runtime.zmq_transport import Said, Transport
 
 if TYPE_CHECKING:
     from libos_ipc.runtime.session import Session
@@ -60,10 +60,10 @@ class Receiver:
         self._ended: list[Connection] = []
         #: ends to be told: VMID -> (not later than, whether the process is dead for sure)
         self._ends: dict[int, tuple[float, bool]] = {}
-        self._taken: list[Message] = []
+        self._taken: list[Message] = []  # and not delivered yet
         self._more = False
         self._fresh = False
-        self._put_off = PutOff(session, self._on_arrival_whatever_it_is)
+        self._put_off = shortage.PutOff(session, self._on_arrival_whatever_it_is)
         self._refusals = Refusals(session)
         session.loop.register(session.sockets.live.fileno(), self._on_watcher, edge=True)
         self._actions: dict[str, Callable[[], None]] = {
@@ -199,11 +199,12 @@ class Receiver:
         if transport is None:
             return
         self._more = True  # whatever goes wrong
+        deliver = session.host.deliver
+        shortage.hand_out(self._taken, deliver)
         for _ in range(ROUND):
-            self._deliver_taken()
             self._taken, news, arrival = transport.take_in(session.exchange)
             self._taken.reverse()
-            self._deliver_taken()
+            shortage.hand_out(self._taken, deliver)
             if news:
                 session.traffic.on_news(news)
             if arrival is False:
@@ -214,23 +215,16 @@ class Receiver:
             if arrival is not True:
                 self._on_arrival_whatever_it_is(*arrival)
 
-    def _deliver_taken(self) -> None:
-        """What there is no memory for stays."""
-        taken, deliver = self._taken, self._session.host.deliver
-        while taken:
-            deliver(taken[-1])
-            taken.pop()
-
     def _drain(self) -> None:
         self._more = self._transport is not None
         while self._more:
             self._on_inbound()
 
-    def _on_arrival_whatever_it_is(self, connection: Connection, frames: Frames | Unframed) -> None:
+    def _on_arrival_whatever_it_is(self, connection: Connection, frames: Said) -> None:
         """What goes wrong here is our own mistake; it must not cost others the worker."""
         try:
             if isinstance(frames, tuple):
-                on_untaken(self._session, connection.heard, *frames)
+                shortage.on_untaken(self._session, connection.heard, *frames)
             else:
                 self._on_arrival(connection, frames)
         except Exception:
@@ -343,7 +337,7 @@ class Receiver:
             if greeting.group_id != session.file.id:
                 raise IpcError("this is another group of the same name")
             known = leader.processes.values()
-            require_descriptors(1 + sum(each.state is State.STARTING for each in known))
+            shortage.require_descriptors(1 + sum(each.state is State.STARTING for each in known))
             applicant = Applicant(
                 connection.os_pid,
                 start_time(connection.os_pid),
@@ -400,4 +394,6 @@ class Receiver:
                     session.perform(session.member.on_disconnected(peer, time.monotonic()))
         for peer in self._transport.failed():
             with session.lock:
-                unconnected(session, peer, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+                shortage.unconnected(
+                    session, peer, OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                )

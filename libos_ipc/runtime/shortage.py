@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
-from libos_ipc.core.vocabulary import HEADER_WEIGHT, Expect, Note
+from libos_ipc.core.vocabulary import HEADER_WEIGHT, Expect, Message, Note
 from libos_ipc.errors import IpcError
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 __all__ = [
     "AGAIN_S",
     "NOTE_AGAIN_S",
-    "Frames",
     "PutOff",
     "absent_of",
+    "hand_out",
     "on_untaken",
     "persist",
     "require_descriptors",
@@ -128,6 +128,13 @@ def unconnected(session: Session, peer: int, error: OSError) -> None:
     session.member.on_unconnected(peer)
     session.watches.unreached[peer] = f"{error}: {_advice(error)}"
     session.perform([Note("cannot connect", {"peer": peer, "error": str(error)})])
+
+
+def hand_out(messages: list[Message], deliver: Callable[[Message], None]) -> None:
+    """Deliver what was read, the last of the list first; what there is no memory for stays."""
+    while messages:
+        deliver(messages[-1])
+        messages.pop()
 
 
 def on_untaken(

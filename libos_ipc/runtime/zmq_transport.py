@@ -55,10 +55,10 @@ _CLOSING_S = 0.2
 _NEVER_MS = 3_600_000
 
 
+#: Its frames; or number, acked, code, seq, and the size of a payload that is not there.
+Said = list[bytes] | tuple[int, int, int, int, int]
 #: A message, and where it came from.
-#: In the place of frames: number, acked, code, seq, and the size of a payload that is not there.
-Unframed = tuple[int, int, int, int, int]
-Arrival = tuple[Connection, list[bytes] | Unframed]
+Arrival = tuple[Connection, Said]
 
 
 class Transport:
