@@ -66,3 +66,14 @@ def test_time_asks_in_any_case() -> None:
     member = a_member()
     member.await_room(PEER)
     assert questions(member.on_tick(10.0)[0]) == 1
+
+
+def test_a_withdrawal_has_to_arrive_too() -> None:
+    member = a_member()
+    seq, _ = member.request(PEER, USER, b"", object(), 0.0)
+    member.on_message(PEER, 0, 2, Code.ACK, 0, (), 0.0)
+    assert member.unarrived() == []
+    member.withdraw(seq, 0.0)
+    assert member.unarrived() == [PEER]
+    member.on_message(PEER, 0, 3, Code.ACK, 0, (), 0.0)
+    assert member.unarrived() == []

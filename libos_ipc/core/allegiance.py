@@ -323,7 +323,7 @@ class Allegiance(Leading):
             peer
             for peer, link in self.links.items()
             if link.keeps
-            and (peer == self.leader_vmid or any(not _is_for_leader(m) for _, m in link.kept))
+            and (peer == self.leader_vmid or any(_is_for_peer(m) for _, m in link.kept))
         ]
 
     def _reconnect(self, now: float) -> Effects:
@@ -384,6 +384,12 @@ class Allegiance(Leading):
         held = self.away.pop(src, [])
         effects = self.answer(src, seq, heard, now, Code.BACK)
         return effects + self.lead([*told, *held], now)
+
+
+def _is_for_peer(message: Outgoing) -> bool:
+    """Whether this may be for a process that does not lead: so is the withdrawal of a request that
+    was made to it."""
+    return message.code == Code.CANCEL or not _is_for_leader(message)
 
 
 def _is_for_leader(message: Outgoing) -> bool:
