@@ -112,15 +112,17 @@ class Signalling:
 
     def release(self) -> None:
         """The group is closed, and no more of `all_of_them`: its numbers go to another group that
-        handles them, or back to the program. What waits is signalled once more, for those. From
-        another thread than the main one nothing happens until the next signal comes."""
+        handles them, or back to the program. What members have sent and nobody has handled is
+        dropped, as the kernel drops it of who ends: what the program does by itself with that
+        number, and be it to die, is not what was meant. From another thread than the main one
+        nothing happens until the next signal comes."""
         if threading.current_thread() is not threading.main_thread():
             return
+        self._poked.clear()
+        self.pending = Pending()
         for sig in list(self.handlers):
             del self.handlers[sig]
             self._hand_over(sig)
-            while self.pending.take((sig,)) is not None:
-                signal.raise_signal(sig)
 
     def _hand_over(self, sig: int) -> None:
         for one in self.all_of_them():
@@ -164,8 +166,10 @@ class Signalling:
     def _on_real(self, sig: int) -> None:
         """What the trampoline calls."""
         if self._session().closed:  # by another thread, or in a forked child that could not join
+            ours = self._expects(sig)
             self.release()
-            signal.raise_signal(sig)
+            if not ours:
+                signal.raise_signal(sig)
             return
         everyone = self.all_of_them()
         if not _is_free(self._session().lock):
