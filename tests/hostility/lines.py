@@ -8,6 +8,7 @@ too: so all that was said on it has been read, or refused.
 from __future__ import annotations
 
 import socket
+import struct
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,10 +33,11 @@ Refused = ConnectionError  # what the target does with a connection that makes n
 
 
 def connected(path: Path) -> socket.socket:
-    """A connection, on which nothing is said yet."""
+    """A connection, on which nothing is said yet. While the target has too many waiting, it waits."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    made.settimeout(STUCK_S)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(STUCK_S), 0))
     made.connect(str(path))
+    made.settimeout(STUCK_S)
     return made
 
 
