@@ -33,7 +33,7 @@ Refused = ConnectionError  # what the target does with a connection that makes n
 
 
 def connected(path: Path) -> socket.socket:
-    """A connection, on which nothing is said yet. While the target has too many waiting, it waits."""
+    """A connection, on which nothing is said yet. Waits while too many wait at the target."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(STUCK_S), 0))
     made.connect(str(path))
