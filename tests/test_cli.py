@@ -335,10 +335,10 @@ def test_run_founds_a_group_by_name_or_joins_it() -> None:
 
 
 def test_run_joins_by_token(group: libos_ipc.Group) -> None:
-    done = cli("run", "--group", group.token(), "--", sys.executable, "-c", JOIN)
+    token = group.token()
+    done = cli("run", "--group", token, "--", sys.executable, "-c", JOIN)
     assert json.loads(done.stdout)[0] == group.name
     group.close()
-    token = group.token()
     assert "no group named" in complaint_of("run", "--group", token, "--", "true")
 
 

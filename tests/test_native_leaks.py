@@ -625,6 +625,10 @@ def case_baton() -> None:
     refused(_native.Baton, NUMBER)
 
 
+def case_baton_me() -> None:
+    assert baton(1, 2**32 - 1).me == 2**32 - 1
+
+
 def case_baton_take() -> None:
     page = mmap.mmap(-1, mmap.PAGESIZE)
     leader = baton(memory=page)
