@@ -185,11 +185,17 @@ class Group(Messaging, Signals, Metadata, Sharing):
         handles them, or to what the program had set before. A second time does nothing.
         """
         if self in _joined:
-            _joined.remove(self)
-            self._node.leave()
-            self._node.signalling.release()
-            if not _joined:
-                _stacks.close()
+            try:
+                self._node.signalling.drain()
+            finally:  # a handler may raise
+                self._leave()
+
+    def _leave(self) -> None:
+        _joined.remove(self)
+        self._node.leave()
+        self._node.signalling.release()
+        if not _joined:
+            _stacks.close()
 
     @property
     def closed(self) -> bool:

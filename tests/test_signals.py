@@ -19,6 +19,7 @@ from processes import DEADLINE_S, Forked, Line, poll, state_of
 
 import libos_ipc
 from libos_ipc import Group, InvalidArgument, InvalidRange, PeerDied, PermissionDenied, SignalInfo
+from libos_ipc.core.vocabulary import Signalled
 from libos_ipc.runtime.processes import STACK_SIGNAL
 from libos_ipc.runtime.signalling import LOOK_SIGNAL
 
@@ -598,7 +599,7 @@ def test_forked_children_inherit_handlers(group: Group) -> None:
 
 
 def test_who_leaves_gives_its_signals_back(group: Group, runtime_dir: Path, restored: None) -> None:
-    """To another group that handles them, then to the program; what it was sent goes with it."""
+    """To another group that handles them, then to the program; what waits is handled first."""
     handled: list[str] = []
 
     def handler_of(name: str) -> Callable[[int, SignalInfo], None]:
@@ -607,6 +608,7 @@ def test_who_leaves_gives_its_signals_back(group: Group, runtime_dir: Path, rest
     def closed_while_one_waits(group: Group) -> None:
         group._node.signalling.pending.arrive(signal.SIGUSR1, SignalInfo(2, 2, "process"))
         group.close()
+        assert handled.pop().endswith(", process")
 
     def closed_by_another_thread(group: Group) -> None:
         thread = threading.Thread(target=group.close)
@@ -639,3 +641,20 @@ def test_an_interruption_that_meets_a_closed_group_is_none(group: Group, restore
     assert handled == []
     signal.raise_signal(signal.SIGUSR1)
     assert handled == [signal.SIGUSR1]
+
+
+def test_a_signal_on_its_way_is_not_the_childs(group: Group, restored: None) -> None:
+    """Whose sender is being asked for when its receiver forks."""
+    handled: list[int] = []
+    group.signal(signal.SIGUSR1, lambda number, info: handled.append(number))
+    session = group._node.session
+    on_its_way = [Signalled(signal.SIGUSR1, SignalInfo(2, os.getuid(), "process"))]
+    with Listener(group) as never_ready:
+        with session.lock:
+            asked = never_ready.vmid, 70, b"", lambda answer, now: on_its_way
+            session.perform(session.member.request(*asked, time.monotonic())[1])
+        with Forked(
+            lambda line: (handled, signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL)
+        ) as child:
+            assert child.result() == ([], False)
+        assert handled == []

@@ -16,7 +16,7 @@ from libos_ipc.config import GroupConfig
 from libos_ipc.core.codes import FIRST_USER_CODE, LEADER, Code
 from libos_ipc.core.counters import Counters
 from libos_ipc.core.member import Member
-from libos_ipc.core.vocabulary import HEADER_WEIGHT, Body, Effects, Outgoing
+from libos_ipc.core.vocabulary import HEADER_WEIGHT, Body, Effects, Fail, Outgoing
 from libos_ipc.errors import IpcError, MessageTooLarge, NotJoined, PeerDied, Timeout, WouldBlock
 from libos_ipc.runtime.clock import Clock
 from libos_ipc.runtime.codec import decode_answer, payload_of
@@ -65,7 +65,12 @@ class Calling:
 
     def end_requests(self, error: IpcError, *, forked: bool = False) -> None:
         """Fail all that wait for answers: there will be none. Under the lock."""
-        self.perform(self.member.calls.fail_all(error))
+        effects = self.member.calls.fail_all(error)
+        if (
+            forked
+        ):  # what comes of it otherwise (a signal whose sender was asked for) is the parent's
+            effects = [effect for effect in effects if type(effect) is Fail]
+        self.perform(effects)
         if forked:
             self.landings.abandon()
         else:

@@ -110,6 +110,12 @@ class Signalling:
                 os.kill(os.getpid(), sig)
         return former or before
 
+    def drain(self) -> None:
+        """Handle what waits, before the group is left. In the main thread; in others nothing."""
+        if threading.current_thread() is threading.main_thread():
+            for sig in list(self.handlers):
+                self._drain(sig)
+
     def release(self) -> None:
         """The group is closed, and no more of `all_of_them`: its numbers go to another group that
         handles them, or back to the program. What members have sent and nobody has handled is
