@@ -21,8 +21,9 @@ from libos_ipc.errors import (
 from libos_ipc.runtime.agents import current_agent
 from libos_ipc.runtime.handlers import from_payload
 from libos_ipc.runtime.slabs import read_large
-from libos_ipc.runtime.sync_steps import most_in_message, release
+from libos_ipc.runtime.sync_steps import is_used_by, most_in_message, release
 from libos_ipc.runtime.syncing import acquire, await_change, open_handle
+from libos_ipc.runtime.whole_steps import take_whole
 from libos_ipc.sync_values import (
     PLAIN,
     check_key,
@@ -103,21 +104,41 @@ class SyncHandle(QuickHandle, Generic[T]):
     # ---- locking
 
     def _lock(self, state: State, timeout: float | None = None) -> T:
-        self._check(state)
-        node, agent = self._group._node, current_agent()
-        return self._locked(agent, acquire(node, self.id, agent, state, timeout))
+        return self._lock_for_block(state, timeout)[0]
 
     def _lock_for_block(self, state: int, timeout: float | None) -> tuple[T, int]:
         """The value, and who has locked it."""
-        return self._lock(State(state), timeout), self._user or current_agent()
+        self._check(state)
+        node, agent = self._group._node, current_agent()
+        before = is_used_by(node, self.id, agent)
+        try:
+            value = acquire(node, self.id, agent, State(state), timeout)
+            return self._locked(value), agent
+        except BaseException:
+            self._lock_failed(agent, before)
+            raise
 
     async def alock(self, state: State, timeout: float | None = None) -> T:
         """`lock` for asyncio. `unlock` does not wait, and follows in the same task."""
+        return (await self._alock_for_block(state, timeout))[0]
+
+    async def _alock_for_block(self, state: int, timeout: float | None) -> tuple[T, int]:
         from libos_ipc.runtime.async_syncing import aacquire
 
         self._check(state)
         node, agent = self._group._node, current_agent()
-        return self._locked(agent, await aacquire(node, self.id, agent, state, timeout))
+        before = is_used_by(node, self.id, agent)
+        try:
+            value = await aacquire(node, self.id, agent, State(state), timeout)
+            return self._locked(value), agent
+        except BaseException:
+            self._lock_failed(agent, before)
+            raise
+
+    def _lock_failed(self, agent: int, before: bool) -> None:
+        """Whatever it has come to, it is locked only if it was `before`."""
+        if not before and is_used_by(self._group._node, self.id, agent):
+            self._give_up(agent)
 
     def _unlock(self, value: T | object = _UNCHANGED) -> None:
         data = None if value is _UNCHANGED else encode_value(self.type, value)
@@ -128,13 +149,11 @@ class SyncHandle(QuickHandle, Generic[T]):
         release(self._group._node, self.id, agent, data)
 
     def _leave(self, agent: int, data: bytes | None) -> None:
-        """Unlock at the end of a block, which leaves nothing locked in any case."""
+        """Unlock at the end of a block, which gives up whatever else comes of it."""
         try:
             self._release(agent, data)
-        except BaseException as failure:
-            nothing = data is None and isinstance(failure, NotJoined)
-            if not nothing:  # closed meanwhile, or forked: and nothing is lost by it
-                self._give_up(agent)
+        except NotJoined:
+            if data is not None:  # closed meanwhile, or forked: and nothing is lost by it
                 raise
 
     def _give_up(self, agent: int) -> None:
@@ -215,10 +234,14 @@ class SyncHandle(QuickHandle, Generic[T]):
         with session.lock:
             if self._closed or self._vmid != self._group.vmid or session.closed or session.leaving:
                 return
-            effects = session.member.sync.client.close(self.id)
-            self._closed = True
-            self._unbind()
-            session.perform(session.member.sync_do(effects, time.monotonic()))
+            cell = session.member.sync.client.cell_of(self.id)
+            openings = 0 if cell is None else cell.opened
+            try:
+                take_whole(session, self.id, lambda client: client.close(self.id))
+            finally:  # a signal handler may have raised, behind it or before
+                if cell is None or cell.opened < openings:
+                    self._closed = True
+                    self._unbind()
 
     def __enter__(self) -> SyncHandle[T]:
         return self
@@ -232,7 +255,7 @@ class SyncHandle(QuickHandle, Generic[T]):
 
     # ---- helpers
 
-    def _check(self, state: State) -> None:
+    def _check(self, state: int) -> None:
         if state not in (State.SHARED, State.EXCLUSIVE):
             raise InvalidArgument(f"lock in State.SHARED or State.EXCLUSIVE, not {state!r}")
         self._check_open()
@@ -244,14 +267,10 @@ class SyncHandle(QuickHandle, Generic[T]):
             )
             raise NotJoined(f"sync handle {self.id} was {why}: open it with group.sync")
 
-    def _locked(self, agent: int, value: Value) -> T:
-        """The value that has just been locked; not locked any more if it cannot be had."""
-        try:
-            self._current = value
-            return self._decode(value)
-        except BaseException:
-            self._give_up(agent)
-            raise
+    def _locked(self, value: Value) -> T:
+        """The value that has just been locked."""
+        self._current = value
+        return self._decode(value)
 
     def _decode(self, value: Value) -> T:
         known = self._known
@@ -303,8 +322,12 @@ class Section(QuickSection, Generic[T, B]):
 
     async def __aenter__(self) -> B:
         handle = self._handle
-        value = await handle.alock(State(self._state), self._timeout)
-        return self._entered(value, handle._user or current_agent())
+        value, agent = await handle._alock_for_block(self._state, self._timeout)
+        try:
+            return self._entered(value, agent)
+        except BaseException:
+            handle._give_up(agent)
+            raise
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         self.__exit__(kind, error, trace)

@@ -151,7 +151,7 @@ find_change(const struct section *section, PyObject *value)
     return data;
 }
 
-/* Unlocks, with this data or None. NULL with an exception. */
+/* Unlocks, with this data or None. NULL with an exception; it is not locked any more then, either. */
 static PyObject *
 unlock(struct section *section, PyObject *data, PyObject *value)
 {
@@ -167,6 +167,9 @@ unlock(struct section *section, PyObject *data, PyObject *value)
                                       : PyObject_CallFunction(method, "IO",
                                                               (unsigned int)section->agent, data);
     Py_XDECREF(method);
+    if (result == NULL) {
+        quick_handle_give_up(section->handle, section->agent);
+    }
     return result;
 }
 

@@ -265,6 +265,20 @@ class Machines:
         return self.add(machine), tuple(result) if isinstance(result, list) else (result,)
 
 
+class Clients(Machines):
+    """A caller's step may be broken off, and undone: then nothing has happened. Batons stay out of
+    it, for their memory does not go back."""
+
+    def do(self, machine: Any, name: str, *args: Any) -> tuple[int, tuple[Any, ...]]:
+        cell = machine.cell_of(ID)
+        if name in ("lock", "unlock", "withdraw", "watch") and cell and cell.baton is None:
+            state, before = machine.state(), machine.mark(ID)
+            getattr(machine, name)(*args)
+            if machine.return_to(ID, before) or machine.state() != state:
+                raise Broken(f"{name} undone leaves {machine.state()}, and it was {state}")
+        return super().do(machine, name, *args)
+
+
 class Servers(Machines):
     def key(self, machine: Any) -> tuple[Any, ...]:
         moves = (min(handle.moves, machine.moves) for handle in machine.handles.values())
@@ -496,7 +510,7 @@ class Space:
     """All nodes reached within some limits."""
 
     limits: Limits
-    clients: Machines = field(default_factory=Machines)
+    clients: Machines = field(default_factory=Clients)
     servers: Servers = field(default_factory=Servers)
     programs: Numbers = field(default_factory=Numbers)
     channels: Numbers = field(default_factory=Numbers)

@@ -46,6 +46,7 @@ SYNC = {
     "sync_client",
     "sync_handle",
     "sync_holder",
+    "sync_mark",
     "sync_passing",
     "sync_payload",
     "sync_rows",

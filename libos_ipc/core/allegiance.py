@@ -119,9 +119,6 @@ class Allegiance(Leading):
         """Send a request; `ticket` is resolved or failed later. Gives its sequence number."""
         raise NotImplementedError
 
-    def _receive(self, src: int, code: int, seq: int, body: Body, now: float) -> Effects:
-        raise NotImplementedError
-
     @property
     def waits_for_leader(self) -> bool:
         """Whether the leader has not even acknowledged something, be it that we are here."""

@@ -46,6 +46,8 @@ class Leading(Mesh):
     away: dict[int, Effects]
     #: how many lists of words are being said, one within the other
     _saying: int
+    #: words about sync handles from us to ourselves, while others are being said
+    _put_off: deque[Outgoing]
 
     def answer(self, dst: int, seq: int, body: Body, now: float, of: int = 0) -> Effects:
         """Answer request `seq` of `dst`. Nothing happens if that process is gone."""
@@ -59,11 +61,20 @@ class Leading(Mesh):
         """Send a message that wants no answer."""
         raise NotImplementedError
 
-    def _said(self, now: float) -> Effects:
+    def _receive(self, src: int, code: int, seq: int, body: Body, now: float) -> Effects:
         raise NotImplementedError
 
     def _reply(self, dst: int, message: Outgoing, now: float) -> Effects:
         raise NotImplementedError
+
+    def _said(self, now: float) -> Effects:
+        """A list of words is through: now what was put off, unless this is inside another."""
+        effects: Effects = []
+        while self._saying == 1 and self._put_off:
+            message = self._put_off.popleft()
+            effects += self._receive(self.vmid, message.code, 0, message.body, now)
+        self._saying -= 1
+        return effects
 
     def lead(self, effects: Effects, now: float) -> Effects:
         """Turn what the leader's machine wants said into messages."""

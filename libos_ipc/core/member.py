@@ -84,8 +84,7 @@ class Member(Allegiance):
         self.ids = LocalIds(quarantine_s=quarantine_s)
         self.provision = Provision(self.ids, self._ask_leader)
         self.sync = SyncEnd(max_value, self._tell_leader, self._ask_leader)
-        #: words about sync handles from us to ourselves, while others are being said
-        self._put_off: deque[Outgoing] = deque()
+        self._put_off = deque()
         self._saying = 0
         self._relayed = {}
         self.inbox = Inbox(vmid, leader_vmid, self._ask_leader, self._result_of_kill)
@@ -164,7 +163,11 @@ class Member(Allegiance):
     def sync_do(self, wanted: ClientEffects, now: float) -> Effects:
         """Do what the machine of sync handles wants done."""
         self._saying += 1
-        effects = self.sync.do(wanted, now)
+        try:
+            effects = self.sync.do(wanted, now)
+        except BaseException:
+            self._saying -= 1
+            raise
         return effects + self._said(now)
 
     def consumed(self, src: int, size: int) -> bool:
@@ -274,15 +277,6 @@ class Member(Allegiance):
         effects = self._numbered(link, message, now)
         if not message.seq and dst == self.leader_vmid and self._is_kept(message.code):
             effects += self._keep_word(link.sent, message, now)
-        return effects
-
-    def _said(self, now: float) -> Effects:
-        """A list of words is through: now what was put off, unless this is inside another."""
-        effects: Effects = []
-        while self._saying == 1 and self._put_off:
-            message = self._put_off.popleft()
-            effects += self._receive(self.vmid, message.code, 0, message.body, now)
-        self._saying -= 1
         return effects
 
     def _reply(self, dst: int, message: Outgoing, now: float) -> Effects:

@@ -172,6 +172,11 @@ class Mesh:
         effects.append(Transmit(link.peer, 0, link.acknowledge(), Outgoing(code, 0, ())))
         return effects
 
+    def send_again(self, peer: int, now: float) -> Effects:
+        """Whatever was sent to this peer, and may not have gone out."""
+        link = self.links.get(peer)
+        return [] if link is None or not link.keeps else self._send_again(link, now)
+
     def _send_again(self, link: Link, now: float) -> Effects:
         """Something that was sent is not there: it went with a connection, or never came into the
         lane, since a signal handler has raised in the middle of that. Everything that is not known

@@ -34,6 +34,7 @@ from typing import Any
 from libos_ipc._native import HandleCell
 from libos_ipc.core.sync_check import check_handle
 from libos_ipc.core.sync_handle import Effects, LocalHandle, ignored
+from libos_ipc.core.sync_mark import Mark, mark, return_to
 from libos_ipc.core.sync_words import (
     Baton,
     Closed,
@@ -116,12 +117,12 @@ class SyncClient:
             raise IpcError(errno.EBUSY, text)
         text = f"sync handle {id} was closed here"
         effects: Effects = [Failed(each, errno.ENOTCONN, text) for each in handle.waiting()]
+        word = handle.last_word()
+        said = word if word.state == State.EXCLUSIVE else word._replace(value=None)
+        self._closing[id] = word  # from here on no signal handler can raise
         del self._handles[id]
         handle.opened = 0
-        word = self._closing[id] = handle.last_word()
-        if word.state < State.EXCLUSIVE:
-            word = word._replace(value=None)
-        return [*effects, word]
+        return [*effects, said]
 
     def close_all(self) -> Effects:
         """Close every handle by force, as when the process leaves."""
@@ -163,6 +164,16 @@ class SyncClient:
         """Give up the lock, the value as it is, if nobody is to be told."""
         handle = self._handles.get(id)
         return handle is not None and handle.unlock_now(thread)
+
+    def mark(self, id: int) -> Mark | None:
+        """Where the handle stands before a step of it; None if it is not open here."""
+        handle = self._handles.get(id)
+        return None if handle is None else mark(handle)
+
+    def return_to(self, id: int, before: Mark | None) -> Effects:
+        """That step was broken off by a signal handler that raised: it has not happened."""
+        handle = self._handles.get(id)
+        return [] if handle is None or before is None else return_to(handle, before)
 
     def withdraw(self, id: int, ticket: object) -> Effects:
         """`ticket` waits no longer, for the lock or for a change. Nothing if it is settled."""

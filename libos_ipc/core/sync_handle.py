@@ -81,14 +81,14 @@ from libos_ipc.core.sync_words import (
 from libos_ipc.core.vocabulary import Note, make
 from libos_ipc.errors import InvalidArgument, MessageTooLarge, PermissionDenied
 
-__all__ = ["Effects", "LocalHandle", "ignored"]
+__all__ = ["FIELDS", "Effects", "LocalHandle", "ignored"]
 
 Effects = list[ClientEffect]
 
 INVALID, SHARED, EXCLUSIVE = State.INVALID, State.SHARED, State.EXCLUSIVE
 
 #: What there is to a handle, but for those who wait.
-_FIELDS = (
+FIELDS = (
     *("id", "opened", "state", "user", "using", "recall", "owner_died", "value", "own"),
     *("number", "asked", "declined", "told_waits", "told_user"),
 )
@@ -129,7 +129,7 @@ class LocalHandle(BatonHolder):
         if not user and state == EXCLUSIVE and self._take_by_baton():
             self.user, self.using = thread, state
             return [make(Granted, (ticket, self.value))]
-        left = self._leave_baton()
+        left = self.leave_baton()
         self.number += 1
         told = not timed and bool(user or self.waits)
         if self.waits is None:
@@ -151,7 +151,7 @@ class LocalHandle(BatonHolder):
             self._check_change(data, max_value)
         if self._give_by_baton(data):
             return []
-        effects = self._leave_baton()
+        effects = self.leave_baton()
         if data is not None:
             effects += self._commit(data)
         if not self.unlock_now(thread):
@@ -170,7 +170,7 @@ class LocalHandle(BatonHolder):
         """Tell `ticket` of the first version seen here that is newer than `version`."""
         if self.value.version > version:
             return [Changed(ticket, self.value.version)]
-        left = self._leave_baton()
+        left = self.leave_baton()
         if self.watches is None:
             self.watches = {}
         self.watches[ticket] = version
@@ -184,7 +184,7 @@ class LocalHandle(BatonHolder):
 
     def on_downgrade(self, word: RequestDowngrade) -> Effects:
         """A recall."""
-        left = self._leave_baton()
+        left = self.leave_baton()
         if self.declined and self.state == INVALID:
             return left  # it crossed the word that a baton was declined
         if not INVALID <= word.state < self.state:
@@ -194,7 +194,7 @@ class LocalHandle(BatonHolder):
 
     def on_upgrade(self, word: ConfirmUpgrade) -> Effects:
         """A grant, of what was asked or of what was asked before that."""
-        left = self._leave_baton()
+        left = self.leave_baton()
         if not self.state < word.state <= EXCLUSIVE:
             return [*left, ignored(word, f"granted {word.state} to one who has {self.state}")]
         self.state = word.state
@@ -208,7 +208,7 @@ class LocalHandle(BatonHolder):
     def on_baton(self, word: ConfirmUpgrade, baton: Baton | None) -> Effects:
         """EXCLUSIVE may be taken by this baton, and is reserved for us; None if it cannot be had
         here. Whoever waits for it, if anybody does, is served; what the server heard is over."""
-        left = self._leave_baton()
+        left = self.leave_baton()
         if self.state > INVALID:
             return [*left, ignored(word, f"handed a baton to one who has {self.state}")]
         self.baton = baton
@@ -220,7 +220,7 @@ class LocalHandle(BatonHolder):
                 self.asked = None  # and is asked for again
                 self.told_waits += asked.told
             self.declined = True
-            left += [*self._leave_baton(), ConfirmDowngrade(self.id, INVALID, None, False)]
+            left += [*self.leave_baton(), ConfirmDowngrade(self.id, INVALID, None, False)]
             return left + self._settle()
         self.declined = False
         effects = left + self._wake()
@@ -230,7 +230,7 @@ class LocalHandle(BatonHolder):
         alone = not (self.waits or self.watches or self.told_user or self.told_waits)
         kept = alone and self.baton is not None and not self.baton.ended()
         if not kept or not (self.user or self._give_by_baton(None)):
-            effects += self._leave_baton() + self._settle()
+            effects += self.leave_baton() + self._settle()
         return effects
 
     def on_refused(self, word: RefuseWait) -> Effects:
@@ -245,12 +245,12 @@ class LocalHandle(BatonHolder):
 
     def last_word(self) -> RequestClose:
         """The handle is closed here. A new leader may lack a value that is only SHARED by now."""
-        self._leave_baton()
+        self.leave_baton()
         return RequestClose(self.id, self.state, self._unsaved(), self.owner_died)
 
     def resume(self) -> Effects:
         """Tell a new leader how things stand, and ask again."""
-        effects = self._leave_baton()
+        effects = self.leave_baton()
         effects.append(Resume(self.id, self.state, self._unsaved(), self.owner_died))
         told = [wait for wait in self.waits or () if wait.told]
         for wait in told:
@@ -380,13 +380,13 @@ class LocalHandle(BatonHolder):
 
     def row(self) -> tuple[object, ...]:
         """All fields in a fixed order, for comparing."""
-        named = tuple(getattr(self, name) for name in _FIELDS)
+        named = tuple(getattr(self, name) for name in FIELDS)
         waits = tuple(self.waits or ())
         return *named, waits, tuple((self.watches or {}).items()), self.baton
 
     def __reduce__(self) -> tuple[object, ...]:
         """A copy, for whoever goes through all states that there are."""
-        names = (*_FIELDS, "waits", "watches", "baton")
+        names = (*FIELDS, "waits", "watches", "baton")
         fields = {name: getattr(self, name) for name in names}
         return LocalHandle, (self.id,), (None, fields)
 

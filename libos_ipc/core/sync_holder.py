@@ -60,7 +60,7 @@ class BatonHolder(HandleCell):
     def _passes(data: Data) -> bool:
         return isinstance(data, bytes) and len(data) <= MOST_PASSED
 
-    def _leave_baton(self) -> Effects:
+    def leave_baton(self) -> Effects:
         """End the baton, if there is one. What is EXCLUSIVE here is so by the server then."""
         baton = self.baton
         if baton is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from libos_ipc.core.sync_words import State, Value
@@ -17,7 +16,6 @@ from libos_ipc.runtime.sync_steps import (
     step,
     take_use,
     too_late,
-    undo,
     watching,
     withdraw,
 )
@@ -33,29 +31,21 @@ async def aacquire(node: Node, id: int, agent: int, state: State, timeout: float
     value = lock_now(node, id, agent, state)
     if value is not None:
         return value
-    found = await _await(
-        node,
-        id,
-        locking(id, agent, state, timed=timeout is not None),
-        timeout,
-        lambda: undo(node, id, agent),
-    )
+    found = await _await(node, id, locking(id, agent, state, timed=timeout is not None), timeout)
     return take_use(node, id, state, found)
 
 
 async def aawait_change(node: Node, id: int, version: int, timeout: float | None) -> None:
     """`await_change` for asyncio."""
-    await _await(node, id, watching(id, version), timeout, lambda: None)
+    await _await(node, id, watching(id, version), timeout)
 
 
-async def _await(
-    node: Node, id: int, begin: Step, timeout: float | None, give_up: Callable[[], None]
-) -> Any:
+async def _await(node: Node, id: int, begin: Step, timeout: float | None) -> Any:
     session, ask = node.session, Ask()
     loop = asyncio.get_running_loop()
     landing = session.landings.at(loop)
     try:
-        step(node, begin, ask, lambda: landing.ticket(loop))
+        step(node, id, begin, ask, lambda: landing.ticket(loop))
         if ask.granted:
             return ask.value
         if timeout is not None and timeout <= 0 and not ask.settled:
@@ -72,8 +62,7 @@ async def _await(
                 raise too_late(id, timeout) from None
         return await ask.ticket.future
     except BaseException:
-        if not withdraw(node, id, ask) and ask.granted:
-            give_up()
+        withdraw(node, id, ask)
         if ask.ticket is not None:
             ask.ticket.future.cancel()  # or it complains that nobody asked for its error
         raise

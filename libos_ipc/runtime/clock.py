@@ -71,8 +71,10 @@ class Clock:
     def on_sent(self) -> None:
         """Something has gone out, which may have to be sent or asked again. Any thread."""
         if self.idle:
-            self.idle = False
-            self._wake()
+            try:
+                self.idle = False
+            finally:  # a signal handler may raise
+                self._wake()
 
     def on_read(self) -> None:
         """Something was taken in beside the worker, and it may be time for a tick. Any thread."""

@@ -6,7 +6,6 @@ who has the handle to himself.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from libos_ipc.core.sync_words import Data, Granted, Reference, State, Value
 from libos_ipc.core.vocabulary import Body
 from libos_ipc.errors import IpcError, Timeout, WouldBlock
 from libos_ipc.runtime.slabs import LARGE, remove_large, write_large
+from libos_ipc.runtime.whole_steps import take_whole
 
 if TYPE_CHECKING:
     from libos_ipc.runtime.node import Node
@@ -24,6 +24,7 @@ __all__ = [
     "GRACE_S",
     "Ask",
     "Step",
+    "is_used_by",
     "lock_now",
     "locking",
     "most_in_message",
@@ -44,27 +45,42 @@ GRACE_S = 0.005
 
 
 class Ask:
-    """What the machine knows of somebody who waits: it passes the outcome on, and remembers it."""
+    """What the machine knows of somebody who waits: it passes the outcome on, and remembers it.
+    To be told twice is as to be told once."""
 
-    __slots__ = ("granted", "settled", "ticket", "value")
+    __slots__ = ("error", "granted", "settled", "ticket", "value")
 
     def __init__(self) -> None:
         self.settled = False
         self.granted = False
         self.value: Any = None
-        self.ticket: Any = None
+        self.error: IpcError | None = None
+        self.ticket: Any = None  # as soon as somebody waits
 
     def is_settled(self) -> bool:
         return self.settled
 
     def resolve(self, payload: Body) -> None:
+        if self.settled:
+            return
         self.value = payload
         self.granted = self.settled = True
-        self.ticket.resolve(payload)
+        if self.ticket is not None:
+            self.ticket.resolve(payload)
 
     def fail(self, error: IpcError) -> None:
+        if self.settled:
+            return
+        self.error = error
         self.settled = True
-        self.ticket.fail(error)
+        if self.ticket is not None:
+            self.ticket.fail(error)
+
+    def wait_with(self, ticket: Any) -> None:
+        """From now on; under the lock, before which it may have failed."""
+        self.ticket = ticket
+        if self.error is not None:
+            ticket.fail(self.error)
 
 
 Step = Callable[[Any, Ask], Effects]
@@ -78,17 +94,20 @@ def watching(id: int, version: int) -> Step:
     return lambda client, ask: client.watch(id, ask, version)
 
 
-def step(node: Node, begin: Step, ask: Ask, new_ticket: Callable[[], Any]) -> None:
+def step(node: Node, id: int, begin: Step, ask: Ask, new_ticket: Callable[[], Any]) -> None:
     session = node.session
+
+    def granted_at_once(effects: Effects) -> bool:
+        if len(effects) > 1 or type(effects[0]) is not Granted or effects[0].ticket is not ask:
+            return False
+        ask.resolve(effects[0].value)
+        return True
+
     with session.lock:
         session.check_open()
-        effects = begin(session.member.sync.client, ask)
-        if len(effects) == 1 and type(effects[0]) is Granted and effects[0].ticket is ask:
-            ask.value = effects[0].value
-            ask.granted = ask.settled = True
-        else:
-            ask.ticket = new_ticket()
-            session.perform(session.member.sync_do(effects, time.monotonic()))
+        take_whole(session, id, lambda client: begin(client, ask), granted_at_once)
+        if not ask.granted:
+            ask.wait_with(new_ticket())
 
 
 def withdraw(node: Node, id: int, ask: Ask) -> bool:
@@ -96,25 +115,25 @@ def withdraw(node: Node, id: int, ask: Ask) -> bool:
     session = node.session
     with session.lock:
         if not ask.settled and not session.closed:
-            effects = session.member.sync.client.withdraw(id, ask)
-            session.perform(session.member.sync_do(effects, time.monotonic()))
+            take_whole(session, id, lambda client: client.withdraw(id, ask))
         return not ask.settled
 
 
 def lock_now(node: Node, id: int, agent: int, state: State) -> Value | None:
     """The value, if this process has it in that state, and nobody here is before us."""
-    session, value = node.session, None
-    try:
-        with session.lock:
-            session.check_open()
-            value = session.member.sync.client.lock_now(id, agent, state)
-        if value is not None and state == State.EXCLUSIVE:
-            take_use(node, id, state, value)
-    except BaseException:
-        if value is not None:
-            undo(node, id, agent)
-        raise
+    session = node.session
+    with session.lock:
+        session.check_open()
+        value = session.member.sync.client.lock_now(id, agent, state)
+    if value is not None and state == State.EXCLUSIVE:
+        take_use(node, id, state, value)
     return value
+
+
+def is_used_by(node: Node, id: int, agent: int) -> bool:
+    """Whether this agent has the handle locked."""
+    cell = node.session.member.sync.client.cell_of(id)
+    return cell is not None and cell.user == agent
 
 
 def most_in_message(max_message: int) -> int:
@@ -160,17 +179,22 @@ def release(node: Node, id: int, agent: int, data: bytes | None) -> None:
                 node.slabs.set_use(id, False)
                 return
     value = None if data is None else _placed(node, id, agent, data)
+    committed = False
     try:
         with session.lock:
             session.check_open()
             if value is not None:
                 _reserve(node, id, value)
-            effects = session.member.sync.client.unlock(id, agent, value)
-            if effects:
-                session.perform(session.member.sync_do(effects, time.monotonic()))
-            node.slabs.set_use(id, False)
-    except OSError:
-        if isinstance(value, Reference):
+            cell = session.member.sync.client.cell_of(id)
+            used = cell is not None and cell.user == agent
+            try:
+                take_whole(session, id, lambda client: client.unlock(id, agent, value))
+            finally:
+                if cell is not None and used and cell.user != agent:
+                    committed = cell.value.data is value
+                    node.slabs.set_use(id, False)
+    except BaseException:
+        if isinstance(value, Reference) and not committed:
             remove_large(node.directory.path, value.where)
         raise
 

@@ -1,13 +1,12 @@
 """Locking sync handles from threads: waiting for what a step of the client's machine began.
 
 Every call waits outside of the session's lock. Whatever ends a wait withdraws it; if the lock was
-granted in that moment, it is given up again.
+granted in that moment, the caller is to give it up again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from libos_ipc.core.sync_words import State, Value
@@ -20,7 +19,6 @@ from libos_ipc.runtime.sync_steps import (
     step,
     take_use,
     too_late,
-    undo,
     watching,
     withdraw,
 )
@@ -65,31 +63,25 @@ def _open_in_vain(node: Node, ask: Ask) -> None:
 
 
 def acquire(node: Node, id: int, agent: int, state: State, timeout: float | None) -> Value:
-    """Lock a handle for `agent`: the newest value. WouldBlock, Timeout, Deadlock, OwnerDied."""
+    """Lock a handle for `agent`: the newest value. WouldBlock, Timeout, Deadlock, OwnerDied.
+
+    On what a signal handler raises it may be locked."""
     value = lock_now(node, id, agent, state)
     if value is not None:
         return value
-    found = _wait(
-        node,
-        id,
-        locking(id, agent, state, timed=timeout is not None),
-        timeout,
-        lambda: undo(node, id, agent),
-    )
+    found = _wait(node, id, locking(id, agent, state, timed=timeout is not None), timeout)
     return take_use(node, id, state, found)
 
 
 def await_change(node: Node, id: int, version: int, timeout: float | None) -> None:
     """Wait until there is a version newer than this. WouldBlock, Timeout."""
-    _wait(node, id, watching(id, version), timeout, lambda: None)
+    _wait(node, id, watching(id, version), timeout)
 
 
-def _wait(
-    node: Node, id: int, begin: Step, timeout: float | None, give_up: Callable[[], None]
-) -> Any:
+def _wait(node: Node, id: int, begin: Step, timeout: float | None) -> Any:
     session, ask = node.session, Ask()
     try:
-        step(node, begin, ask, Ticket)
+        step(node, id, begin, ask, Ticket)
         if ask.granted:
             return ask.value
         if timeout is not None and timeout <= 0 and not ask.settled:
@@ -103,6 +95,5 @@ def _wait(
             raise too_late(id, timeout)
         return ask.ticket.result()
     except BaseException:
-        if not withdraw(node, id, ask) and ask.granted:
-            give_up()
+        withdraw(node, id, ask)
         raise
