@@ -117,7 +117,7 @@ class Messaging:
         """
         session = self._node.session
         if not session.exchange.post(vmid, code, payload):
-            body, size = self._checked(vmid, code, payload)
+            body, size = self._addressed(vmid, code, payload)
             session.send_user(vmid, code, body, size, timeout)
 
     def send_many(
@@ -142,7 +142,7 @@ class Messaging:
         bodies = tuple(payloads)
         sent = 0
         while (sent := session.exchange.post_many(vmid, code, bodies, sent)) < len(bodies):
-            body, size = self._checked(vmid, code, bodies[sent])
+            body, size = self._addressed(vmid, code, bodies[sent])
             left = None if deadline is None else max(deadline - time.monotonic(), 0)
             try:
                 session.send_user(vmid, code, body, size, left)
@@ -173,7 +173,7 @@ class Messaging:
         if answer is False:
             raise session.too_late(vmid, code, timeout)
         if answer is None:
-            body, size = self._checked(vmid, code, payload)
+            body, size = self._addressed(vmid, code, payload)
             answer = session.call(vmid, code, body, timeout, size)
         answer = answer if isinstance(answer, bytes) else _as_bytes(answer)
         return answer if type is None else from_payload(answer, type)
@@ -214,7 +214,7 @@ class Messaging:
         A member whose buffer stays full for `timeout` seconds in all, or which dies meanwhile,
         is left out of both. Asks the leader who is there, if that may have changed.
         """
-        body, size = self._checked(0, code, payload)
+        body, size = self._checked(code, payload)
         session = self._node.session
         session.check_open()
         left_out = {self._node.identity.vmid, *exclude}
@@ -257,7 +257,7 @@ class Messaging:
         """`request` for asyncio. A cancelled one is withdrawn at the receiver."""
         from libos_ipc import aio
 
-        body, size = self._checked(vmid, code, payload)
+        body, size = self._addressed(vmid, code, payload)
         answer = _as_bytes(await aio.call(self._node.session, vmid, code, body, size, timeout))
         return answer if type is None else from_payload(answer, type)
 
@@ -267,11 +267,14 @@ class Messaging:
         """`send` for asyncio."""
         from libos_ipc import aio
 
-        body, size = self._checked(vmid, code, payload)
+        body, size = self._addressed(vmid, code, payload)
         await aio.send(self._node.session, vmid, code, body, size, timeout)
 
-    def _checked(self, vmid: int, code: int, payload: object) -> tuple[bytes | memoryview, int]:
+    def _addressed(self, vmid: int, code: int, payload: object) -> tuple[bytes | memoryview, int]:
         _check_vmid(vmid)
+        return self._checked(code, payload)
+
+    def _checked(self, code: int, payload: object) -> tuple[bytes | memoryview, int]:
         if type(code) is not int or not FIRST_USER_CODE <= code <= LAST_USER_CODE:
             _check_code(code)
         body = payload if type(payload) is bytes else as_payload(payload)

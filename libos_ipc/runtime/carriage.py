@@ -15,15 +15,13 @@ import time
 from typing import TYPE_CHECKING
 
 from libos_ipc.core.vocabulary import Note
+from libos_ipc.runtime.shortage import AGAIN_S
 from libos_ipc.runtime.zmq_transport import Transport
 
 if TYPE_CHECKING:
     from libos_ipc.runtime.session import Session
 
 __all__ = ["Carriage"]
-
-#: Seconds between attempts to make a transport that is missed.
-_AGAIN_S = 0.05
 
 
 class Carriage:
@@ -83,7 +81,7 @@ class Carriage:
             self._missed = False
             with session.lock:
                 session.perform([Note("no transport, trying again", {"error": str(error)})])
-            session.clock.later(_AGAIN_S, self.miss)
+            session.clock.later(AGAIN_S, self.miss)
 
     def end(self) -> None:
         """End it: no thread of ZeroMQ is left. No round runs; under the session's lock."""

@@ -33,7 +33,8 @@ from libos_ipc.errors import NoHandler
 from libos_ipc.runtime.handlers import Handler, Handlers
 from libos_ipc.runtime.replies import Reader, Replies, answered, own_errno, refuse
 from libos_ipc.runtime.seat import Seat
-from libos_ipc.runtime.threads import AGAIN_S, join_native
+from libos_ipc.runtime.shortage import AGAIN_S
+from libos_ipc.runtime.threads import join_native
 
 if TYPE_CHECKING:
     from libos_ipc.runtime.tasks import Tasks
@@ -42,7 +43,6 @@ __all__ = ["Dispatcher", "Replies"]
 
 #: Seconds that a fork waits for a running handler to return.
 PATIENCE_S = 0.05
-
 #: Messages that a handler of batches gets at once, about: one that waits is not kept waiting long.
 MOST_AT_ONCE = 256
 

@@ -19,12 +19,10 @@ import time
 from collections.abc import Callable
 
 from libos_ipc.runtime.seat import Seat
+from libos_ipc.runtime.shortage import AGAIN_S
 from libos_ipc.runtime.threads import QuickThread
 
 __all__ = ["Loop"]
-
-#: Seconds between attempts to begin.
-_AGAIN_S = 0.05
 
 log = logging.getLogger("libos_ipc")
 
@@ -92,7 +90,7 @@ class Loop(Seat):
                 if not failed:
                     log.exception("%s: cannot go on, trying again", self._name)
                 failed = True
-                time.sleep(_AGAIN_S)
+                time.sleep(AGAIN_S)
         self.run()
 
     def stop(self) -> None:
@@ -146,7 +144,7 @@ class Loop(Seat):
         try:
             if not self._missed:
                 return self._epoll.poll(timeout)
-            events = self._epoll.poll(_AGAIN_S) + [(fd, 0) for fd in self._edges]
+            events = self._epoll.poll(AGAIN_S) + [(fd, 0) for fd in self._edges]
         except MemoryError:
             self._miss()
             raise

@@ -18,14 +18,13 @@ import time
 from collections.abc import Callable
 
 from libos_ipc.runtime.processes import STACK_SIGNAL
+from libos_ipc.runtime.shortage import AGAIN_S
 
-__all__ = ["AGAIN_S", "QuickThread", "join_native"]
+__all__ = ["QuickThread", "join_native"]
 
 #: Give up waiting for a thread's end after so many seconds: it is then somebody's bug.
 JOIN_S = 10.0
-#: Seconds until what the system had no room for is tried again, and how long it is, if need be, for
-#: a thread that others wait for.
-AGAIN_S = 0.05
+#: Seconds for which a thread is tried to be had that others wait for.
 _PATIENCE_S = 1.0
 
 
