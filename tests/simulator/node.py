@@ -410,7 +410,7 @@ class SimNode:
         self.perform(self.member.on_gone(vmid, now))
         if leader is not None:
             known = vmid in leader.processes and vmid in self.watched_processes
-            alive = known and not dead
+            alive = known and not dead and vmid not in self.world.left
             effects = leader.on_detached(vmid, now) if alive else leader.on_gone(vmid, now)
             self.perform(self.member.lead(effects, now))
             if not alive:

@@ -240,5 +240,6 @@ class Program:
         error = IpcError("closed")
         self.world.history.on_closing(node)
         node.perform([*member.calls.fail_all(error), Progress(0)])
+        self.world.left.add(node.vmid)
         node.vanish()
         self.world.kernel.close(node.port, node.process)

@@ -48,6 +48,8 @@ class World:
         self.faulty = True
         #: members by VMID, as long as their process lives and they have not left
         self.nodes: dict[int, SimNode] = {}
+        #: who has removed its file from the directory: whoever sees its end sees that it left
+        self.left: set[int] = set()
         self.leader: SimNode | None = None
         self.slots = SimSlots()
         #: by number, in memory that outlives processes
