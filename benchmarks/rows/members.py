@@ -1,8 +1,9 @@
 """Row 14: many idle members: what a request costs beside them, and the leader's memory for each.
 
 The memory for a member is the difference of the leader's between many members and two, divided by
-how many more there are: over ZeroMQ alone, and by lanes. What the numbers leave out:
-`contenders/idle_members.py` says it.
+how many more there are: over ZeroMQ alone, and by lanes. Both ends of the request run on one core:
+left free, the scheduler puts one pair on one core and the other on two, and then the ratio tells
+that. What the numbers leave out: `contenders/idle_members.py` says it.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ TARGETS = {"zmq": 96.0, "native": 32.0}
 
 
 def run(effort: Effort) -> list[Line]:
-    (*_, free) = placements()
+    (same, *_) = placements()
     many = effort(500, 40)
     lines = []
     for transport, target in TARGETS.items():
         config = {"transport": transport}
         names = {members: f"{members} idle members" for members in (many, FEW)}
         entries = [
-            Entry.module(name, "idle_members", members=members, config=config, **free.setup())
+            Entry.module(name, "idle_members", members=members, config=config, **same.setup())
             for members, name in names.items()
         ]
         found = compete(entries, rounds=effort(6, 2), count=effort(500, 100))
@@ -36,7 +37,7 @@ def run(effort: Effort) -> list[Line]:
             Line(
                 "14",
                 f"request beside {many} idle members, {transport}",
-                free.name,
+                same.name,
                 "slower",
                 1.3 if transport == "native" else None,
                 ours=crowd.measured("request"),
@@ -45,7 +46,7 @@ def run(effort: Effort) -> list[Line]:
             Line(
                 "14",
                 f"leader's memory (PSS) for each of {many} members, {transport}",
-                free.name,
+                same.name,
                 "added",
                 target,
                 ours=_for_each(crowd, pair, many - FEW),
