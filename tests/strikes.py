@@ -44,6 +44,7 @@ class Strike:
         return self
 
     def now(self) -> None:
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for one when tracing begins
         sys.settrace(self._trace)
 
     def __enter__(self) -> Strike:
@@ -66,7 +67,7 @@ class Strike:
         elif event == "opcode":
             before = last[id(frame)]
             last[id(frame)] = _names(frame.f_code)[frame.f_lasti]
-            if before in _LOOKS:
+            if before in _LOOKS and frame.f_lineno is not None:  # not to clear a generator away
                 self._look(frame)
         return self._trace
 
