@@ -6,9 +6,12 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import CodeType
+from typing import Any
 
 import pytest
 from lane_users import connections, talk
@@ -241,10 +244,32 @@ def test_a_payload_for_which_there_is_no_memory(group: Group) -> None:
         poll(lambda: group.request(peer.vmid, NOTED, type=list[int]) == [LARGE, 2], what="noted")
 
 
+def loses_references(nomemory: Any) -> bool:
+    """Whether this interpreter, when it cannot make a function, gives its code back twice: 3.12.1
+    and 3.13.0 do, and crash when that has happened a few times."""
+
+    def maker(value: int) -> Callable[[], int]:
+        return lambda: value
+
+    (code,) = (each for each in maker.__code__.co_consts if isinstance(each, CodeType))
+    before = sys.getrefcount(code)
+    for number in range(30):
+        nomemory.set_nomemory(number, number + 1)
+        try:
+            maker(1)
+        except MemoryError:
+            pass
+        finally:
+            nomemory.remove_mem_hooks()
+    return sys.getrefcount(code) < before
+
+
 def test_any_one_allocation_fails(group: Group, tmp_path: Path) -> None:
     """Of Python's and of ours, in any thread: what was asked is done or raises, and then all is as
     ever."""
     nomemory = pytest.importorskip("_testcapi")
+    if loses_references(nomemory):
+        pytest.skip("this interpreter itself does not stand it")
     path = str(tmp_path / "a")
     Path(path).touch()
 
