@@ -268,6 +268,13 @@ def same_file(process: int, fd: int, other_process: int, other_fd: int, /) -> bo
 def ignore_signal(sig: int, /) -> None:
     """Have the kernel drop this signal, in any thread, whatever Python knows of it. OSError."""
 
+def block_signals(mask: int, /) -> int:
+    """Leave these signals (bit n - 1 for number n) to other threads, beside those that the calling
+    thread leaves to them already. The mask until now."""
+
+def set_blocked(mask: int, /) -> int:
+    """Leave these signals to other threads, and no others. The mask until now."""
+
 @final
 class Descriptor:
     """A file descriptor, close-on-exec, that is closed with this object: no signal handler can come

@@ -13,7 +13,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-enum { LARGEST_PID = INT32_MAX };
+enum { LARGEST_PID = INT32_MAX, MOST_SIGNALS = 64 };
 
 /* F_DUPFD_QUERY, which kernels have from 6.10 on and not every header knows. */
 enum { DUPFD_QUERY = 1024 + 3 };
@@ -102,6 +102,50 @@ system_ignore_signal(PyObject *module, PyObject *number)
     Py_RETURN_NONE;
 }
 
+/* Changes which signals the calling thread leaves to others, each a bit as in /proc, as pthread_sigmask
+ * does. The former ones as a number. Python's own makes an object of an enumeration for each. */
+static PyObject *
+change_mask(int how, PyObject *bits)
+{
+    sigset_t set, before;
+    uint64_t number, former = 0;
+
+    if (as_unsigned(bits, "mask", UINT64_MAX, &number) < 0) {
+        return NULL;
+    }
+    sigemptyset(&set);
+    for (int sig = 1; sig <= MOST_SIGNALS; sig++) {
+        if (number >> (sig - 1) & 1) {
+            sigaddset(&set, sig); /* but those that the C library keeps for itself */
+        }
+    }
+    const int failed = pthread_sigmask(how, &set, &before);
+    if (failed != 0) {
+        errno = failed;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    for (int sig = 1; sig <= MOST_SIGNALS; sig++) {
+        if (sigismember(&before, sig) > 0) {
+            former |= (uint64_t)1 << (sig - 1);
+        }
+    }
+    return PyLong_FromUnsignedLongLong(former);
+}
+
+static PyObject *
+system_block_signals(PyObject *module, PyObject *bits)
+{
+    (void)module;
+    return change_mask(SIG_BLOCK, bits);
+}
+
+static PyObject *
+system_set_blocked(PyObject *module, PyObject *bits)
+{
+    (void)module;
+    return change_mask(SIG_SETMASK, bits);
+}
+
 static PyMethodDef system_methods[] = {
     {"tgkill", NATIVE_METHOD(system_tgkill), METH_FASTCALL,
      "tgkill($module, process, thread, sig, /)\n--\n\n"
@@ -112,6 +156,12 @@ static PyMethodDef system_methods[] = {
     {"ignore_signal", NATIVE_METHOD(system_ignore_signal), METH_O,
      "ignore_signal($module, sig, /)\n--\n\n"
      "Have the kernel drop this signal, whatever Python knows of it."},
+    {"block_signals", system_block_signals, METH_O,
+     "block_signals($module, mask, /)\n--\n\n"
+     "Leave these signals (bit n - 1 for number n) to other threads, too. The mask until now."},
+    {"set_blocked", system_set_blocked, METH_O,
+     "set_blocked($module, mask, /)\n--\n\n"
+     "Leave these signals to other threads, and no others. The mask until now."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -819,6 +819,18 @@ def case_ignore_signal() -> None:
         _native.ignore_signal(signal.SIGKILL)
 
 
+def case_block_signals() -> None:
+    before = _native.block_signals(1 << (signal.SIGURG - 1))
+    refused(_native.block_signals, -1)
+    refused(_native.block_signals, 2**64)
+    _native.set_blocked(before)
+
+
+def case_set_blocked() -> None:
+    _native.set_blocked(_native.set_blocked(0))
+    refused(_native.set_blocked, "9")
+
+
 def case_pack_frames() -> None:
     _native.pack_frames(NUMBER, NUMBER, 64, NUMBER, PAYLOAD)
     _native.pack_frames(NUMBER, NUMBER, 64, NUMBER, BYTES)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import both_leaders
-from processes import DEADLINE_S, Forked, Line, poll, state_of
+from processes import DEADLINE_S, Forked, Line, at_fork, poll, state_of
 
 import libos_ipc
 from libos_ipc import Group, InvalidArgument, InvalidRange, PeerDied, PermissionDenied, SignalInfo
@@ -658,3 +658,29 @@ def test_a_signal_on_its_way_is_not_the_childs(group: Group, restored: None) -> 
         ) as child:
             assert child.result() == ([], False)
         assert handled == []
+    poll(lambda: handled == [signal.SIGUSR1], what="no answer will come: it arrives")
+
+
+def test_no_handler_runs_between_the_two_sides_of_a_fork(
+    group: Group, restored: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it would wait for is held over the fork, and a child is no member yet: it runs after."""
+    handled: list[tuple[int, int]] = []
+
+    def handler(number: int, info: SignalInfo) -> None:
+        handled.append((os.getpid(), group.counters().sent))
+
+    group.signal(signal.SIGUSR1, handler)
+    monkeypatch.setattr(at_fork, "before", lambda: signal.raise_signal(signal.SIGUSR1))
+    monkeypatch.setattr(at_fork, "child", lambda: signal.raise_signal(signal.SIGUSR1))
+
+    def child(line: Line) -> None:
+        poll(lambda: [pid for pid, _ in handled] == [os.getpid()])
+        signal.raise_signal(signal.SIGUSR1)
+        poll(lambda: len(handled) == 2)
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+    with Forked(child) as forked:
+        poll(lambda: [pid for pid, _ in handled] == [os.getpid()])
+        forked.result()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()

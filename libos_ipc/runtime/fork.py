@@ -5,9 +5,13 @@ another thread may be inside it too, or run between it and the fork. *In the par
 the fork has failed. *In the child*: on the only thread that is left, with every lock in
 whatever state other threads had it.
 
-So nothing is held over a fork. Each thread's preparation is kept under its own identity; the
-transports are ended by the first that prepares, and made again by the last that is done. The
-child rebuilds from its own thread's preparation and closes what the others' had opened.
+Each thread's preparation is kept under its own identity; the transports are ended by the first
+that prepares, and made again by the last that is done. The child rebuilds from its own thread's
+preparation and closes what the others' had opened.
+
+From the pause on, until parent and child are members as ever, the thread that forks takes no
+signal: a handler that uses the group would wait for what that thread itself holds over the fork
+(`pause.py`), or, in the child, find the parent's session.
 """
 
 from __future__ import annotations
@@ -18,6 +22,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
+
+from libos_ipc._native import block_signals, set_blocked
+from libos_ipc.runtime.threads import OTHERS_SIGNALS
 
 if TYPE_CHECKING:
     import mmap
@@ -54,6 +61,7 @@ class ForkHooks:
         self._on_fork = on_fork
         self._on_child = on_child
         self._plans: dict[int, list[tuple[Node, ForkPlan | None]]] = {}
+        self._blocked: dict[int, int] = {}  # the signals that each thread had blocked itself
         self._registered = False
 
     def register(self) -> None:
@@ -75,6 +83,7 @@ class ForkHooks:
                 plans.append((node, node.prepare_fork(joins)))
             except Exception:
                 log.exception("preparing a fork in group %s", node.file.name)
+        self._blocked[threading.get_ident()] = block_signals(OTHERS_SIGNALS)
         for node, _ in plans:
             try:
                 node.pause()
@@ -87,6 +96,7 @@ class ForkHooks:
                 node.forked_parent(plan)
             except Exception:
                 log.exception("going on after a fork in group %s", node.file.name)
+        self._take_signals()
 
     def _after_in_child(self) -> None:
         mine = self._plans.pop(threading.get_ident(), [])
@@ -102,6 +112,13 @@ class ForkHooks:
                 node.session.closed = True
                 log.exception("joining group %s after a fork", node.file.name)
         self._on_child()
+        self._take_signals()
+        self._blocked.clear()
+
+    def _take_signals(self) -> None:
+        blocked = self._blocked.pop(threading.get_ident(), None)
+        if blocked is not None:
+            set_blocked(blocked)
 
 
 def _is_for_exec(caller: FrameType) -> bool:

@@ -17,10 +17,11 @@ import threading
 import time
 from collections.abc import Callable
 
+from libos_ipc._native import block_signals
 from libos_ipc.runtime.processes import STACK_SIGNAL
 from libos_ipc.runtime.shortage import AGAIN_S
 
-__all__ = ["QuickThread", "join_native"]
+__all__ = ["OTHERS_SIGNALS", "QuickThread", "join_native"]
 
 #: Give up waiting for a thread's end after so many seconds: it is then somebody's bug.
 JOIN_S = 10.0
@@ -35,7 +36,7 @@ def join_native(thread: threading.Thread) -> None:
 
 
 #: What comes of the thread's own doing, and the one that tells its stack.
-_OWN_SIGNALS = {
+_OWN_SIGNALS = (
     signal.SIGSEGV,
     signal.SIGBUS,
     signal.SIGFPE,
@@ -43,7 +44,9 @@ _OWN_SIGNALS = {
     signal.SIGTRAP,
     signal.SIGABRT,
     STACK_SIGNAL,
-}
+)
+#: All others, as `block_signals` takes them.
+OTHERS_SIGNALS = 2**64 - 1 - sum(1 << (sig - 1) for sig in _OWN_SIGNALS)
 
 
 class QuickThread:
@@ -66,7 +69,7 @@ class QuickThread:
 
     def _run(self) -> None:
         self._native_id = threading.get_native_id()
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _OWN_SIGNALS)
+        block_signals(OTHERS_SIGNALS)
         try:
             while True:
                 try:
