@@ -81,14 +81,25 @@ channel_fit(struct channel_end *end, uint64_t size)
 bool
 channel_filled(struct channel_end *end, uint64_t *count)
 {
-    *count = atomic_load_explicit(&end->shared->written, memory_order_acquire) - end->at;
+    const uint64_t written = atomic_load_explicit(&end->shared->written, memory_order_acquire);
     const uint32_t doublings =
         atomic_load_explicit(&end->shared->doublings, memory_order_relaxed);
     if (doublings >= 32 || end->least << doublings > end->capacity) {
         return false;
     }
     end->window = end->least << doublings;
-    return *count <= end->window;
+    *count = written - end->at;
+    if (*count > end->window) {
+        return false;
+    }
+    end->seen = written;
+    return true;
+}
+
+uint64_t
+channel_seen(const struct channel_end *end)
+{
+    return end->seen - end->at;
 }
 
 void
@@ -120,6 +131,7 @@ channel_take(struct channel_end *end, void *to, uint64_t count)
 bool
 channel_release(struct channel_end *end)
 {
+    end->released = end->at;
     atomic_store(&end->shared->read, end->at);
     if (atomic_load(&end->shared->wanting) == 0) {
         return false;
@@ -128,4 +140,10 @@ channel_release(struct channel_end *end)
     const uint64_t left =
         atomic_load_explicit(&end->shared->written, memory_order_relaxed) - end->at;
     return left <= end->window / 2 && atomic_exchange(&end->shared->wanting, 0) != 0;
+}
+
+bool
+channel_release_much(struct channel_end *end)
+{
+    return end->at - end->released >= end->window / 8 && channel_release(end);
 }

@@ -38,6 +38,9 @@ struct channel_end {
     uint64_t least;  /* bytes of the window at first */
     uint64_t window; /* and now: as this end knows it */
     uint64_t at;     /* bytes put, or taken, since the beginning */
+    /* of a reader: up to where the writer had put, and we had made room, at the last look */
+    uint64_t seen;
+    uint64_t released;
 };
 
 /* The writer: bytes that can be put now. 0 also if the reader claims what cannot be. */
@@ -63,6 +66,9 @@ bool channel_fit(struct channel_end *end, uint64_t size);
 /* The reader: bytes that can be taken. False if the writer claims what cannot be. */
 bool channel_filled(struct channel_end *end, uint64_t *count);
 
+/* The reader: bytes that can be taken by what was seen then: nothing is looked at. */
+uint64_t channel_seen(const struct channel_end *end);
+
 /* The reader: copy the next bytes out, and go past them; they are there. Or only the one of it. */
 void channel_take(struct channel_end *end, void *to, uint64_t count);
 void channel_peek(const struct channel_end *end, void *to, uint64_t count);
@@ -71,5 +77,9 @@ void channel_skip(struct channel_end *end, uint64_t count);
 /* The reader: what was taken makes room. True if the writer is to be told: once half of it is free.
  * So a reader must not stop before it has taken everything. */
 bool channel_release(struct channel_end *end);
+
+/* The same, if much was taken since the last time: each time takes the writer's processor a line of its
+ * cache away. Who stops reading releases the rest. */
+bool channel_release_much(struct channel_end *end);
 
 #endif

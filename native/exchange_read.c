@@ -188,10 +188,11 @@ leave_line(struct exchange *exchange, unsigned line, const struct found *found)
     return 0;
 }
 
-static int
-read_line(struct exchange *exchange, unsigned line, const struct found *found)
+/* Sends what waits for room at this line. */
+static void
+flush_line(struct exchange *exchange, unsigned line)
 {
-    struct station *station = exchange->stations.by_line[line];
+    const struct station *station = exchange->stations.by_line[line];
 
     if (station != NULL) {
         PyObject *lane = Py_NewRef(station->lane); /* dropping what was sent may run Python code */
@@ -200,9 +201,15 @@ read_line(struct exchange *exchange, unsigned line, const struct found *found)
         }
         Py_DECREF(lane);
     }
+}
+
+/* Reads what is there, but not for ever. */
+static int
+read_messages(struct exchange *exchange, unsigned line, const struct found *found)
+{
     for (unsigned i = 0; i < MOST_AT_ONCE; i++) {
         int result = 2; /* nobody that we know: for Python to look */
-        station = exchange->stations.by_line[line];
+        const struct station *station = exchange->stations.by_line[line];
         if (station != NULL) {
             const bool reads = station->reads_from - 1 < exchange->reading && /* 0 is no reading */
                                (found->lines != NULL || !is_left(exchange, line));
@@ -217,6 +224,19 @@ read_line(struct exchange *exchange, unsigned line, const struct found *found)
     }
     bell_again(doorbell_bell(exchange->doorbell), line);
     return 0;
+}
+
+static int
+read_line(struct exchange *exchange, unsigned line, const struct found *found)
+{
+    flush_line(exchange, line);
+    const int result = read_messages(exchange, line, found);
+    const struct station *station = exchange->stations.by_line[line];
+
+    if (station != NULL) {
+        lane_taken(lane_of(station->lane));
+    }
+    return result;
 }
 
 int

@@ -71,6 +71,9 @@ PyObject *lane_take(struct lane *lane, const struct header *header);
 void lane_put_back(struct lane *lane, const struct envelope *envelope, const struct header *header,
                    PyObject *payload);
 
+/* No more is taken now: what was makes room. */
+void lane_taken(struct lane *lane);
+
 /* Sends what waits for room, as far as there is some, but no more than about so many bytes at a time.
  * True if that was what ended it: then nobody will tell of room. As `lane_post_behind`. */
 enum { LANE_TURN = 1 << 18 };

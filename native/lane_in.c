@@ -123,12 +123,11 @@ enum lane_found
 lane_peek(struct lane *lane, uint64_t max_message, struct envelope *envelope,
           struct header *header)
 {
-    uint64_t filled;
-
     if (lane->memory == NULL || lane->broken) {
         return LANE_EMPTY;
     }
-    if (!channel_filled(&lane->in, &filled)) {
+    uint64_t filled = channel_seen(&lane->in);
+    if (filled < MESSAGE_HEAD && !channel_filled(&lane->in, &filled)) {
         return LANE_OTHER;
     }
     if (lane->payload == NULL) {
@@ -136,6 +135,9 @@ lane_peek(struct lane *lane, uint64_t max_message, struct envelope *envelope,
             return LANE_EMPTY;
         }
         if (!see_head(lane, max_message, envelope, header)) {
+            return LANE_OTHER;
+        }
+        if (header->size > filled - ENVELOPE_SIZE && !channel_filled(&lane->in, &filled)) {
             return LANE_OTHER;
         }
         if (header->size < LARGE && header->size <= filled - ENVELOPE_SIZE) {
@@ -170,9 +172,19 @@ lane_take(struct lane *lane, const struct header *header)
     if (payload != NULL) {
         channel_skip(&lane->in, MESSAGE_HEAD);
         channel_take(&lane->in, PyBytes_AS_STRING(payload), header->size - HEADER_SIZE);
-        make_room(lane);
+        if (channel_release_much(&lane->in)) {
+            lane_ring(lane);
+        }
     }
     return payload;
+}
+
+void
+lane_taken(struct lane *lane)
+{
+    if (lane->memory != NULL && lane->in.released != lane->in.at) {
+        make_room(lane);
+    }
 }
 
 void

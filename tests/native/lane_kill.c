@@ -48,7 +48,9 @@ end_of(uint64_t at)
                                 .capacity = CAPACITY,
                                 .least = LEAST,
                                 .window = (uint64_t)LEAST << atomic_load(&shared->channel.doublings),
-                                .at = at};
+                                .at = at,
+                                .seen = at,
+                                .released = at};
 }
 
 static struct channel_end
@@ -89,8 +91,11 @@ read_records(struct channel_end *in, unsigned number)
             assert(body[i] == number);
         }
         filled -= sizeof head + head[1];
-        channel_release(in);
+        channel_release_much(in);
         number++;
+    }
+    if (in->released != in->at) {
+        channel_release(in);
     }
     return number;
 }
