@@ -12,6 +12,8 @@ from functools import cache
 from types import CodeType, FrameType
 from typing import Any
 
+import bytecodes
+
 import libos_ipc
 
 __all__ = ["Strike", "Struck"]
@@ -44,8 +46,7 @@ class Strike:
         return self
 
     def now(self) -> None:
-        sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for one when tracing begins
-        sys.settrace(self._trace)
+        bytecodes.begin(self._trace)
 
     def __enter__(self) -> Strike:
         if not self._later:
@@ -62,7 +63,7 @@ class Strike:
             last[id(frame.f_back)] = ""  # it goes on without a look
             if not frame.f_code.co_filename.startswith(_LIBRARY):
                 return None
-            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+            bytecodes.hear(frame, self._trace)
             last[id(frame)] = ""
         elif event == "opcode":
             before = last[id(frame)]

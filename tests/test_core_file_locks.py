@@ -7,13 +7,12 @@ successor that reads it must be in the same state after every step.
 from __future__ import annotations
 
 import random
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from errno import EAGAIN, EBADF, EDEADLK
-from types import FrameType
 from typing import Any, NamedTuple
 
+import bytecodes
 import msgspec
 import pytest
 from hypothesis import Phase, settings
@@ -1343,26 +1342,6 @@ def test_the_table_lists_who_holds_and_who_waits_for_whom() -> None:
 # ---- cost
 
 
-def bytecodes(call: Callable[[], object]) -> int:
-    """How many instructions of Python code a call takes."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, arg: object) -> Any:
-        nonlocal count
-        frame.f_trace_opcodes = True
-        count += event == "opcode"
-        return trace
-
-    before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True  # before settrace, or 3.12 counts nothing
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
-    return count
-
-
 def crowd(play: Play, shape: str, count: int) -> FileLocks:
     """So many locks on one file."""
     locks = FileLocks()
@@ -1416,7 +1395,7 @@ def test_no_operation_walks_over_the_locks_of_a_file(shape: str) -> None:
             for ask in asks:
                 locks.get(ask)
 
-        return bytecodes(work)
+        return bytecodes.count(work)
 
     assert everything(4_000) < 1.6 * everything(80)
 
@@ -1436,7 +1415,7 @@ def test_a_release_does_not_walk_over_those_who_wait_for_the_same() -> None:
                 locks.set(play.ask(kind, UNLOCK, src=each + 2, id=each + 2), 0.0)
                 locks.set(play.ask(kind, WRITE, src=each + 2, id=each + 2, wait=WAIT), 0.0)
 
-        cost = bytecodes(work)
+        cost = bytecodes.count(work)
         locks.check()
         return cost
 
@@ -1459,7 +1438,7 @@ def test_looking_for_a_cycle_does_not_walk_along_a_queue() -> None:
             asks.append(play.ask(FAIR, WRITE, src=src, id=10**6 + src, wait=WAIT))
         for ask in asks[:count]:
             locks.set(ask, 0.0)
-        return bytecodes(lambda: [locks.set(ask, 0.0) for ask in asks[count:]])
+        return bytecodes.count(lambda: [locks.set(ask, 0.0) for ask in asks[count:]])
 
     assert arrivals(1000) < 1.3 * arrivals(30)
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-import sys
-from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
+import bytecodes
 import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
@@ -501,26 +499,6 @@ def test_a_damaged_snapshot_is_refused(owned: list[Any], quarantined: list[Any])
 # ---- cost
 
 
-def bytecodes(call: Callable[[], object]) -> int:
-    """How many instructions of Python code a call takes, those of sortedcontainers included."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, arg: object) -> Any:
-        nonlocal count
-        frame.f_trace_opcodes = True
-        count += event == "opcode"
-        return trace
-
-    before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True  # before settrace, or 3.12 counts nothing
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
-    return count
-
-
 def nearly_full(ranges: int) -> IdSpace:
     """So many ranges of four IDs, and a gap of four after every six of them."""
     ids = IdSpace(id_max=28 * ranges // 6, range_size=4, quarantine_s=1.0)
@@ -548,9 +526,9 @@ def everything(ids: IdSpace) -> None:
 def test_no_operation_walks_over_the_space() -> None:
     small, large = nearly_full(2_400), nearly_full(120_000)
     assert len(large) == 50 * len(small)
-    cost = bytecodes(lambda: everything(small))
+    cost = bytecodes.count(lambda: everything(small))
     assert cost > 100_000
-    assert bytecodes(lambda: everything(large)) < 1.5 * cost
+    assert bytecodes.count(lambda: everything(large)) < 1.5 * cost
 
 
 def test_ten_thousand_ranges_in_a_full_space_with_nothing_but_quarantine() -> None:

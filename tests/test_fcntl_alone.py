@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from lock_users import held, until_quick, until_waiting
@@ -307,15 +307,18 @@ def test_a_handler_that_raises_in_the_middle_of_it(group: Group, path: Path) -> 
         struck += 1  # seen also where it strikes in a callback of the garbage collector, in vain
         raise ZeroDivisionError
 
+    def until_struck(strikes: int, file: IO[str]) -> None:
+        while struck == strikes:  # where it loops, 3.13.0 is outside of every `try`
+            fcntl.flock(file, LOCK_EX)
+            fcntl.flock(file, LOCK_UN)
+
     before = signal.signal(signal.SIGALRM, strike)
     try:
         with open(path, "r+") as file:
             for strikes in range(300):
                 try:
                     signal.setitimer(signal.ITIMER_REAL, 0.0001 + rng.random() * 0.001)
-                    while struck == strikes:
-                        fcntl.flock(file, LOCK_EX)
-                        fcntl.flock(file, LOCK_UN)
+                    until_struck(strikes, file)
                 except ZeroDivisionError:
                     pass
             fcntl.flock(file, LOCK_UN)

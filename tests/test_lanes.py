@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 from typing import Any
 
+import bytecodes
 from processes import descriptors
 
 from libos_ipc.runtime import lanes
@@ -29,22 +30,16 @@ def strike(step: int, act: Callable[[], object]) -> bool:
         nonlocal left
         if frame.f_code.co_filename != lanes.__file__:
             return None
-        frame.f_trace_opcodes = True
+        if event == "call":
+            bytecodes.hear(frame, trace)
         if event == "opcode":
             left -= 1
             if left < 0:
                 raise Struck
         return trace
 
-    before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True  # before settrace, or 3.12 counts nothing
-    sys.settrace(trace)
-    try:
+    with suppress(Struck), bytecodes.traced(trace):
         act()
-    except Struck:
-        pass
-    finally:
-        sys.settrace(before)
     return left < 0
 
 

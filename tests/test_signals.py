@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import bytecodes
 import pytest
 from conftest import both_leaders
 from processes import DEADLINE_S, Forked, Line, at_fork, poll, state_of
@@ -561,8 +561,9 @@ def test_another_handler_that_raises_beside_the_trampoline_leaves_no_lock_held(
     def trace(frame: Any, event: str, arg: object) -> Any:
         nonlocal left
         if event == "call":
-            frame.f_trace_opcodes = frame.f_code.co_name == "_on_real"
-            return trace if frame.f_trace_opcodes else None
+            if frame.f_code.co_name != "_on_real":
+                return None
+            bytecodes.hear(frame, trace)
         if event == "opcode":
             left -= 1
             if left == 0:
@@ -571,13 +572,11 @@ def test_another_handler_that_raises_beside_the_trampoline_leaves_no_lock_held(
 
     for at in range(1, 1000):
         left = at
-        sys.settrace(trace)
         try:
-            signalling._on_real(signal.SIGUSR1)
+            with bytecodes.traced(trace):
+                signalling._on_real(signal.SIGUSR1)
         except InterruptedError:
             poll(lambda: not lock.locked(), timeout=1)
-        finally:
-            sys.settrace(None)
         if left > 0:
             break
     assert at > 20
