@@ -397,6 +397,37 @@ class Record:
         """Let go of the memory."""
 
 BATON_BYTES: Final[int]
+TURNS_STRIDE: Final[int]
+MOST_TURNS: Final[int]
+
+@final
+class Turns:
+    """A process's end of turns, or the leader's; see native/turns.h.
+
+    They lie at this index of the memory, in strides of TURNS_STRIDE; `me` is the number of the
+    process's turn, 0 for the leader. Only `take` blocks. The memory is kept until `release`.
+    """
+
+    def __new__(cls, memory: Buffer, index: int, me: int) -> Turns:
+        """ValueError if they do not lie in the memory."""
+    def take(self, handle: int, thread: int, wait: int, seconds: float, /) -> int:
+        """Take the lock for this acquisition: the number of the grant; 0 if it is not to be had
+        here; -1 if it waits still, after so long or a moment, or where the leader knows of it."""
+    def leave(self, handle: int, /) -> bool:
+        """Give the lock back, or wait for it no more. False if that is for the leader."""
+    def ended(self) -> bool:
+        """Whether they are no more."""
+    def begin(self, handle: int, thread: int, number: int, last: int, /) -> None:
+        """The leader, in memory that was never used: the lock is the first one's, under this
+        number; those up to the last may be given."""
+    def look(self) -> tuple[bool, tuple[tuple[int, int, int, int, int], ...]]:
+        """Whether the head has the lock; and all in the queue, the head first: (whose turn,
+        handle, thread, wait, number) as its process has written it."""
+    def end(self) -> tuple[bool, tuple[tuple[int, int, int, int, int], ...]]:
+        """The same, and nobody changes it any more. Who waits is woken."""
+    def release(self) -> None:
+        """From now on it is as if they had ended."""
+
 BATON_STRIDE: Final[int]
 
 @final
@@ -528,29 +559,40 @@ class QuickLock:
     def __new__(cls, *args: object, **kwargs: object) -> Self: ...
     def _offer(
         self,
-        slot: Delegation,
+        slot: Delegation | Turns,
         path: bytes,
         numbers: Iterator[int],
         base: int,
         file: tuple[int, int],
         what: tuple[int, int, int],
         keeper: int,
+        timeout: float | None,
         /,
     ) -> None:
         """From now on lock `what`, type and range, in this slot, as long as the path leads to the
-        file of this device and inode. Handles are base + number; the keeper is ours to close."""
+        file of this device and inode. Handles are base + number; the keeper is ours to close. In
+        turns, for a whole file, it waits for a moment, and no longer than the timeout."""
     def _withdraw(self) -> None:
         """Nothing is offered any more, until the next offer."""
-    def _take(self) -> bool:
-        """Lock quickly, if that can be."""
+    def _take(self, timeout: float | None = None, /) -> bool:
+        """Lock quickly, if that can be; None for the timeout that was offered. Where the answer is
+        False, it may wait in turns still: see `_asked`."""
     def _give(self) -> bool:
         """Unlock what was locked quickly, if that can be."""
     def _take_over(self) -> tuple[int, int, int]:
         """(handle, number, keeper) of what is held quickly, for the caller to unlock and close.
         ValueError if that is nothing."""
+    def _settled(self) -> None:
+        """Who waited in turns does so no more, or waits at the leader."""
     @property
     def _quick(self) -> int:
         """The number of the grant of what is held quickly, 0 for nothing."""
+    @property
+    def _waiting(self) -> int:
+        """The handle of an acquisition that waits in this moment, 0 for none."""
+    @property
+    def _asked(self) -> tuple[int, int, int] | None:
+        """(handle, device, inode) of this thread's acquisition that may wait in turns still."""
     def __enter__(self) -> Self: ...
     def __exit__(self, *exc: object) -> None: ...
 

@@ -32,11 +32,12 @@ class GroupConfig(msgspec.Struct, frozen=True, kw_only=True):
     1 … `id_max`, and one released is not given out again for `quarantine` seconds unless
     nothing else is left. `transport`: `"zmq"` for connections alone, `"auto"` for shared memory
     between two processes that have much to say, `"native"` for any two. `lock_delegation`
-    lets a process that locks an uncontested file do so without messages. Seconds: `spin`
-    before a waiting thread sleeps; `fork_timeout` for the leader's word when a fork finds no
-    spare identity, and for a child to say hello; `leader_stall` between two looks at a stopped
-    leader; `linger` that `close` waits for what was sent to arrive. `uids` may join; empty
-    means the founder's own. `heartbeat` and `curve` are reserved.
+    lets a process that locks an uncontested file do so without messages, and two that lock one
+    in turns hand it on. Seconds: `spin` before a waiting thread sleeps; `fork_timeout` for the
+    leader's word when a fork finds no spare identity, and for a child to say hello;
+    `leader_stall` between two looks at a stopped leader; `linger` that `close` waits for what
+    was sent to arrive. `uids` may join; empty means the founder's own. `heartbeat` and `curve`
+    are reserved.
 
     >>> GroupConfig(send_buffer=1 << 20).send_buffer
     1048576

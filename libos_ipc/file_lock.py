@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
-from libos_ipc._native import QuickLock
+from libos_ipc._native import Delegation, QuickLock, Turns
 from libos_ipc.core.codes import Code
 from libos_ipc.core.lock_words import EOF, NO_WAIT, READ, UNLOCK, WAIT, WAIT_TIMED, WRITE
 from libos_ipc.errors import InvalidArgument, InvalidRange, IpcError
@@ -79,13 +79,23 @@ class FileLock(QuickLock):
 
     def acquire(self, timeout: float | None = None) -> Token:
         """Take it; WouldBlock, Timeout or Deadlock if that cannot be. `with` does this."""
-        if self._take():
-            return self._quick_token()
-        self._begin()
         timeout = self._timeout if timeout is None else timeout
         deadline = _deadline(timeout)
         try:
-            self._got(self._type, lock(*self._call(self._type, timeout)))
+            if self._take(timeout):
+                return self._quick_token()
+            self._begin()
+            return self._acquire(timeout, deadline)
+        except BaseException:
+            self._leave_turns()
+            raise
+
+    def _acquire(self, timeout: float | None, deadline: float | None) -> Token:
+        try:
+            session, code, asks, left = self._call(self._type, timeout)
+            if left is not None and deadline is not None:  # it may have waited in turns already
+                left = max(0.0, deadline - time.monotonic())
+            self._got(self._type, lock(session, code, asks, left))
             if self._mirror is not None:
                 self._mirror.take(self._keeper, self._type, timeout, deadline)
         except BaseException as error:
@@ -192,13 +202,17 @@ class FileLock(QuickLock):
         the keeper is its."""
         found = os.fstat(keeper)
         file = (found.st_dev, found.st_ino)
-        slot = self._group._session.held_files.slot((*file, False))
+        held = self._group._session.held_files
+        slot: Delegation | Turns | None = held.slot((*file, False))
+        if slot is None and (self._type, self._start, self._end) == (WRITE, 0, EOF):
+            slot = held.turns.at(file)
         if slot is None or self._mirror is not None:
             return False
         numbers, base = self._group._node.acquisitions, self._vmid << 32 | _ACQUISITION
         what = (self._type, self._start, self._end)
         try:
-            self._offer(slot, os.fsencode(self.path), numbers, base, file, what, keeper)
+            name, timeout = os.fsencode(self.path), self._timeout
+            self._offer(slot, name, numbers, base, file, what, keeper, timeout)
         except ValueError:
             return False  # the slot was closed just now
         return True
@@ -212,15 +226,26 @@ class FileLock(QuickLock):
             self._held = self._type
             self._token = Token(self._group.epoch, number)
 
+    def _leave_turns(self) -> None:
+        """Whoever of us may wait in turns still does so no more."""
+        if self._asked is not None:
+            handle, device, inode = self._asked
+            if handle >> 32 == self._group.vmid and not self._group.closed:
+                what = (1, UNLOCK, self._start, self._end, self._group.pid, handle, NO_WAIT)
+                name = os.fsencode(self.path)[-4096:]
+                asks = Asks(*what, name, device, inode, current_agent())
+                unlock_unheard(self._group._session, Code.FILE_LOCK_TAKE, asks)
+            self._settled()
+
     # ---- by Python
 
     def _begin(self) -> None:
-        if self._quick:
+        vmid, me = self._group.vmid, object()
+        if self._quick or self._waiting >> 32 == vmid:
             raise self._in_use()
         self._withdraw()  # one at a time: by Python, from here until it is left
         identify(self.path)
         self._group._session.check_open()
-        vmid, me = self._group.vmid, object()
         if self._inside.setdefault(vmid, me) is not me:
             raise self._in_use()
         try:
@@ -234,7 +259,11 @@ class FileLock(QuickLock):
         self._held = UNLOCK
         self._last_call = None
         self._vmid = vmid
-        self._handle = vmid << 32 | _ACQUISITION | next(self._group._node.acquisitions)
+        asked = self._asked
+        if asked is not None and asked[0] >> 32 == vmid:
+            self._handle = asked[0]
+        else:
+            self._handle = vmid << 32 | _ACQUISITION | next(self._group._node.acquisitions)
 
     def _in_use(self) -> InvalidArgument:
         return InvalidArgument(f"this lock of {self.path!r} is in use already: make another one")
@@ -254,6 +283,7 @@ class FileLock(QuickLock):
     def _got(self, type: int, number: int) -> None:
         self._held = type
         self._token = Token(self._group.epoch, number)
+        self._settled()
 
     def _leave(self) -> _Call | None:
         """Hold nothing any more, here: how to unlock, None if nothing of ours is to be unlocked."""
@@ -278,6 +308,7 @@ class FileLock(QuickLock):
         self._leave()
         if held or not isinstance(error, IpcError):
             self._unlock_last()
+        self._settled()
 
     async def __aenter__(self) -> Self:
         await self.aacquire()

@@ -187,6 +187,7 @@ ROWS: Final[dict[Code, Row]] = {
         Row(Code.PING, "anyone", "anyone", _EMPTY, _EMPTY),
         Row(Code.BACK, "member", "leader", Layout("Q", BACK_MAX_BYTES), Layout("QQ")),
         Row(Code.NEW_EPOCH, "leader", "member", _EMPTY),
+        Row(Code.FILE_IN_TURNS, "leader", "member", Layout("IIIQQ")),
     )
 }
 

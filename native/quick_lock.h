@@ -7,9 +7,12 @@
  * Python methods `acquire` and `release`: the slot is closed or full, another owner is in the way, the
  * path leads elsewhere, a task of asyncio asks.
  *
+ * The same with turns (turns.h) for a slot, where it waits for a moment. Who waits on after that, or is
+ * stopped by a signal, stands in the queue still, and goes on by Python: `asked`, until that is settled.
+ *
  * What is held this way is known here alone (`quick`), until the Python side takes it over.
  *
- * All under the interpreter lock, which is released while the path is looked up; that may block.
+ * All under the interpreter lock, which is released while the path is looked up, and while it waits.
  * A fork's copy finds its slot closed. Signal handlers run between calls only.
  */
 #ifndef LIBOS_IPC_QUICK_LOCK_H

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from simulator.turns import TurnsTwin
+
 from libos_ipc.core.codes import Code
 from libos_ipc.core.delegations import STREAK, Entry
 from libos_ipc.core.leader import Leader
@@ -24,6 +26,7 @@ class Slots:
         self.first: dict[tuple[int, int], int] = {}
         self.held: dict[tuple[int, int], list[Entry]] = {}
         self.closed: list[tuple[int, int]] = []
+        self.turns = TurnsTwin()
 
     def begin(self, vmid: int, slot: int, first: int, last: int) -> bool:
         self.first[vmid, slot] = first

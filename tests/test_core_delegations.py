@@ -118,7 +118,7 @@ def test_death_leaves_nothing(kind: Kind) -> None:
     play.hold(2, kind)
     play.done(play.leader.on_gone(2, 2.0))
     assert play.rows() == []
-    assert play.leader.given == {}
+    assert play.leader.files.given == {}
     assert play.set(3, kind, WRITE) == 0
 
 

@@ -55,6 +55,6 @@ def test_what_is_no_state_is_refused_and_changes_nothing(data: bytes) -> None:
 
 def test_what_a_successor_could_not_read_is_not_written() -> None:
     leader = a_leader()
-    leader.slots[2] = Hostile()  # type: ignore[assignment]
+    leader.files.slots[2] = Hostile()  # type: ignore[assignment]
     with pytest.raises(ProtocolError):
         snapshot(leader)

@@ -351,7 +351,19 @@ def quick_lock() -> Lock:
     found = os.stat("/")
     file = found.st_dev, found.st_ino
     keeper = os.open("/", os.O_PATH)
-    lock._offer(given, b"/", itertools.count(1), 1, file, (1, 0, NUMBER), keeper)
+    lock._offer(given, b"/", itertools.count(1), 1, file, (1, 0, NUMBER), keeper, None)
+    return lock
+
+
+def lock_in_turns() -> Lock:
+    """One that waits: another one has the lock."""
+    lock = quick_lock()
+    page = mmap.mmap(-1, mmap.PAGESIZE)
+    turns(page).begin(NUMBER, 1, 1, NUMBER)
+    found = os.stat("/")
+    what: Any = ((found.st_dev, found.st_ino), (1, 0, NUMBER), os.open("/", os.O_PATH), None)
+    lock._offer(turns(page, 2), b"/", itertools.count(1), 1, *what)
+    assert not lock._take(1e-9)
     return lock
 
 
@@ -618,6 +630,62 @@ def baton(number: int = 0, me: int = 0, memory: Any = None) -> _native.Baton:
     return _native.Baton(page, 1, number, me)
 
 
+def turns(memory: Any = None, me: int = 0) -> _native.Turns:
+    return _native.Turns(mmap.mmap(-1, mmap.PAGESIZE) if memory is None else memory, 0, me)
+
+
+def case_turns() -> None:
+    turns()
+    refused(_native.Turns, mmap.mmap(-1, mmap.PAGESIZE), 7, 1)
+    refused(_native.Turns, mmap.mmap(-1, mmap.PAGESIZE), 0, 9)
+    refused(_native.Turns, b"read only", 0, 1)
+    refused(_native.Turns, None, 0, 1)
+
+
+def case_turns_take() -> None:
+    page = mmap.mmap(-1, mmap.PAGESIZE)
+    assert turns(page, 1).take(NUMBER, 1, 1, 0.0) in (0, -1)
+    turns(page).begin(NUMBER, 1, NUMBER, NUMBER + 9)
+    assert turns(page, 2).take(NUMBER + 1, 1, 1, 1e-9) == -1
+    assert turns(page, 1).leave(NUMBER)
+    assert turns(page, 2).take(NUMBER + 1, 1, 1, 1.0) == NUMBER + 1
+    refused(turns(page, 2).take, NUMBER, 1, 1, PAYLOAD)
+    refused(turns(page, 2).take, NUMBER)
+
+
+def case_turns_leave() -> None:
+    assert not turns(None, 1).leave(NUMBER)
+    refused(turns(None, 1).leave, PAYLOAD)
+
+
+def case_turns_ended() -> None:
+    assert not turns().ended()
+
+
+def case_turns_begin() -> None:
+    turns().begin(NUMBER, 1, NUMBER, NUMBER)
+    refused(turns().begin, NUMBER, 1, 2**63, NUMBER)
+    refused(turns().begin, NUMBER)
+
+
+def case_turns_look() -> None:
+    page = mmap.mmap(-1, mmap.PAGESIZE)
+    turns(page).begin(NUMBER, 1, NUMBER, NUMBER)
+    assert turns(page).look() == (True, ((1, NUMBER, 1, 0, NUMBER),))
+
+
+def case_turns_end() -> None:
+    page = mmap.mmap(-1, mmap.PAGESIZE)
+    turns(page).begin(NUMBER, 1, NUMBER, NUMBER)
+    assert turns(page).end() == (True, ((1, NUMBER, 1, 0, NUMBER),))
+
+
+def case_turns_release() -> None:
+    ours = turns()
+    ours.release()
+    refused(ours.end)
+
+
 def case_baton() -> None:
     baton()
     refused(_native.Baton, bytes(4096), 0, 0, 0)
@@ -714,8 +782,9 @@ def case_record_release() -> None:
 
 def case_quicklock_offer() -> None:
     lock = quick_lock()
-    refused(lock._offer, slot(), b"/", 5, 1, (1, 1), (1, 0, 0), 5)
-    refused(lock._offer, PAYLOAD, b"/", itertools.count(), 1, (1, 1), (1, 0, 0), 5)
+    refused(lock._offer, slot(), b"/", 5, 1, (1, 1), (1, 0, 0), 5, None)
+    refused(lock._offer, slot(), b"/", itertools.count(), 1, (1, 1), (1, 0, 0), 5, PAYLOAD)
+    refused(lock._offer, PAYLOAD, b"/", itertools.count(), 1, (1, 1), (1, 0, 0), 5, 1.5)
     refused(lock._offer, NUMBER)
 
 
@@ -730,7 +799,24 @@ def case_quicklock_take() -> None:
     lock = quick_lock()
     assert lock._take()
     assert not lock._take()
-    refused(Lock()._take, NUMBER)
+    refused(Lock()._take, PAYLOAD)
+    refused(Lock()._take, 1.0, 1.0)
+    lock_in_turns()
+
+
+def case_quicklock_settled() -> None:
+    lock_in_turns()._settled()
+
+
+def case_quicklock_asked() -> None:
+    assert quick_lock()._asked is None
+    asked = lock_in_turns()._asked
+    assert asked is not None
+    assert asked[0] == 2
+
+
+def case_quicklock_waiting() -> None:
+    assert lock_in_turns()._waiting == 0
 
 
 def case_quicklock_give() -> None:

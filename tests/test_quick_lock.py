@@ -92,6 +92,7 @@ def offer(lock: QuickLock, slot: Delegation, path: Path, /, **changed: object) -
         "what": (WRITE, 3, 9),
         **changed,
         "keeper": os.open(path, os.O_PATH) if keeper is None else keeper,
+        "timeout": None,
     }
     lock._offer(*given.values())  # type: ignore[arg-type]
 

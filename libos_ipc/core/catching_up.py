@@ -23,7 +23,7 @@ def missed_by(roster: Roster, vmid: int) -> Effects:
         effects.append(Say(vmid, Code.PID_KILL, fields))
     if roster.regrouped:
         effects.append(Say(vmid, Code.PGID_CHANGED, (roster.processes[vmid].pgid,)))
-    for slot, in_use in sorted(roster.slots.get(vmid, {}).items()):
+    for slot, in_use in sorted(roster.files.slots.get(vmid, {}).items()):
         if not in_use:
             effects.append(Say(vmid, Code.FILE_RECALLED, (slot,)))
     for child in roster.processes.values():

@@ -75,3 +75,4 @@ class Code(IntEnum):
     PING = 57
     BACK = 58
     NEW_EPOCH = 59
+    FILE_IN_TURNS = 60

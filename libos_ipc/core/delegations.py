@@ -33,6 +33,7 @@ from typing import NamedTuple, Protocol
 
 from libos_ipc.core.codes import Code
 from libos_ipc.core.descriptors import Spot
+from libos_ipc.core.lock_passing import TurnsMemory
 from libos_ipc.core.lock_table import Place, place_of
 from libos_ipc.core.lock_words import EOF, NO_WAIT, READ, WRITE, Ask, Kind, Owner
 from libos_ipc.core.roster import Record, Roster
@@ -69,7 +70,12 @@ class Entry(NamedTuple):
 
 
 class Memory(Protocol):
-    """The slots, at the leader."""
+    """The slots, at the leader; and where processes take turns."""
+
+    @property
+    def turns(self) -> TurnsMemory | None:
+        """None if nothing is handed on."""
+        ...
 
     def begin(self, vmid: int, slot: int, first: int, last: int) -> bool:
         """Give an empty slot with these numbers to the process. False if that cannot be."""
@@ -150,7 +156,7 @@ class Delegations:
         return [given, Say(vmid, Code.FILE_DELEGATED, (slot, *place))]
 
     def _free_slot(self, vmid: int) -> int | None:
-        taken = self._roster.slots.get(vmid, {})
+        taken = self._roster.files.slots.get(vmid, {})
         return next((slot for slot in range(SLOTS) if slot not in taken), None)
 
     # ---- taking back
@@ -160,7 +166,7 @@ class Delegations:
         streak = self._streaks.get(place)
         if streak is not None and streak[0] != src:
             del self._streaks[place]
-        return self._take_back(place, now) if place in self._roster.given else []
+        return self._take_back(place, now) if place in self._roster.files.given else []
 
     def on_clear(self, vmid: int, now: float) -> Effects:
         """A process gives up what it has locked as a process."""
@@ -181,17 +187,17 @@ class Delegations:
 
     def _take_all_back(self, vmid: int, kinds: tuple[Kind, ...], now: float) -> Effects:
         """Of a process every file in which it has locks of these kinds."""
-        if vmid not in self._roster.slots:
+        if vmid not in self._roster.files.slots:
             return []
         effects: Effects = []
-        for place, (holder, slot, *_) in sorted(self._roster.given.items()):
+        for place, (holder, slot, *_) in sorted(self._roster.files.given.items()):
             assert self._memory is not None
             if holder == vmid and any(e.kind in kinds for e in self._memory.look(vmid, slot)):
                 effects += self._take_back(place, now)
         return effects
 
     def _take_back(self, place: Place, now: float) -> Effects:
-        grant = Grant(*self._roster.given[place])
+        grant = Grant(*self._roster.files.given[place])
         effects: Effects = [self._record(("recall", *place))]
         assert self._memory is not None
         for entry in self._memory.recall(grant.vmid, grant.slot):
@@ -217,7 +223,7 @@ class Delegations:
 
     def on_returned(self, src: int, slot: int) -> Effects:
         """The holder has heard that a slot is closed."""
-        if self._roster.slots.get(src, {}).get(slot) is not False:
+        if self._roster.files.slots.get(src, {}).get(slot) is not False:
             return []
         return [self._record(("back", src, slot))]
 
@@ -230,7 +236,7 @@ class Delegations:
 
     def table(self) -> Iterator[tuple[Place, Grant, tuple[Entry, ...]]]:
         """Where something has been given away, and what is locked there."""
-        for place, fields in sorted(self._roster.given.items()):
+        for place, fields in sorted(self._roster.files.given.items()):
             grant = Grant(*fields)
             assert self._memory is not None
             found = self._memory.look(grant.vmid, grant.slot)

@@ -86,6 +86,27 @@ class FileLocks(LockTable):
             decision.outcomes.append(Outcome(ask.src, ask.seq, 0, 0, ""))
         return decision
 
+    def claim(self, ask: Ask, now: float) -> Decision:
+        """The request of an acquisition that waits under the number of its handle: it takes that
+        place in the queue, unless it has closed a cycle."""
+        decision = Decision([], [])
+        src, handle = ask.src, ask.owner.id
+        _, waiter = self.waiting[src, handle]
+        cycle = cycle_of(self, self.others, ask, waiter.fair, waiter.arrival)
+        if cycle is None:
+            self._do(("named", src, handle, ask.seq), decision)
+        else:
+            self._do(("left", src, handle), decision)
+            decision.outcomes.append(Outcome(src, ask.seq, EDEADLK, 0, explain(cycle)))
+            self._settle(now, decision)
+        return decision
+
+    def must_wait(self, ask: Ask) -> bool:
+        """Whether this request would wait, or be refused."""
+        space = self.spaces.get(place_of(ask))
+        fair = ask.owner.kind == Kind.FAIR
+        return space is not None and ask.type != UNLOCK and space.blocked(ask, fair)
+
     def get(self, ask: Ask) -> Found | None:
         """The first lock in the way of this request; of type UNLOCK: the first of its owner."""
         space = self.spaces.get(place_of(ask))

@@ -223,7 +223,7 @@ class Leader(Roster):
         if process is None or process.state is not State.RUNNING:
             return []
         spares = tuple(sorted(self.spares_of.get(vmid, ())))
-        effects = self.lock_desk.delegations.on_gone(vmid, now)
+        effects = self.lock_desk.on_gone(vmid, now)
         effects += [self._record(("detached", vmid)), *self.sync_desk.on_gone(vmid)]
         return [*effects, Expect(spares)]
 
@@ -386,7 +386,7 @@ class Leader(Roster):
         until that is known, they have what it had, and nobody who waits for any of it is looked
         after, or one who waits for a part would pass another who came first and needs all."""
         spares = tuple(sorted(self.spares_of.get(vmid, ())))
-        effects = self.lock_desk.delegations.on_gone(vmid, now)
+        effects = self.lock_desk.on_gone(vmid, now)
         effects += [self._record(("gone", vmid, now)), *answers, *self.sync_desk.on_gone(vmid)]
         return [*effects, Expect(spares)]
 

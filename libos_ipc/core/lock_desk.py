@@ -1,9 +1,9 @@
 """The leader's part in file locks: from messages to the machine, and from its decisions to answers.
 
 Here is checked who asks for whom: a process locks and unlocks for itself alone, by handles that
-are its own. Before the machine decides, a file that was given away is taken back
-(`delegations.py`), and what stands in the way by a closed descriptor is released
-(`lock_descriptors.py`).
+are its own. Before the machine decides, a file that was given away, to one process
+(`delegations.py`) or to those who take turns (`lock_passing.py`), is taken back, and what stands in
+the way by a closed descriptor is released (`lock_descriptors.py`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,19 @@ from libos_ipc.core.descriptors import NOWHERE, Inspector
 from libos_ipc.core.file_locks import FileLocks
 from libos_ipc.core.lock_answers import LockAnswers, key_of
 from libos_ipc.core.lock_descriptors import LockDescriptors
+from libos_ipc.core.lock_passing import LockPassing
 from libos_ipc.core.lock_table import place_of
-from libos_ipc.core.lock_words import EOF, UNLOCK, WAIT_TIMED, Ask, FileId, Kind, Owner
+from libos_ipc.core.lock_words import (
+    EOF,
+    UNLOCK,
+    WAIT,
+    WAIT_TIMED,
+    Ask,
+    Decision,
+    FileId,
+    Kind,
+    Owner,
+)
 from libos_ipc.core.roster import Roster
 from libos_ipc.core.vocabulary import Answer, Effects
 
@@ -42,6 +53,7 @@ class LockDesk:
         self._inspector = inspector
         self._answers = LockAnswers(roster)
         self.delegations = Delegations(roster, memory)
+        self.passing = LockPassing(roster, None if memory is None else memory.turns)
         self.descriptors = LockDescriptors(roster, inspector, self.delegations, self._answers)
 
     @property
@@ -70,14 +82,27 @@ class LockDesk:
             effects += found
         if ask.type != UNLOCK:
             effects += self.descriptors.close_the_closed(ask, now)
-        told = self._answers.tell(self._locks.set(ask, now), {(src, seq): code})
+        if ask.wait == WAIT and self._roster.files.turns and self._locks.must_wait(ask):
+            effects += self.passing.on_wait(src, now)
+        told = self._answers.tell(self._decide(ask, now), {(src, seq): code})
         if ask.type != UNLOCK:
             return [*effects, *self._forget_idle(ask), *told]
         # Who hears the answer has the file already, if it is to have it: its next request would
         # only take it back.
         answers = [effect for effect in told if isinstance(effect, Answer)]
         others = [effect for effect in told if not isinstance(effect, Answer)]
-        return [*effects, *others, *self.delegations.on_unlock(ask), *answers]
+        given = self.passing.on_unlock(ask) or self.delegations.on_unlock(ask)
+        return [*effects, *others, *given, *answers]
+
+    def _decide(self, ask: Ask, now: float) -> Decision:
+        """Who was found waiting in turns waits here under its handle, until it asks itself."""
+        if (ask.src, ask.owner.id) not in self._locks.waiting or ask.owner.kind != Kind.FAIR:
+            return self._locks.set(ask, now)
+        if ask.type != UNLOCK:
+            return self._locks.claim(ask, now)
+        left = self._locks.withdraw(ask.src, ask.owner.id, now)[1]
+        done = self._locks.set(ask, now)
+        return Decision(left.records + done.records, left.outcomes + done.outcomes)
 
     def _forget_idle(self, ask: Ask) -> Effects:
         """By what a process asked in vain, or only asked: a POSIX lock that it takes by and by, by
@@ -149,6 +174,7 @@ class LockDesk:
             effects += self.descriptors.close_the_closed(waiter.ask, now)
         rows = [(*row, False) for row in self._locks.table(now)]
         rows += self._delegated_rows()
+        rows += self._rows_in_turns()
         return [*effects, Answer(src, seq, Code.FILE_LOCK_TABLE, (tuple(rows),))]
 
     def _delegated_rows(self) -> Iterator[tuple[Any, ...]]:
@@ -161,15 +187,36 @@ class LockDesk:
                 what = (place[:2], grant.path, kind, type, start, end)
                 yield (*what, *who, thread, handle, 0.0, False, (), True)
 
+    def _rows_in_turns(self) -> Iterator[tuple[Any, ...]]:
+        """Who has a lock that is handed on, and who waits for it there."""
+        for file, standing in self.passing.table():
+            holders = tuple((ask.src, ask.pid) for ask, has_it in standing if has_it)
+            for ask, has_it in standing:
+                what = (file, ask.path, int(Kind.FAIR), ask.type, ask.start, ask.end)
+                who = (ask.pid, ask.src, ask.thread, ask.owner.id, 0.0)
+                yield (*what, *who, not has_it, () if has_it else holders, has_it)
+
     def returned(self, src: int, seq: int, fields: tuple[int, ...], now: float) -> Effects:
         """FILE_RETURNED: the sender has closed a slot that was recalled."""
         return self.delegations.on_returned(src, fields[0])
 
     def _recalled(self, ask: Ask, now: float) -> Effects:
         """The file is ours to decide on, whoever had it."""
-        return self.delegations.on_ask(ask.src, place_of(ask), now)
+        effects = self.delegations.on_ask(ask.src, place_of(ask), now)
+        if ask.owner.kind != Kind.FLOCK:
+            effects += self.passing.on_ask(ask.file, now)
+        return effects
 
     # ---- what happens
+
+    def on_gone(self, vmid: int, now: float) -> Effects:
+        """A process is gone, or has exec'ed: to be called before it is."""
+        return self.passing.on_gone(vmid, now) + self.delegations.on_gone(vmid, now)
+
+    def close(self) -> None:
+        """Nobody leads here any more."""
+        self.delegations.close()
+        self.passing.close()
 
     def settle(self, now: float) -> Effects:
         """Whoever is next, after processes have gone."""

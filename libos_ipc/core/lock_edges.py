@@ -90,7 +90,9 @@ def waits_for(table: LockTable, agent: Agent, matters: Matters) -> Iterator[Edge
             yield from edges_of(table, waiter.ask, waiter.arrival, waiter.fair, matters)
 
 
-def cycle_of(table: LockTable, others: Waits | None, ask: Ask, fair: bool) -> list[Edge] | None:
+def cycle_of(
+    table: LockTable, others: Waits | None, ask: Ask, fair: bool, arrival: int = LAST
+) -> list[Edge] | None:
     """The cycle that this request would close by waiting; None if none, or none is looked for."""
     if ask.wait != WAIT or ask.owner.kind not in (Kind.POSIX, Kind.FAIR):
         return None
@@ -99,7 +101,7 @@ def cycle_of(table: LockTable, others: Waits | None, ask: Ask, fair: bool) -> li
     if not any(ranges.has_agent(agent) or is_wanted(table, others, agent) for agent in newcomer):
         return None
     matters = who_matters(table, others, newcomer)
-    first = edges_of(table, ask, LAST, fair, matters)
+    first = edges_of(table, ask, arrival, fair, matters)
     return find_cycle(first, newcomer, all_waits(table, others, matters))
 
 

@@ -7,6 +7,7 @@ decided. What became free by it is only noted (`freed`); whoever decides settles
     ("lock", ask, number, now)        its owner has this now; ask.type UNLOCK for nothing
     ("wait", ask, fair, now)          it waits
     ("left", src, seq)                it waits no more, and got nothing
+    ("named", src, old, new)          it waits as request `new` from now on
     ("undo", src, seq)                it had waited, was granted, and nobody wants it now
     ("clear", pid)                    the POSIX locks of this pid are gone
     ("unref", vmid, kind, handle)     this process has the handle no more
@@ -68,6 +69,7 @@ class LockTable:
             "lock": self._apply_lock,
             "wait": self._apply_wait,
             "left": self._apply_left,
+            "named": self._apply_named,
             "undo": self._apply_undo,
             "clear": self._apply_clear,
             "unref": self._apply_unref,
@@ -127,6 +129,14 @@ class LockTable:
         self._unwait(place, waiter)
         self._note(place, waiter.ask.start, waiter.ask.end)
         self._look_after(place, waiter.ask.owner)
+
+    def _apply_named(self, src: int, old: int, new: int) -> None:
+        place, waiter = self.waiting.pop((src, old))
+        other = self.spaces[place].waiters.replace(waiter, waiter.ask._replace(seq=new))
+        self.waiting[src, new] = place, other
+        for index, entry in self._indexes(other.ask):
+            del index[entry][src, old]
+            index[entry][src, new] = None
 
     def _apply_undo(self, src: int, seq: int) -> None:
         grant = self.grants.get(src, seq)
@@ -242,13 +252,15 @@ class LockTable:
         if not len(waiters):
             del self.contested[place]
         del self.waiting[key]
-        indexes: list[tuple[Any, Any]] = [(self._requests_of, ask.src)]
-        for agent in agents_of(ask.owner, ask.src, ask.thread):
-            indexes.append((self.waits_of, agent))
-        for index, entry in indexes:
+        for index, entry in self._indexes(ask):
             del index[entry][key]
             if not index[entry]:
                 del index[entry]
+
+    def _indexes(self, ask: Ask) -> list[tuple[Any, Any]]:
+        """Where a request that waits is found: an index, and its entry there."""
+        agents = agents_of(ask.owner, ask.src, ask.thread)
+        return [(self._requests_of, ask.src), *((self.waits_of, agent) for agent in agents)]
 
     def _release(self, owner: Owner) -> None:
         """The owner holds nothing any more."""

@@ -103,6 +103,14 @@ class Waiters:
         if not of_owner:
             del self._of_owner[ask.owner]
 
+    def replace(self, waiter: Waiter, ask: Ask) -> Waiter:
+        """The same one waits by another request, for the same."""
+        queue, other = self.queue_of(waiter), waiter._replace(ask=ask)
+        queue.waiters[bisect_left(queue.waiters, (waiter.arrival,))] = other
+        self._by_arrival[waiter.arrival] = other
+        self._of_owner[ask.owner][waiter.arrival] = other
+        return other
+
     def queue_of(self, waiter: Waiter) -> Queue:
         """The queue in which it stands."""
         ask = waiter.ask

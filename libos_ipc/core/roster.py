@@ -25,8 +25,8 @@ from typing import TypeAlias
 from libos_ipc.core.answered import Answered, Kept, frozen
 from libos_ipc.core.descriptors import DescriptorTable
 from libos_ipc.core.file_locks import FileLocks
+from libos_ipc.core.given_files import GivenFiles
 from libos_ipc.core.ids import IdSpace
-from libos_ipc.core.lock_table import Place
 from libos_ipc.core.lock_words import Kind
 from libos_ipc.core.particulars import Particulars
 from libos_ipc.core.process_groups import ProcessGroups
@@ -71,10 +71,7 @@ class Roster:
         self.particulars = Particulars()
         self.locks = FileLocks()
         self.descriptors = DescriptorTable()
-        #: where one process locks alone: VMID, slot, first and last number, kind, path
-        self.given: dict[Place, tuple[int, int, int, int, int, bytes]] = {}
-        #: slots in use, by VMID; False for one that was closed and not returned
-        self.slots: dict[int, dict[int, bool]] = {}
+        self.files = GivenFiles(self.locks)
         self.answered = Answered()
         #: the number of the last signal that was relayed
         self.relays = 0
@@ -104,12 +101,10 @@ class Roster:
             "meta": self.particulars.set_entry,
             "at": self.descriptors.put,
             "unat": self._apply_unat,
-            "give": self._apply_give,
-            "recall": self._apply_recall,
-            "back": self._apply_back,
             "sync": lambda *record: self.sync.apply(record),
         }
         self._apply |= {kind: partial(self._apply_to_locks, kind) for kind in self.locks.kinds}
+        self._apply |= self.files.records
 
     def _pid_of(self, vmid: int) -> int:
         process = self.processes.get(vmid)
@@ -278,7 +273,7 @@ class Roster:
         self.processes[vmid].state = State.DETACHED
         self._share_with_unborn(vmid)
         self.locks.detach(vmid)
-        self._drop_given(vmid)
+        self.files.drop(vmid)
 
     def _apply_gone(self, vmid: int, now: float) -> None:
         process = self.processes.pop(vmid)
@@ -293,7 +288,7 @@ class Roster:
         self._give_back(vmid, pid, pgid, now)
         self.locks.drop_process(vmid)
         self.descriptors.drop(vmid)
-        self._drop_given(vmid)
+        self.files.drop(vmid)
         self.particulars.drop(vmid, pid, process.os_pid, process.start_time, process.uid)
 
     def _share_with_unborn(self, vmid: int) -> None:
@@ -319,34 +314,6 @@ class Roster:
     def _apply_unat(self, vmid: int, kind: int, handle: int, device: int, inode: int) -> None:
         self.descriptors.forget(vmid, (kind, handle, device, inode))
 
-    def _apply_give(
-        self,
-        device: int,
-        inode: int,
-        flock: bool,
-        vmid: int,
-        slot: int,
-        first: int,
-        last: int,
-        kind: int,
-        path: bytes,
-    ) -> None:
-        self.given[device, inode, flock] = vmid, slot, first, last, kind, path
-        self.slots.setdefault(vmid, {})[slot] = True
-        self.locks.next_number = last + 1
-
-    def _apply_recall(self, device: int, inode: int, flock: bool) -> None:
-        vmid, slot, *_ = self.given.pop((device, inode, flock))
-        self.slots[vmid][slot] = False
-
-    def _apply_back(self, vmid: int, slot: int) -> None:
-        del self.slots[vmid][slot]
-
-    def _drop_given(self, vmid: int) -> None:
-        if self.slots.pop(vmid, None) is not None:
-            for place in [place for place, given in self.given.items() if given[0] == vmid]:
-                del self.given[place]
-
     def _apply_pgid(self, vmid: int, pgid: int, now: float) -> None:
         process = self.processes[vmid]
         before, process.pgid = process.pgid, pgid
@@ -370,8 +337,7 @@ class Roster:
             self.sync.state(),
             self.answered.state(),
             tuple(self.orphan_exits),
-            sorted(self.given.items()),
-            sorted((vmid, sorted(slots.items())) for vmid, slots in self.slots.items() if slots),
+            self.files.state(),
         )
 
     def check(self) -> None:
@@ -382,6 +348,7 @@ class Roster:
         self.locks.check()
         self.descriptors.check()
         self.sync.check()
+        self.files.check()
         assert not self.processes.keys() & self.spares.keys()
         for vmid, process in self.processes.items():
             assert vmid < self.next_vmid

@@ -52,10 +52,11 @@ _CLASSES: dict[str, set[str]] = {
 
 def _parts(roster: Roster) -> tuple[Part, ...]:
     """What each machine has in its journal's records, and nowhere else."""
-    own = ("next_vmid", "ever_joined", "regrouped", "relays", "orphan_exits", "given", "slots")
+    own = ("next_vmid", "ever_joined", "regrouped", "relays", "orphan_exits")
     locks = ("next_number", "_next_arrival", "waiting", "waits_of", "contested", "_requests_of")
     return (
         (roster, ("processes", "spares", "spares_of", *own)),
+        (roster.files, ("given", "slots", "turns")),
         (roster.ids, ("_cursor", "_ranges", "_free")),
         (roster.groups, ("members", "kept")),
         (roster.particulars, ("caught", "threads", "_threads_of", "entries", "departed")),

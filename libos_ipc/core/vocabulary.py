@@ -293,6 +293,16 @@ class Recalled(NamedTuple):
     slot: int
 
 
+class InTurns(NamedTuple):
+    """The lock of this file is handed on at this place of a file of turns, where we are `me`."""
+
+    where: int
+    place: int
+    me: int
+    device: int
+    inode: int
+
+
 class Discard(NamedTuple):
     """The large value that lies at `where` is needed no more."""
 
@@ -362,6 +372,7 @@ Effect: TypeAlias = (
     | HandleDropped
     | Delegated
     | Recalled
+    | InTurns
     | Discard
     | Publish
     | Unpublish

@@ -19,6 +19,8 @@ from libos_ipc.core.lock_table import Place
 from libos_ipc.core.lock_words import NO_WAIT, FileId, Kind, Owner, place
 from libos_ipc.core.vocabulary import Body
 from libos_ipc.errors import IpcError, WouldBlock
+from libos_ipc.runtime.rundir import GroupDir
+from libos_ipc.runtime.turns import LeadersTurns, MembersTurns
 
 __all__ = ["Fork", "HeldFiles", "Locker", "SharedSlots", "What"]
 
@@ -68,10 +70,11 @@ class _Slots:
 
 
 class SharedSlots:
-    """The leader's end; `path_of` gives the path of a member's slots."""
+    """The leader's end."""
 
-    def __init__(self, path_of: Callable[[int], str]) -> None:
-        self._path_of = path_of
+    def __init__(self, directory: GroupDir) -> None:
+        self._path_of = directory.slots
+        self.turns = LeadersTurns(directory.path)
         self._members: dict[int, tuple[_Slots, dict[int, Delegation]]] = {}
 
     def begin(self, vmid: int, slot: int, first: int, last: int) -> bool:
@@ -140,9 +143,11 @@ class Fork:
 class HeldFiles:
     """The holder's end. Any thread; a slot is changed in one step, under the interpreter lock."""
 
-    def __init__(self, path: str, vmid: int) -> None:
-        self._path = path
+    def __init__(self, directory: GroupDir, vmid: int) -> None:
+        self._path = directory.slots(vmid)
         self._vmid = vmid
+        #: files that we lock in turns with others
+        self.turns = MembersTurns(directory.path)
         self._slots: _Slots | None = None
         self._by_place: dict[Place, Delegation] = {}
         self._opened: dict[int, tuple[Place, Delegation]] = {}
@@ -246,6 +251,7 @@ class HeldFiles:
 
     def close(self) -> None:
         """Give everything back: the process has left, or this is a forked child."""
+        self.turns.close()
         self._by_place.clear()
         for _, opened in self._opened.values():
             opened.close()

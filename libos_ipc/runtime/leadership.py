@@ -143,5 +143,5 @@ class Leadership(Belongings):
     def _close_leader(self) -> None:
         leader = self.session.member.leader
         if leader is not None:
-            leader.lock_desk.delegations.close()
+            leader.lock_desk.close()
             leader.sync_desk.close()

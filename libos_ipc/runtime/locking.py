@@ -7,17 +7,19 @@ leader has said whether that came in time: so a lock is never held on behalf of 
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
 from libos_ipc.core.codes import LEADER, Code
-from libos_ipc.core.lock_words import Kind
+from libos_ipc.core.lock_words import EOF, NO_WAIT, UNLOCK, WRITE, Kind
 from libos_ipc.core.vocabulary import Body
 from libos_ipc.errors import Deadlock, IpcError, Timeout, WouldBlock
 from libos_ipc.runtime.held_files import Locker
 from libos_ipc.runtime.ticket import Ticket
 
 if TYPE_CHECKING:
+    from libos_ipc._native import Turns
     from libos_ipc.runtime.session import Session
     from libos_ipc.wire import FileLock
 
@@ -30,8 +32,11 @@ def lock(session: Session, code: Code, asks: FileLock, timeout: float | None) ->
     WouldBlock, Deadlock, Timeout. Whatever ends the wait, the request does not wait on. Not for
     locks by a descriptor: see `DescriptorCall`.
     """
-    granted = _by_ourselves(session, code, asks)
-    return ask_leader(session, code, asks, timeout) if granted is None else granted
+    deadline = None if timeout is None else time.monotonic() + timeout
+    granted = _by_ourselves(session, code, asks, math.inf if timeout is None else timeout)
+    if granted is not None:
+        return granted
+    return ask_leader(session, code, asks, deadline and deadline - time.monotonic())
 
 
 def ask_leader(session: Session, code: Code, asks: FileLock, timeout: float | None) -> int:
@@ -75,16 +80,37 @@ def unlock_unheard(session: Session, code: Code, asks: FileLock) -> None:
         pass  # the group is closed, or the leader is gone: nothing is held
 
 
-def _by_ourselves(session: Session, code: Code, asks: FileLock) -> int | None:
-    """The number of the grant, where this process may give it out; None if the leader must."""
+def _by_ourselves(
+    session: Session, code: Code, asks: FileLock, patience_s: float = 0.0
+) -> int | None:
+    """The number of the grant, where this process may give it out; None if the leader must.
+
+    Where processes take turns it waits for a moment, if there is patience. Timeout.
+    """
     held = session.held_files
     kind = Kind.FAIR
     if code != Code.FILE_LOCK_TAKE:
         kind = Kind.FLOCK if asks.family == 2 else Kind.POSIX
     locker = Locker((asks.device, asks.inode), kind, asks.handle_id, asks.thread)
     if not held.has(locker.place):
-        return None
+        turns = held.turns.at(locker.file)
+        whole = kind == Kind.FAIR and (asks.start, asks.end) == (0, EOF)
+        return _in_turns(turns, asks, patience_s) if turns is not None and whole else None
     return held.serve(locker, (asks.type, asks.start, asks.end), asks.wait, lambda: asks.path)
+
+
+def _in_turns(turns: Turns, asks: FileLock, patience_s: float) -> int | None:
+    """The same where the file is locked in turns."""
+    if asks.type == UNLOCK:
+        return 0 if turns.leave(asks.handle_id) else None
+    if asks.type != WRITE:
+        return None
+    deadline = time.monotonic() + patience_s
+    wait_s = 0.0 if asks.wait == NO_WAIT else patience_s
+    granted = turns.take(asks.handle_id, asks.thread, asks.wait, wait_s)
+    if granted < 0 and time.monotonic() >= deadline and turns.leave(asks.handle_id):
+        raise Timeout(f"the lock of {_path(asks)} was not free within {patience_s} s")
+    return granted if granted > 0 else None
 
 
 def _keep_looking(session: Session) -> None:

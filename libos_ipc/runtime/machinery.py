@@ -24,7 +24,7 @@ def make_leader(
         quarantine_s=config.quarantine,
         first_vmid=first_vmid,
         inspector=Inspector(),
-        memory=SharedSlots(directory.slots) if config.lock_delegation else None,
+        memory=SharedSlots(directory) if config.lock_delegation else None,
         read_remains=lambda vmid: read_remains(directory.slabs(vmid)),
         batons=LeadersBatons(directory.path),
     )

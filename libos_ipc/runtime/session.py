@@ -36,6 +36,7 @@ from libos_ipc.core.vocabulary import (
     GetMeta,
     HandleDropped,
     Heard,
+    InTurns,
     Journal,
     KernelSignal,
     LeaderGone,
@@ -136,7 +137,7 @@ class Session(Performing):
         self.closed = False
         self.leaving = False
         self._group_id = file.id.encode()
-        self.held_files = HeldFiles(directory.slots(member.vmid), member.vmid)
+        self.held_files = HeldFiles(directory, member.vmid)
         self.loop = Loop(f"libos_ipc {file.name}", self._on_round)
         self.clock = Clock(self.loop.wake, self._tick)
         self.watches = Watches(
@@ -179,6 +180,7 @@ class Session(Performing):
             HandleDropped: lambda effect: host.handle_dropped(effect.key),
             Delegated: lambda effect: self.held_files.open(*effect),
             Recalled: self._give_back,
+            InTurns: lambda effect: self.held_files.turns.open(*effect),
             Publish: host.publish,
             Unpublish: lambda effect: host.unpublish(effect.id),
             Discard: lambda effect: host.discard(effect.where),

@@ -35,6 +35,7 @@ class Knobs:
     lane_after: int  #: messages to a process before it is offered a lane, 0 for never
     no_lane: float  #: that one cannot be made, taken or reached
     streak: int  #: of acquisitions after which a file is given away
+    moves: int  #: of a lock from one to the other after which they take turns
     id_max: int
     range_size: int
     quarantine_s: float
@@ -73,6 +74,7 @@ class Knobs:
             lane_after=rng.choice((0, 1, 2, 8)),
             no_lane=rng.choice((0.0, 0.0, 0.3)),
             streak=rng.choice((1, 2, 8)),
+            moves=rng.choice((1, 1, 3)),
             id_max=rng.choice((40, 80, 2**22 - 1, 2**22 - 1)),
             range_size=rng.choice((1, 2, 4, 8)),
             quarantine_s=rng.choice((0.0, 0.2, 180.0)),

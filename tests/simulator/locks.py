@@ -24,9 +24,10 @@ from libos_ipc.core.lock_words import (
     Row,
 )
 from libos_ipc.core.lock_words import Owner as LockOwner
-from libos_ipc.core.vocabulary import Delegated, Recalled
+from libos_ipc.core.vocabulary import Delegated, InTurns, Recalled
 
 from .threads import Running, Ticket, Wait, never
+from .turns import TurnsTwin, TurnTwin
 
 if TYPE_CHECKING:
     from libos_ipc.core.leader import Leader
@@ -151,6 +152,8 @@ class LockHistory:
             assert row.kind == Kind.POSIX, f"still held: {row}"
             assert row.vmid in machine.processes, f"held by the gone: {row}"
             assert row.vmid not in self._world.nodes, f"still held: {row}"
+        for file, standing in machine.lock_desk.passing.table():
+            assert not standing, f"still stand in turns of {file}: {standing}"
 
     def _is_believed_of_children(self, row: Row, machine: Leader) -> bool:
         """Whether its locker is gone, and only children are left to whom the leader gave it at
@@ -218,6 +221,7 @@ class SimSlots:
 
     def __init__(self) -> None:
         self.slots: dict[tuple[int, int], Slot] = {}
+        self.turns = TurnsTwin()
 
     def begin(self, vmid: int, slot: int, first: int, last: int) -> bool:
         there = self.slots[vmid, slot] = Slot()
@@ -252,6 +256,8 @@ class Locking:
         self.shared: set[tuple[int, int]] = set()
         #: where we lock alone: (file, FLOCK or not) -> slot
         self.given: dict[tuple[int, bool], Slot] = {}
+        #: files that we lock in turns with others
+        self.turns: dict[int, TurnTwin] = {}
         self._slots: dict[int, tuple[int, bool]] = {}
 
     def delegated(self, effect: Delegated) -> None:
@@ -261,6 +267,10 @@ class Locking:
             place = effect.inode, bool(effect.flock)
             self.given[place] = slot
             self._slots[effect.slot] = place
+
+    def in_turns(self, effect: InTurns) -> None:
+        """A file is locked in turns."""
+        self.turns[effect.inode] = TurnTwin(self._world.slots.turns.queues[effect.place], effect.me)
 
     def recalled(self, effect: Recalled) -> None:
         """It is not any more."""
@@ -324,6 +334,40 @@ class Locking:
                 part = bounds if rng.random() < 0.7 else (0, LAST_BYTE)
                 yield from self.set(owner, file, UNLOCK, part, NO_WAIT, None)
 
+    def contend(self) -> Running:
+        """Lock a whole file for itself, again and again."""
+        rng, file = self._world.rng, self._world.rng.randrange(FILES)
+        for _ in range(rng.randint(4, 16)):
+            if self._node.goodbye_said:
+                return
+            owner = (int(Kind.FAIR), self._new_handle())
+            wait, patience = rng.choice(((WAIT, None), (WAIT_TIMED, 0.3), (NO_WAIT, None)))
+            yield from self.set(owner, file, WRITE, (0, LAST_BYTE), wait, patience)
+            yield Wait(never, rng.random() * self._world.knobs.gap_s)
+            yield from self.set(owner, file, UNLOCK, (0, LAST_BYTE), NO_WAIT, None)
+
+    def _take_turns(self, owner: Owner, file: int, type: int, wait: int) -> Running:
+        """Lock or unlock in turns; True at the end if the leader need not be asked."""
+        turn, history, node = self.turns.get(file), self._world.history.locks, self._node
+        if turn is None or node.goodbye_said or owner[0] != Kind.FAIR or type == READ:
+            return False
+        if type == UNLOCK:
+            done = turn.leave(owner[1])
+        else:
+            number = turn.take(owner[1], 1, wait, wait != NO_WAIT)
+            for _ in range(self._world.rng.randint(0, 4)):
+                if number >= 0 or node.goodbye_said:
+                    break
+                yield Wait(never, self._world.rng.random() * self._world.knobs.gap_s)
+                number = turn.take(owner[1], 1, wait, True)
+            if number < 0 and wait == WAIT_TIMED and turn.leave(owner[1]):
+                history.after(owner, file)
+                return True
+            done = number > 0
+        if done and history.after(owner, file) and type != UNLOCK and not node.goodbye_said:
+            history.granted(node, owner, file, type, 0, LAST_BYTE)
+        return done
+
     def _new_handle(self) -> int:
         self._last_handle += 1
         return self._node.vmid << 32 | self._last_handle
@@ -347,6 +391,11 @@ class Locking:
             if not self._world.faulty and type != UNLOCK:
                 yield from self.set(owner, file, UNLOCK, (0, LAST_BYTE), NO_WAIT, None)
             return
+        whole = kind == Kind.FAIR and bounds == (0, LAST_BYTE)
+        if whole and (yield from self._take_turns(owner, file, type, wait)):
+            return
+        if whole:
+            bounds = 0, EOF
         code = Code.FILE_LOCK_TAKE if kind == Kind.FAIR else Code.FILE_LOCK_SET
         pid = _ANY_PID if kind == Kind.OFD else node.identity.pid
         family, handle = (2 if kind == Kind.FLOCK else 1), (0 if kind == Kind.POSIX else id)
@@ -371,7 +420,7 @@ class Locking:
         alone = history.locks.after(owner, file)
         if ticket.error is None and type != UNLOCK and not node.goodbye_said:
             if alone:
-                history.locks.granted(node, owner, file, type, *bounds)
+                history.locks.granted(node, owner, file, type, bounds[0], min(bounds[1], LAST_BYTE))
             if not self._world.faulty:
                 yield from self.set(owner, file, UNLOCK, (0, LAST_BYTE), NO_WAIT, None)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from libos_ipc.core import delegations, member
+from libos_ipc.core import delegations, lock_passing, member
 from libos_ipc.core.codes import Code
 
 from . import final, life
@@ -28,15 +28,16 @@ def run(seed: int, actions: int | None = None) -> World:
     """Live through one seed. Raises what went wrong, with the world as `error.world`."""
     rng = random.Random(seed)
     world = World(seed, Knobs.draw(rng, actions), rng)
-    before = member.ACK_EVERY, delegations.STREAK
+    before = member.ACK_EVERY, delegations.STREAK, lock_passing.MOVES, lock_passing.WASTED
     member.ACK_EVERY, delegations.STREAK = world.knobs.ack_every, world.knobs.streak
+    lock_passing.MOVES, lock_passing.WASTED = world.knobs.moves, 0
     try:
         Scenario(world).play()
     except Exception as error:
         error.world = world  # type: ignore[attr-defined]
         raise
     finally:
-        member.ACK_EVERY, delegations.STREAK = before
+        member.ACK_EVERY, delegations.STREAK, lock_passing.MOVES, lock_passing.WASTED = before
     return world
 
 
@@ -205,7 +206,9 @@ class Scenario:
         for _ in range(self._rng.randint(1, 3)):
             if not node.dead:
                 locking = node.program.locking
-                call = locking.burst if self._rng.random() < 0.4 else locking.random_call
+                call = self._rng.choice(
+                    (locking.burst, locking.contend, locking.random_call, locking.random_call)
+                )
                 node.program.start("lock", call())
 
     def _sync(self, node: SimNode) -> None:

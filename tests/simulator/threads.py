@@ -10,7 +10,7 @@ and running some time passes, in which others run; so the condition is tested on
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from libos_ipc.core.vocabulary import Body
 from libos_ipc.errors import IpcError
@@ -29,7 +29,7 @@ class Wait(NamedTuple):
     ticket: Ticket | None = None
 
 
-Running: TypeAlias = Generator[Wait, bool, None]
+Running: TypeAlias = Generator[Wait, bool, Any]
 
 
 def never() -> bool:

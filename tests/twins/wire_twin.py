@@ -119,6 +119,7 @@ FORMS: dict[int, tuple[Form | None, Form | None]] = {
     57: (Form(""), Form("")),
     58: (Form("Q", 2**26), Form("QQ")),
     59: (Form(""), None),
+    60: (Form("IIIQQ"), None),
 }
 
 

@@ -1,0 +1,148 @@
+"""Memory in which processes hand file locks on among themselves: the leader's end, and a member's.
+
+Each leader has files of its own in the group's directory, made when they are needed, and known by
+random numbers. No place in them is used twice, so a process that was stopped in the middle of a
+step writes, when it wakes up, where nobody looks any more. What happens there stands in
+native/turns.h.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from contextlib import suppress
+
+from libos_ipc._native import TURNS_STRIDE, Turns
+from libos_ipc.core.lock_passing import Found, Turn
+from libos_ipc.core.lock_words import FileId
+
+__all__ = ["LeadersTurns", "MembersTurns"]
+
+#: Places in a file.
+PLACES = 56
+_BYTES = -(-PLACES * TURNS_STRIDE // mmap.PAGESIZE) * mmap.PAGESIZE
+_NOTHING = Found(False, ())
+
+
+class _Files:
+    """The files of this group that are mapped here, by their numbers."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._maps: dict[int, mmap.mmap] = {}
+
+    def make(self) -> int:
+        """A new one: its number. OSError."""
+        where = int.from_bytes(os.urandom(4))
+        self._map(where, os.O_CREAT | os.O_EXCL)
+        return where
+
+    def turns(self, where: int, place: int, me: int) -> Turns:
+        """Those that lie there. OSError, ValueError if there is no such place."""
+        return Turns(self._maps.get(where) or self._map(where, 0), place, me)
+
+    def _map(self, where: int, flags: int) -> mmap.mmap:
+        fd = os.open(self._path(where), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+        try:
+            if flags:
+                os.posix_fallocate(fd, 0, _BYTES)
+            self._maps[where] = mapped = mmap.mmap(fd, _BYTES)
+        finally:
+            os.close(fd)
+        return mapped
+
+    def _path(self, where: int) -> str:
+        return f"{self._directory}/turns-{where:08x}"
+
+    def keep_only(self, where: int) -> None:
+        """Of all others nothing new is wanted. They stay mapped as long as anybody has any."""
+        for number in [number for number in self._maps if number != where]:
+            self._unmap(number)
+
+    def _unmap(self, where: int) -> None:
+        with suppress(KeyError, BufferError):  # it goes with the last that has any of it
+            self._maps.pop(where).close()
+
+    def remove(self, where: int) -> None:
+        """Nobody will look for this one any more."""
+        self._unmap(where)
+        with suppress(OSError):  # the group ends, or another leader has done it
+            os.unlink(self._path(where))
+
+
+class MembersTurns:
+    """A member's end. Under the session's lock, but for `at`."""
+
+    def __init__(self, directory: str) -> None:
+        self._files = _Files(directory)
+        self._by_file: dict[FileId, Turns] = {}
+
+    def open(self, where: int, place: int, me: int, device: int, inode: int) -> None:
+        """The leader has told of turns for this file."""
+        for file, turns in list(self._by_file.items()):
+            if turns.ended():
+                self._by_file.pop(file).release()
+        try:
+            self._by_file[device, inode] = self._files.turns(where, place, me)
+        except (OSError, ValueError):
+            pass  # then we go on asking the leader, who ends them
+        self._files.keep_only(where)
+
+    def at(self, file: FileId) -> Turns | None:
+        """Those of this file, which may have ended."""
+        return self._by_file.get(file)
+
+    def close(self) -> None:
+        """The process has left, or this is a forked child."""
+        for turns in self._by_file.values():
+            turns.release()
+        self._by_file.clear()
+        self._files.keep_only(0)
+
+
+class LeadersTurns:
+    """The leader's end: `TurnsMemory` of the core. A successor finds what its predecessor made."""
+
+    def __init__(self, directory: str) -> None:
+        self._files = _Files(directory)
+        self._where = 0
+        self._next = PLACES
+
+    def begin(self, first: Turn, last: int) -> tuple[int, int] | None:
+        """New ones, with the lock as the first has it: where. None if there is no memory."""
+        try:
+            if self._next == PLACES:
+                self._where, self._next = self._files.make(), 0
+            place = self._next
+            self._next += 1
+            turns = self._files.turns(self._where, place, 0)
+        except OSError:
+            return None
+        turns.begin(first.handle, first.thread, first.number, last)
+        return self._where, place
+
+    def look(self, where: int, place: int) -> Found:
+        """What is there, while they go on."""
+        return self._read(where, place, False)
+
+    def end(self, where: int, place: int) -> Found:
+        """What is there, and nobody changes it any more."""
+        return self._read(where, place, True)
+
+    def _read(self, where: int, place: int, end: bool) -> Found:
+        try:
+            turns = self._files.turns(where, place, 0)
+        except (OSError, ValueError):
+            return _NOTHING
+        taken, rows = turns.end() if end else turns.look()
+        return Found(taken, tuple(map(Turn._make, rows)))
+
+    def drop(self, where: int) -> None:
+        """All that was begun in this file has ended."""
+        if where != self._where or self._next == PLACES:
+            self._files.remove(where)
+
+    def close(self) -> None:
+        """Nobody leads here any more."""
+        self._files.keep_only(0)
+        self._next = PLACES
