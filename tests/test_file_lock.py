@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl as kernel
+import gc
 import os
 import socket
 import threading
@@ -152,7 +153,9 @@ def test_tasks_exclude_each_other(group: Group, file: Path) -> None:
     assert rows(group) == []
 
 
-def test_a_task_that_gives_up_leaves_nothing(group: Group, file: Path) -> None:
+def test_a_task_that_gives_up_leaves_nothing(
+    group: Group, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def takes() -> None:
         async with group.file_lock(file):
             pass
@@ -174,6 +177,8 @@ def test_a_task_that_gives_up_leaves_nothing(group: Group, file: Path) -> None:
     with Forked(taker(group, file)) as holder:
         holder.recv()
         asyncio.run(main())
+        gc.collect()
+        assert not caplog.records  # such as of an exception that nobody has retrieved
         holder.send()
         holder.recv()
         assert rows(group) == []

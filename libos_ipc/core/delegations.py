@@ -198,9 +198,10 @@ class Delegations:
 
     def _take_back(self, place: Place, now: float) -> Effects:
         grant = Grant(*self._roster.files.given[place])
-        effects: Effects = [self._record(("recall", *place))]
         assert self._memory is not None
-        for entry in self._memory.recall(grant.vmid, grant.slot):
+        entries = self._memory.recall(grant.vmid, grant.slot)  # first: it may raise
+        effects: Effects = [self._record(("recall", *place))]
+        for entry in entries:
             ask = self._import(grant, place, entry)
             if ask is not None:
                 spot = Spot(entry.descriptor, entry.duplicate)

@@ -77,7 +77,7 @@ class TurnsMemory(Protocol):
         ...
 
     def end(self, where: int, place: int) -> Found:
-        """What is there, and nobody changes it any more."""
+        """What is there, and nobody changes it any more. OSError if that cannot be seen now."""
         ...
 
     def drop(self, where: int) -> None:
@@ -178,7 +178,7 @@ class LockPassing:
     def _end(self, file: FileId, now: float) -> Effects:
         assert self._memory is not None
         given = Given(*self._roster.files.turns[file])
-        taken, queue = self._memory.end(given.where, given.place)
+        taken, queue = self._memory.end(given.where, given.place)  # first: it may raise
         effects: Effects = [self._record(("turned", *file))]
         locks = self._roster.locks
         most = given.first

@@ -143,6 +143,7 @@ def _settle(ticket: Ticket) -> None:
         ticket.result()
     except Exception as error:
         future.set_exception(error)
+        future.exception()  # who has stopped waiting does not want to read of it
 
 
 class Landings:

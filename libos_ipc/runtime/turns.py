@@ -132,8 +132,8 @@ class LeadersTurns:
     def _read(self, where: int, place: int, end: bool) -> Found:
         try:
             turns = self._files.turns(where, place, 0)
-        except (OSError, ValueError):
-            return _NOTHING
+        except (FileNotFoundError, ValueError):
+            return _NOTHING  # with its directory, or by somebody's hand: nobody can find it
         taken, rows = turns.end() if end else turns.look()
         return Found(taken, tuple(map(Turn._make, rows)))
 
