@@ -222,7 +222,7 @@ class FileLock(QuickLock):
         if self._quick:
             self._handle, number, self._keeper = self._take_over()
             self._vmid = self._handle >> 32
-            self._inside[self._vmid] = self
+            self._inside[self._vmid] = object()  # not self: a cycle would keep the keeper open
             self._held = self._type
             self._token = Token(self._group.epoch, number)
 

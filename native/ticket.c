@@ -288,17 +288,24 @@ ticket_wait(PyObject *self, PyObject *timeout)
 PyObject *
 ticket_outcome(PyObject *self)
 {
-    const struct ticket *ticket = ticket_of(self);
+    struct ticket *ticket = ticket_of(self);
 
     if (atomic_load(&ticket->state) == FAILED) {
-        PyErr_SetObject((PyObject *)Py_TYPE(ticket->value), ticket->value);
+        PyObject *error = ticket->value;
+        ticket->value = Py_NewRef(Py_None);
+        if (error == Py_None) {
+            PyErr_SetString(PyExc_RuntimeError, "the ticket's error was raised before");
+        } else {
+            PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        }
+        Py_DECREF(error);
         return NULL;
     }
     return Py_NewRef(ticket->value);
 }
 
 PyDoc_STRVAR(result_doc, "result($self, /)\n--\n\n"
-                         "The answer, or the error raised. Only when settled.");
+                         "The answer, or the error raised, once. Only when settled.");
 
 static PyObject *
 ticket_result(PyObject *self, PyObject *Py_UNUSED(ignored))

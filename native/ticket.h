@@ -45,7 +45,8 @@ int ticket_await(PyObject *ticket, int64_t deadline);
  * errno: ETIMEDOUT, also where the watch is over, EINTR. Signals are not handled. The ticket is not settled. */
 int ticket_sleep(PyObject *ticket, int64_t deadline, const struct watch *watch, sleeper *next);
 
-/* The answer of a ticket that is settled; NULL with the error that it is. */
+/* The answer of a ticket that is settled; NULL with the error that it is. The error is given away, once: its
+ * traceback will have the frame that has the ticket, and nothing is to wait for the garbage collector. */
 PyObject *ticket_outcome(PyObject *ticket);
 
 /* The ticket in a ring of tickets that are settled. */

@@ -9,8 +9,9 @@ import os
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,23 @@ def test_tasks_exclude_each_other(group: Group, file: Path) -> None:
 
     asyncio.run(main())
     assert rows(group) == []
+
+
+def test_who_is_refused_waits_for_no_garbage_collector(group: Group, file: Path) -> None:
+    """An error, its traceback and what is in it go when the program has dealt with it."""
+    with Forked(taker(group, file)) as holder:
+        holder.recv()
+        lock = group.file_lock(file, timeout=0)
+        gc.disable()
+        try:
+            with suppress(WouldBlock):
+                lock.acquire()
+            gone = weakref.ref(lock)
+            del lock
+            assert gone() is None
+        finally:
+            gc.enable()
+        holder.send()
 
 
 def test_a_task_that_gives_up_leaves_nothing(

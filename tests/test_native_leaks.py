@@ -1522,6 +1522,8 @@ def case_ticket_result() -> None:
     failed = Ticket()
     failed.fail(ValueError(BYTES))
     refused(failed.result)
+    with pytest.raises(RuntimeError, match="raised before"):
+        failed.result()
 
 
 def case_ticket_number() -> None:
