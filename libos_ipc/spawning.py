@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -109,17 +110,13 @@ def run_target(
 
 
 def _announce(group: Group, code: int) -> None:
-    """CHILDEXIT to the parent, or to the leader if the parent is gone."""
+    """CHILDEXIT to the parent, or to whoever leads if there is none, or it is gone."""
     if group.closed:
         return
     me = group._node.identity
     told = (me.ppid, me.pid, os.getuid(), code & 0xFF, 0)
-    for vmid in (me.parent_vmid, LEADER):  # whoever leads when it is sent
-        try:
-            group._session.send(vmid, Code.CHILDEXIT, told)
-            return
-        except IpcError:
-            continue  # the parent is gone: the leader is told instead
+    with contextlib.suppress(PeerDied):  # the leader is told in its place
+        group._session.send(me.parent_vmid or LEADER, Code.CHILDEXIT, told)
 
 
 def _leave_quietly() -> None:

@@ -15,10 +15,20 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
-from processes import DEADLINE_S, Forked, Line, kinds_of_descriptors, poll
+from processes import (
+    DEADLINE_S,
+    Forked,
+    Line,
+    kinds_of_descriptors,
+    leaders,
+    poll,
+    state_of,
+    wait_until_idle,
+)
 
 import libos_ipc
 from libos_ipc import Child, Group
+from libos_ipc.core.codes import Code
 from libos_ipc.runtime import children
 
 
@@ -251,3 +261,56 @@ def test_an_orphans_end_is_known_to_the_leader(group: Group) -> None:
         child.wait()
         poll(lambda: group.ids.owner(pid) is None, what="the orphan's pid has returned")
         poll(lambda: len(group.members()) == 1)
+
+
+@pytest.mark.config(linger=DEADLINE_S)
+@pytest.mark.parametrize("leader", ["stays", "dies before", "dies meanwhile"])
+@pytest.mark.parametrize("parent", ["is gone", "dies meanwhile"])
+def test_how_an_orphan_ended_is_told_to_who_leads(
+    group: Group, runtime_dir: Path, parent: str, leader: str
+) -> None:
+    """Once: to whoever leads by then, also if the parent dies only after it was told, and before it
+    has heard that."""
+    mine, childs = multiprocessing.Pipe()
+
+    def end() -> None:
+        mine.close()
+        sys.exit(childs.recv())
+
+    def body(line: Line) -> None:
+        child = group.spawn(end)
+        mine.close()
+        line.send((child.pid, child.vmid, child.os_pid))
+        line.pause()
+
+    def exits() -> list[tuple[int, int]]:
+        told = group._session.ask_leader(Code.GET_MEMBERS)[1]
+        return [(exit[0], exit[4]) for exit in told]
+
+    def lose_the_leader() -> None:
+        for os_pid in leaders(runtime_dir):
+            os.kill(os_pid, signal.SIGKILL)
+
+    with mine, childs, Forked(body) as forked:
+        pid, vmid, os_pid = forked.recv()
+        poll(lambda: [each.state for each in group.members()] == 3 * ["running"])
+        if leader == "dies before":
+            lose_the_leader()
+        if parent == "is gone":
+            forked.kill()
+            forked.wait()
+            poll(lambda: len(group.members()) == 2, what="that is known")
+        else:
+            forked.stop()
+        mine.send(7)
+        if parent != "is gone":
+            wait_until_idle(os_pid)  # until its parent has heard it, or is gone
+            assert state_of(os_pid) == "S"
+        if leader == "dies meanwhile":
+            lose_the_leader()
+        if parent != "is gone":
+            forked.kill()
+        poll(exits, what="the leader knows")
+        poll(lambda: vmid not in {each.vmid for each in group.members()}, what="it has left")
+        assert exits() == [(vmid, 7)]
+        assert group.ids.owner(pid) is None

@@ -14,6 +14,7 @@ from libos_ipc.core.leader import Leader
 from libos_ipc.core.leading import Leading
 from libos_ipc.core.links import Link
 from libos_ipc.core.member import Member
+from libos_ipc.core.mesh import Mesh
 from libos_ipc.core.roster import Roster
 from libos_ipc.core.vocabulary import Effects, Journal, Outgoing
 
@@ -125,6 +126,10 @@ def _takes_nothing_back(self: Leading, effects: Any) -> None:
     pass
 
 
+def _tells_no_leader(self: Mesh, peer: int, most: float = 0) -> list[Outgoing]:
+    return []
+
+
 def _always_heard(self: Allegiance) -> bool:
     return True
 
@@ -154,6 +159,7 @@ def _missed_nothing(self: Leader, src: int, waits: Any) -> Effects:
         (Leading, "take_back", _takes_nothing_back),
         (Roster, "apply", _takes_nothing_over),
         (Allegiance, "_keep_word", _keeps_no_word),
+        (Mesh, "untold_exits", _tells_no_leader),
     ],
 )
 def test_a_broken_machine_is_found_out(

@@ -183,7 +183,10 @@ class Allegiance(Leading):
         known = self.standing in (Standing.LOST, Standing.ORPHANED)
         if not known:
             self._keep_what_is_owed()
+        untold = self.untold_exits(leader, self._before)  # as their parent, before it led
         effects: Effects = [Close(leader)] if self.drop_link(leader) else []
+        for message in untold:
+            effects += self._say_later(message, now)
         error = PeerDied(f"VMID {leader}, which led, is gone")
         effects += self.calls.fail_peer(leader, error, now)
         self.inbox.on_gone(leader)
@@ -201,6 +204,9 @@ class Allegiance(Leading):
                 calls.table.move(seq, NOBODY)
         link = self.links.get(leader)
         owed = list(self._words)
+        for word in owed:
+            if link is not None and word.message.code == Code.CHILDEXIT:
+                link.revoke(word.number)  # the next leader's, not this process's once more
         for number, message in () if link is None else link.kept:
             if message.seq and message.code in ASKED_OF_LEADER and number > self._before:
                 owed.append(Unsaid(self.epoch, number, message))
@@ -385,8 +391,8 @@ class Allegiance(Leading):
 
 def _is_for_peer(message: Outgoing) -> bool:
     """Whether this may be for a process that does not lead: so is the withdrawal of a request that
-    was made to it."""
-    return message.code == Code.CANCEL or not _is_for_leader(message)
+    was made to it, and how its child ended."""
+    return message.code in (Code.CANCEL, Code.CHILDEXIT) or not _is_for_leader(message)
 
 
 def _is_for_leader(message: Outgoing) -> bool:

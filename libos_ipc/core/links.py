@@ -114,7 +114,7 @@ class Link(Ledger):
         return [(number, message) for number, message in kept if number < self.lane_from]
 
     def revoke(self, number: int) -> None:
-        """This message, which has not gone out yet, must not: its number says nothing instead."""
+        """This message must not go out, or not again: its number says nothing instead."""
         self.revoked |= {number}
 
     @property

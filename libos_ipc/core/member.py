@@ -242,14 +242,17 @@ class Member(Allegiance):
 
     def on_gone(self, peer: int, now: float) -> Effects:
         """`peer` has died, left or exec'ed: everything outstanding there fails, unless that is the
-        leader's to do, whoever leads next."""
+        leader's to do, whoever leads next. A parent's part is the leader's from now on."""
         if peer == self.leader_vmid and self.leader is None:
             return self._on_leader_gone(now)
+        untold = self.untold_exits(peer)
         effects: Effects = [Close(peer)] if self.drop_link(peer) else []
         effects += self.calls.fail_peer(peer, _gone_error(peer), now)
         self.inbox.on_gone(peer)
         self._relayed.pop(peer, None)
         self.away.pop(peer, None)
+        for message in untold:
+            effects += self._dispatch(self.leader_vmid, self._readable(message), now)
         effects.append(Progress(peer))
         return effects
 

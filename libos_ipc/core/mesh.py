@@ -8,6 +8,8 @@ makes overdue, is asked for here.
 
 from __future__ import annotations
 
+import math
+
 from libos_ipc.core.codes import Code
 from libos_ipc.core.counters import Tally
 from libos_ipc.core.lane_words import OfferLane
@@ -54,6 +56,15 @@ class Mesh:
         if link is not None:
             self.tally.drop(link)
         return link is not None
+
+    def untold_exits(self, peer: int, most: float = math.inf) -> list[Outgoing]:
+        """What `peer` was told, up to this number, of how a child of its ended, and has not
+        acknowledged."""
+        link = self.links.get(peer)
+        if link is None or not link.keeps:
+            return []
+        kept = [(n, each) for n, each in link.kept if n <= most and n not in link.revoked]
+        return [each for _, each in kept if each.code == Code.CHILDEXIT]
 
     def has_room(self, dst: int, size: int) -> bool:
         """Whether a message of `size` bytes may be sent to `dst` now."""

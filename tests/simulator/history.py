@@ -74,7 +74,8 @@ class History:
         self.ended = 0
         self._until_compared = COMPARE_EVERY
         # children
-        self.child_exits: dict[tuple[int, tuple[int, ...]], int] = {}
+        #: VMID and what it says of its end -> to whom, and how often that one has heard it
+        self.child_exits: dict[tuple[int, ...], dict[int, int]] = {}
         self.joined_children: dict[tuple[int, int], int] = {}
         self.hostile: set[int] = set()
         self.signals = SignalHistory(world)
@@ -321,11 +322,23 @@ class History:
 
     # ---- children
 
+    def on_ending(self, node: SimNode, dst: int, told: tuple[int, ...]) -> None:
+        """A child is about to say how it ends, to its parent or the leader."""
+        self.child_exits.setdefault((node.vmid, *told), {})[dst] = 0
+
     def on_child_exit(self, node: SimNode, told: ChildExit) -> None:
-        """A child's word of its end: once, and to whom it was sent."""
-        key = node.vmid, tuple(told)
-        self._must(self.child_exits.get(key) == 0, f"unexpected or repeated: {told}")
-        self.child_exits[key] = 1
+        """A child's word of its end: once, to whom it was sent or to the leader in its place."""
+        heard = self.child_exits.get(tuple(told), {})
+        if node.member.leader is not None and not any(map(self._is_listening, heard)):
+            heard.setdefault(node.vmid, 0)
+        self._must(heard.get(node.vmid) == 0, f"unexpected or repeated: {told}")
+        heard[node.vmid] = 1
+
+    def after_goodbye(self, node: SimNode, told: tuple[int, ...]) -> None:
+        """A child has left: unless its parent owes it an acknowledgement, its end is known."""
+        heard, links = self.child_exits[(node.vmid, *told)], node.member.links
+        owed = any(vmid in links and links[vmid].keeps for vmid in heard)
+        self._must(owed or any(heard.values()), f"lost: how VMID {node.vmid} has ended")
 
     def on_child_joined(self, node: SimNode, told: ChildJoined) -> None:
         """The leader's word of a child: once."""

@@ -221,11 +221,9 @@ class Program:
         node, member = self.node, self.node.member
         node.leaving = True
         if told is not None:
-            for vmid in (node.identity.parent, member.leader_vmid):
-                node.perform(member.send(vmid, Code.CHILDEXIT, told, self.world.now))
-                if vmid in member.links or vmid == node.vmid:
-                    self.world.history.child_exits[vmid, (node.vmid, *told)] = 0
-                    break
+            parent = node.identity.parent or member.leader_vmid
+            self.world.history.on_ending(node, parent, told)
+            node.perform(member.send(parent, Code.CHILDEXIT, told, self.world.now))
         node.perform(member.sync_do(member.sync.client.close_all(), self.world.now))
         self.world.history.sync.on_vanished(node.vmid)
         yield from self.flush(2.0)
@@ -234,6 +232,8 @@ class Program:
         self.world.history.locks.on_vanished(node.vmid)
         self.world.history.sync.on_vanished(node.vmid)
         yield Wait(ticket.settled, 2.0, ticket)
+        if told is not None and ticket.error is None and ticket.state != "open":
+            self.world.history.after_goodbye(node, told)
         while node.pauses:  # another thread is inside a fork
             yield Wait(never, 0.005)
         node.leaving = False

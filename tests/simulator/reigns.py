@@ -14,6 +14,7 @@ are told that it is lost, and nobody else notices.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -57,9 +58,12 @@ class Reigns:
         self.haste = rng.choice((0.0, 0.5, 0.9))  # to go on with the same process
         # what programs do most, by its place in `act`: locks, words, handles, signals, forks
         self.favourite = rng.choice((-1, -1, -1, 3, 5, 8, 8, 8, 11, 13))
+        self.has_parents = seed % 4 == 3
         # what programs were told
         self.vmids: set[int] = set()
         self.sent: dict[tuple[int, int], int] = {}
+        #: ends told: whose, its number there, who has heard it; and how often
+        self.ends: Counter[tuple[int, int, int]] = Counter()
         self.come: dict[tuple[int, int], int] = {}
         self.handles = 0
         self.last_grant = 0

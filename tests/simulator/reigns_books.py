@@ -91,11 +91,29 @@ def _books_are_right(leader: Leader, program: Program) -> None:
     spares = {pair[0] for pair in member.provision.pairs} | program.vmids
     if not spares <= set(leader.spares_of.get(vmid, ())):
         raise Violation(f"VMID {vmid} has {spares}, on the books {leader.spares_of.get(vmid)}")
-    heard = [exit.exit_code for exit in leader.orphan_exits if exit.src == vmid]
+    exits = [exit for exit in leader.orphan_exits if exit.src == vmid]
+    heard = [exit.exit_code for exit in exits if not exit.uid]
     if heard != list(range(1, program.said + 1)):
         raise Violation(f"VMID {vmid} said {program.said} words, {heard} were heard")
+    _ends_are_known(program, [exit.exit_code for exit in exits if exit.uid])
     if program.pgid != leader.processes[vmid].pgid:
         raise Violation(f"VMID {vmid} is in group {leader.processes[vmid].pgid}, not told so")
+
+
+def _ends_are_known(program: Program, to_leader: list[int]) -> None:
+    """Each to the parent, or to the leader if that was gone before it had said that it knew. A
+    parent that has led may have been told as that, too, and its successor."""
+    world, vmid = program.world, program.process.vmid
+    leaders = {log.vmid for log in world.logs.values()}
+    for number, parent in enumerate(program.parents, 1):
+        heard, written = world.ends[vmid, number, parent.vmid], to_leader.count(number)
+        as_leader = parent.vmid in leaders
+        to_one = heard == 1 or (written and (as_leader or not parent.alive))
+        if written > 1 or not (to_one or (heard and as_leader)):
+            raise Violation(
+                f"VMID {vmid} told {parent.vmid} of its end {number}: it heard {heard} times,"
+                f" the leader {written} times"
+            )
 
 
 def _signals_have_come(world: Reigns) -> None:

@@ -161,7 +161,7 @@ class Process:
             LeaderGone: self._leader_gone,
             LookForEpoch: lambda effect: self.look(),
             Expect: self._expect,
-            ChildExit: lambda effect: None,
+            ChildExit: program.hears_how_it_ended,
             ChildJoined: program.child_joined,
             PgidChanged: program.pgid_changed,
             Signalled: program.signalled,

@@ -17,6 +17,7 @@ from libos_ipc.core.codes import Code
 from libos_ipc.core.lock_words import EOF, UNLOCK, WAIT, WRITE
 from libos_ipc.core.sync_words import State
 from libos_ipc.core.vocabulary import (
+    ChildExit,
     ChildJoined,
     Message,
     PgidChanged,
@@ -87,6 +88,8 @@ class Program:
         self.is_child = False
         self.children: set[int] = set()
         self.said = 0
+        #: of whose children it was to have been, each time that it told how it ends
+        self.parents: list[Process] = []
         self.is_first = False  # it was there before all that happens
         self.catches = False
         self.kills = 0
@@ -129,6 +132,7 @@ class Program:
             (2, self.top_up),
             (2, self.fork),
             (2, self.give_up),
+            (8 * self.world.has_parents, self.say_how_it_ends),
         ]
         favourite = self.world.favourite
         weights = [weight + 20 * (at == favourite) for at, (weight, _) in enumerate(actions)]
@@ -277,6 +281,20 @@ class Program:
         """A word that wants no answer, and of which the leader keeps each one."""
         self.said += 1
         self.tell(Code.CHILDEXIT, (0, self.pid, 0, self.said, 0))
+
+    def say_how_it_ends(self) -> None:
+        """To one that is its parent for that moment, and may be dead, or about to die."""
+        others = [p for p in self.world.processes.values() if p is not self.process]
+        parents = [p for p in others if p.asks is None]
+        if parents:
+            self.parents.append(self.world.rng.choice(parents))
+            told = (0, self.pid, 1, len(self.parents), 0)
+            self.tell(Code.CHILDEXIT, told, self.parents[-1].vmid)
+
+    def hears_how_it_ended(self, told: ChildExit) -> None:
+        """As parent, or as the leader."""
+        if told.uid:
+            self.world.ends[told.src, told.exit_code, self.process.vmid] += 1
 
     def talk(self, code: int) -> None:
         others = [p for p in self.world.programs() if p is not self]
