@@ -119,7 +119,9 @@ def test_pings_that_are_given_up_take_no_room(group: Group) -> None:
         peer.stop()
         with pytest.raises(libos_ipc.Timeout):
             group.ping(peer.vmid, timeout=0)
+        assert peer.vmid in group._session._overdue
         peer.kill()
+        poll(lambda: peer.vmid not in group._session._overdue, what="it is cleared away")
         with pytest.raises(libos_ipc.PeerDied):
             group.ping(peer.vmid, timeout=DEADLINE_S)
 

@@ -149,10 +149,15 @@ class Calling:
             done = ticket.wait(None if deadline is None else deadline - time.monotonic())
         finally:
             if not ticket.settled():
-                self._overdue.setdefault(dst, []).append(ticket)
+                self._keep_overdue(dst, ticket)
         if not done:
             raise self.too_late(dst, Code.PING, timeout)
         ticket.result()
+
+    def _keep_overdue(self, dst: int, ticket: Ticket) -> None:
+        with self.lock:  # under which the end of a process settles it, and clears the others away
+            if not ticket.settled():
+                self._overdue.setdefault(dst, []).append(ticket)
 
     def too_late(self, dst: int, code: int, timeout: float | None) -> Timeout:
         """What a caller is told whose request was not answered in time."""

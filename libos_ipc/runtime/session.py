@@ -324,6 +324,7 @@ class Session(Performing):
     def _close_peer(self, effect: Close) -> None:
         self.traffic.drop(effect.peer)
         self._disconnect(effect.peer)
+        self._overdue.pop(effect.peer, None)
 
     def _disconnect(self, peer: int) -> None:
         self.exchange.unreach(peer)
