@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, Self, TypeVar, final, overload
 
 from typing_extensions import Buffer
 
+from libos_ipc.core.sync_deposits import Deposit as _Deposit
 from libos_ipc.core.sync_words import Baton as _Baton
 from libos_ipc.core.sync_words import State, Value
 from libos_ipc.core.vocabulary import Body, Message, Outgoing
@@ -388,7 +389,7 @@ class Record:
     Not thread-safe. Does not block. TypeError, ValueError.
     """
 
-    def __new__(cls, slab: Any, at: int, capacity: int) -> Self: ...
+    def __new__(cls, slab: Any, at: int, capacity: int, number: int = 0) -> Self: ...
     def publish(self, version: int, body: Buffer, crc: int, /) -> None:
         """Commit a value: its bytes with what stands before them, and their CRC-32."""
     def set_use(self, in_use: bool, /) -> None:
@@ -459,6 +460,34 @@ class Baton:
     def release(self) -> None:
         """Let go of the memory: from now on it is as if it were ended."""
 
+DEPOSIT_BYTES: Final[int]
+DEPOSIT_CELLS: Final[int]
+DEPOSIT_PROBES: Final[int]
+
+@final
+class Deposit:
+    """What this process has of a handle, for the leader to take; see native/deposit.h.
+
+    One step each. Does not block. TypeError, OverflowError, ValueError.
+    """
+
+    def __new__(cls, table: Any, index: int, id: int, epoch: int) -> Self: ...
+    def put(self, state: int, record: Record | None, /) -> None:
+        """This may be taken from us, until we take it back, with the value in this record."""
+    def take_back(self, state: int, /) -> bool:
+        """Nothing may be taken any more. False if we have less than this by now."""
+    def left(self, state: int, /) -> int:
+        """How much of this we have now."""
+    def release(self) -> None:
+        """Let go of the memory, as it is: nothing is put any more."""
+
+def find_deposit(table: Any, id: int, epoch: int, state: int, /) -> int | None:
+    """In which slab the value is of what is put there; None if this state is not."""
+
+def lower_deposit(table: Any, id: int, epoch: int, state: int, slab: int, to: int, /) -> int | None:
+    """Leave only this of it, if it is put there still, with its value in that slab: at which byte
+    of it, -1 for nowhere; None if it is not."""
+
 class HandleCell:
     """What a process has of a sync handle: the base of `LocalHandle`; see native/handle_cell.h.
 
@@ -482,11 +511,15 @@ class HandleCell:
     record: Record | None
     #: by which EXCLUSIVE is taken and given, if there is one
     baton: _Baton | None
+    #: where the leader may take it while it is not used, if there is such a place
+    deposit: _Deposit | None
     def __new__(cls, *args: object, **kwargs: object) -> Self: ...
     def lock_now(self, agent: int, state: int, /) -> bool:
         """Get the lock, if that takes neither waiting nor a word."""
     def unlock_now(self, agent: int, /) -> bool:
         """Give up the lock, the value as it is, if nobody is to be told."""
+    def is_idle(self) -> bool:
+        """Whether we have something that nobody here uses, with nobody to be told of anything."""
 
 class QuickHandle:
     """What of a sync handle needs no Python: the base of `SyncHandle`; see native/quick_handle.h.

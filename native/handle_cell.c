@@ -2,6 +2,7 @@
 
 #include "arguments.h"
 #include "baton.h"
+#include "deposit.h"
 #include "record.h"
 
 #include <structmember.h>
@@ -21,7 +22,10 @@ is_any(const PyObject *crowd)
 bool
 handle_cell_lock(struct handle_cell *cell, uint32_t agent, uint32_t state)
 {
-    if (cell->user != 0 || is_any(cell->waits) || state > cell->state || cell->owner_died) {
+    struct deposit *deposit = deposit_of(cell->deposit);
+
+    if (cell->user != 0 || is_any(cell->waits) || state > cell->state || cell->owner_died ||
+        (deposit != NULL && !deposit_take_back(deposit, cell->state))) {
         return false;
     }
     cell->user = agent;
@@ -41,6 +45,26 @@ handle_cell_unlock(struct handle_cell *cell)
 {
     cell->user = 0;
     cell->using = HANDLE_INVALID;
+}
+
+/* ---- for the leader to take */
+
+static bool
+is_idle(const struct handle_cell *cell)
+{
+    return cell->opened > 0 && cell->state > HANDLE_INVALID && cell->user == 0 &&
+           cell->recall == 0 && cell->told == 0 && !is_any(cell->waits) && !is_any(cell->watches) &&
+           !cell->owner_died && !is_any(cell->baton);
+}
+
+void
+handle_cell_put(const struct handle_cell *cell)
+{
+    struct deposit *deposit = deposit_of(cell->deposit);
+
+    if (deposit != NULL && is_idle(cell)) {
+        deposit_put(deposit, cell->state, record_of(cell->record));
+    }
 }
 
 /* ---- by the baton */
@@ -172,6 +196,7 @@ cell_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(cell_of(self)->watches);
     Py_VISIT(cell_of(self)->record);
     Py_VISIT(cell_of(self)->baton);
+    Py_VISIT(cell_of(self)->deposit);
     return 0;
 }
 
@@ -183,6 +208,7 @@ cell_clear(PyObject *self)
     Py_CLEAR(cell_of(self)->watches);
     Py_CLEAR(cell_of(self)->record);
     Py_CLEAR(cell_of(self)->baton);
+    Py_CLEAR(cell_of(self)->deposit);
     return 0;
 }
 
@@ -244,7 +270,18 @@ cell_unlock_now(PyObject *self, PyObject *argument)
     return PyBool_FromLong(may);
 }
 
+PyDoc_STRVAR(is_idle_doc, "is_idle($self, /)\n--\n\n"
+                          "Whether we have something that nobody here uses, with nobody to be told "
+                          "of anything: then it may be taken.");
+
+static PyObject *
+cell_is_idle(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(is_idle(cell_of(self)));
+}
+
 static PyMethodDef cell_methods[] = {
+    {"is_idle", cell_is_idle, METH_NOARGS, is_idle_doc},
     {"lock_now", NATIVE_METHOD(cell_lock_now), METH_FASTCALL, lock_now_doc},
     {"unlock_now", cell_unlock_now, METH_O, unlock_now_doc},
     {NULL, NULL, 0, NULL},
@@ -292,6 +329,8 @@ static PyMemberDef cell_members[] = {
     {"record", T_OBJECT, offsetof(struct handle_cell, record), 0, "Where values are committed."},
     {"baton", T_OBJECT, offsetof(struct handle_cell, baton), 0,
      "By which EXCLUSIVE is taken and given."},
+    {"deposit", T_OBJECT, offsetof(struct handle_cell, deposit), 0,
+     "Where it may be taken while nobody uses it."},
     {"owner_died", T_BOOL, offsetof(struct handle_cell, owner_died), 0,
      "Whether the next one to lock is to be told."},
     {"own", T_BOOL, offsetof(struct handle_cell, own), 0,

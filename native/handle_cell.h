@@ -13,6 +13,9 @@
  * such a lock is taken and given back from here only where there is one. Or where there is a baton
  * (baton.h): then the process has EXCLUSIVE just as long as somebody here uses the handle, and what is
  * said there is enough.
+ *
+ * While nobody here uses the handle, what the process has may lie where the leader can take it (deposit.h).
+ * The fields still say what was put there: whoever is about to rely on them takes it back first.
  */
 #ifndef LIBOS_IPC_HANDLE_CELL_H
 #define LIBOS_IPC_HANDLE_CELL_H
@@ -28,6 +31,7 @@ struct handle_cell {
     PyObject *watches;    /* who waits for a change; None or NULL for nobody */
     PyObject *record;     /* where values are committed; None or NULL until that is known */
     PyObject *baton;      /* by which EXCLUSIVE is taken and given; None or NULL for none */
+    PyObject *deposit;    /* where the leader may take it while it is not used; None or NULL for nowhere */
     unsigned int opened;  /* how often; 0 when the handle is not open here any more */
     unsigned int state;
     unsigned int user;    /* the agent that has the lock, 0 for none, and … */
@@ -49,6 +53,10 @@ bool handle_cell_may_unlock(const struct handle_cell *cell, uint32_t agent);
 
 /* Gives it back, when that may be. */
 void handle_cell_unlock(struct handle_cell *cell);
+
+/* Lets the leader take what is here, if nobody uses it and nobody is to be told of anything. For who has
+ * committed whatever there was to commit. */
+void handle_cell_put(const struct handle_cell *cell);
 
 /* Takes the lock EXCLUSIVE for this agent by the baton, and has the newest value. 1; 0 if that cannot be
  * had this way, -1 with MemoryError. */

@@ -4,6 +4,7 @@
 #include "clerk.h"
 #include "codec.h"
 #include "delegation.h"
+#include "deposit.h"
 #include "descriptor.h"
 #include "doorbell.h"
 #include "exchange.h"
@@ -51,8 +52,8 @@ static int (*const setups[])(PyObject *module) = {
     descriptor_setup, shared_setup,     doorbell_setup,    lane_setup,         ticket_setup,
     lock_setup,       exchange_setup,   clerk_setup,       handle_cell_setup,  quick_handle_setup,
     ledger_setup,     local_ids_setup,  zeromq_setup,      record_setup,       section_setup,
-    box_setup,        word_setup,       landing_setup,      baton_setup,
-    turns_setup,
+    box_setup,        word_setup,       landing_setup,      baton_setup,        turns_setup,
+    deposit_setup,
 };
 
 static int

@@ -78,6 +78,7 @@ unlock_unchanged(const struct quick_handle *handle, uint32_t agent)
         record_set_use(record, false);
     }
     handle_cell_unlock(cell);
+    handle_cell_put(cell);
     return 1;
 }
 
@@ -113,6 +114,7 @@ commit(const struct quick_handle *handle, uint32_t agent, PyObject *before, PyOb
     cell->own = 1;
     record_set_use(record, false);
     handle_cell_unlock(cell);
+    handle_cell_put(cell);
     return true;
 }
 

@@ -18,6 +18,7 @@ struct record {
     PyObject_HEAD
     Py_buffer slab;
     unsigned char *place; /* NULL when it was released */
+    uint32_t number;      /* of the slab */
     size_t capacity;      /* of each value, with its prefix */
 };
 
@@ -100,6 +101,13 @@ record_commit(struct record *record, uint64_t version, const void *data, size_t 
 }
 
 void
+record_place(const struct record *record, uint64_t *slab, uint64_t *where)
+{
+    *slab = record->number;
+    *where = (uint64_t)(record->place - (unsigned char *)record->slab.buf);
+}
+
+void
 record_set_use(struct record *record, bool in_use)
 {
     if (record->place != NULL) {
@@ -167,11 +175,13 @@ record_release(PyObject *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 record_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"slab", "at", "capacity", NULL};
+    static char *names[] = {"slab", "at", "capacity", "number", NULL};
     PyObject *slab;
     Py_ssize_t at, capacity;
+    unsigned int number = 0;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Onn:Record", names, &slab, &at, &capacity)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Onn|I:Record", names, &slab, &at, &capacity,
+                                     &number)) {
         return NULL;
     }
     PyObject *self = type->tp_alloc(type, 0);
@@ -191,6 +201,7 @@ record_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     record->place = (unsigned char *)record->slab.buf + at;
     record->capacity = (size_t)capacity;
+    record->number = number;
     return self;
 }
 
@@ -219,9 +230,9 @@ static PyMethodDef record_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-PyDoc_STRVAR(record_doc, "Record(slab, at, capacity)\n--\n\n"
-                         "The record there, with room for two values of so many bytes; see "
-                         "native/record.h.");
+PyDoc_STRVAR(record_doc, "Record(slab, at, capacity, number=0)\n--\n\n"
+                         "The record there, in the slab of this number, with room for two values of "
+                         "so many bytes; see native/record.h.");
 
 static PyType_Slot record_slots[] = {
     {Py_tp_doc, (void *)record_doc},

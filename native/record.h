@@ -30,6 +30,9 @@ bool record_fits(const struct record *record, size_t size);
 /* Commits a value that fits. */
 void record_commit(struct record *record, uint64_t version, const void *data, size_t size);
 
+/* Where it is: the number of its slab, and at which byte of that. */
+void record_place(const struct record *record, uint64_t *slab, uint64_t *where);
+
 /* Whether somebody is between lock and unlock. */
 void record_set_use(struct record *record, bool in_use);
 

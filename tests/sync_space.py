@@ -24,10 +24,12 @@ import pickle
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from msgspec import msgpack
 from simulator.batons import BatonsTwin, BatonTwin, Word
+from simulator.deposits import DepositsTwin, DepositTwin, Memory
 
 from libos_ipc.core.sync_client import SyncClient
 from libos_ipc.core.sync_server import SyncServer
@@ -87,6 +89,7 @@ class Limits:
     timed: bool = False
     batons: bool = False  # there are some, from the first grant on …
     declines: bool = False  # … and the first client cannot have their memory
+    deposits: bool = False  # what is not used may be put, at any moment, and be taken
 
 
 class Program(NamedTuple):
@@ -117,6 +120,7 @@ class Node(NamedTuple):
     kills: int
     failovers: int
     memory: tuple[Word, ...] = ()  # of batons
+    deposits: tuple[Any, ...] = ()  # what is put, by client
 
 
 class Facts(NamedTuple):
@@ -136,6 +140,8 @@ class Facts(NamedTuple):
 
 #: The memory of batons in the node from which a step is being taken.
 MEMORY: dict[int, Word] = {}
+#: … and that of deposits.
+DEPOSITS: Memory = {}
 
 
 class SpaceBaton(BatonTwin):
@@ -157,6 +163,16 @@ class SpaceBaton(BatonTwin):
         return hash(self._key())
 
 
+class SpaceDeposit(DepositTwin):
+    """A client's. Epochs are left out: a leader that is no more takes from who is adrift."""
+
+    def __init__(self, me: int, id: int) -> None:
+        super().__init__(DEPOSITS, me, id, 1)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SpaceDeposit, self.key
+
+
 class SpaceClient(SyncClient):
     """A client that knows who it is, so that none is taken for another one that is alike."""
 
@@ -165,6 +181,10 @@ class SpaceClient(SyncClient):
     def __init__(self, me: int, declines: bool) -> None:
         super().__init__(max_value=100, open_baton=self.open_own)
         self.me, self.declines = me, declines
+
+    def with_deposits(self) -> SpaceClient:
+        self.open_deposit = partial(SpaceDeposit, self.me)
+        return self
 
     def open_own(self, place: Place) -> SpaceBaton | None:
         return None if self.declines else SpaceBaton(*place[1:], self.me)
@@ -183,6 +203,16 @@ class SpaceBatons(BatonsTwin):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SpaceBatons, ()
+
+
+class SpaceDeposits(DepositsTwin):
+    """The server's."""
+
+    def __init__(self) -> None:
+        super().__init__(DEPOSITS, lambda vmid, id: Remains(DEPOSITS[vmid, id].value, False))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SpaceDeposits, ()
 
 
 def search_cycle(server: SyncServer, agent: Agent, blockers: Blockers) -> str | None:
@@ -252,12 +282,14 @@ class Machines:
         return pickle.loads(self.pickled[number])
 
     def run(self, number: int, given: tuple[Any, ...]) -> tuple[int, tuple[Any, ...]]:
-        key = (number, type(given[-1]), given, *MEMORY.values())
+        key = (number, type(given[-1]), given, *MEMORY.values(), *DEPOSITS.items())
         known = self.known.get(key)
         if known is None:
             done = self.do(self.copy(number), *given)
-            known = self.known[key] = *done, dict(MEMORY)
+            known = self.known[key] = *done, dict(MEMORY), dict(DEPOSITS)
         MEMORY.update(known[2])
+        DEPOSITS.clear()
+        DEPOSITS.update(known[3])
         return known[0], known[1]
 
     def do(self, machine: Any, name: str, *args: Any) -> tuple[int, tuple[Any, ...]]:
@@ -272,7 +304,8 @@ class Clients(Machines):
     def do(self, machine: Any, name: str, *args: Any) -> tuple[int, tuple[Any, ...]]:
         cell = machine.cell_of(ID)
         if name in ("lock", "unlock", "withdraw", "watch") and cell and cell.baton is None:
-            state, before = machine.state(), machine.mark(ID)
+            before = machine.mark(ID)
+            state = machine.state()
             getattr(machine, name)(*args)
             if machine.return_to(ID, before) or machine.state() != state:
                 raise Broken(f"{name} undone leaves {machine.state()}, and it was {state}")
@@ -317,6 +350,7 @@ class Step:
     kills: int
     failovers: int
     memory: tuple[Word, ...]
+    deposits: tuple[Any, ...]
 
     def node(self) -> Node:
         return Node(
@@ -330,6 +364,7 @@ class Step:
             self.kills,
             self.failovers,
             tuple(MEMORY.values()),
+            tuple(sorted(DEPOSITS.items())),
         )
 
     # ---- programs and channels
@@ -380,7 +415,7 @@ class Step:
                 self._expect(effect)
             elif isinstance(effect, Closed):
                 self.change(i, memory=None)
-            elif not isinstance(effect, Changed | bool):
+            elif not isinstance(effect, Changed | bool | None):
                 words.append(effect)
         if not self.program(i).adrift:
             self.send(self.up, i, *words)
@@ -483,6 +518,17 @@ class Step:
         self.send(self.up, i, remains)
         self.owed &= self.space.is_known(self.node())  # it may have been the one to tell of it
 
+    def put(self, i: int) -> None:
+        """Nobody here uses it: what has been committed lies in memory by then."""
+        self.client(i, "put", ID)
+        key = i + 2, ID
+        if key in DEPOSITS:
+            DEPOSITS[key] = DEPOSITS[key]._replace(value=self.program(i).memory)
+
+    def deposed(self, i: int, to: int) -> None:
+        """A leader that is no more, and does not know it, takes; who lost it tells the next one."""
+        DEPOSITS[i + 2, ID] = DEPOSITS[i + 2, ID]._replace(state=to)
+
     def lose_leader(self) -> None:
         """What was on its way is lost, but for the news of a death."""
         self.failovers -= 1
@@ -552,6 +598,8 @@ class Space:
         parts = [list(part) if part.__class__ is tuple else part for part in node]
         MEMORY.clear()
         MEMORY.update(enumerate(node.memory))
+        DEPOSITS.clear()
+        DEPOSITS.update(node.deposits)
         taken = Step(self, *parts)  # type: ignore[arg-type]
         taken.last = node.last
         try:
@@ -569,6 +617,9 @@ class Space:
         search = Search(limits.refusing)
         server = search.server = SyncServer(find_cycle=search)
         MEMORY.clear()
+        DEPOSITS.clear()
+        if limits.deposits:
+            server.deposits = SpaceDeposits()
         if limits.batons:
             # Who declines is served before it is asked once more.
             server.batons, server.moves = SpaceBatons(), 1 + limits.declines
@@ -587,8 +638,10 @@ class Space:
         clients = []
         for i in range(len(limits.threads)):
             server.open(i + 2, ID, "", "bytes", limits.on_death)
-            me = i + 2 if limits.batons else 0
+            me = i + 2 if limits.batons or limits.deposits else 0
             client = SpaceClient(me, limits.declines and not i)
+            if limits.deposits:
+                client.with_deposits()
             client.opened(ID)
             clients.append(self.clients.add(client))
         count = len(clients)
@@ -618,7 +671,13 @@ class Space:
             program = self.programs.things[node.programs[i]]
             if program.adrift:
                 yield "resume", i
-            yield from self.possible_at(i, program, self.facts(client))
+            facts, put = self.facts(client), dict(node.deposits).get((i + 2, ID))
+            yield from self.possible_at(i, program, facts)
+            if self.limits.deposits and facts.open and put is None:
+                yield "put", i
+            if program.adrift and put is not None:
+                for to in range(State.INVALID, put.state):
+                    yield "deposed", i, to
             if node.kills:
                 yield "kill", i, False
                 yield "kill", i, True
@@ -651,9 +710,12 @@ class Space:
 
     def check(self, node: Node) -> None:
         states = []
-        for client, program in zip(node.clients, node.programs, strict=True):
+        put = dict(node.deposits)
+        for i, (client, program) in enumerate(zip(node.clients, node.programs, strict=True)):
             if client != DEAD:
                 facts = self.facts(client)
+                if (i + 2, ID) in put:
+                    facts = facts._replace(state=put[i + 2, ID].state)
                 states.append(facts.state)
                 if facts.user != self.programs.things[program].holds:
                     raise Broken(f"{facts}, granted was {self.programs.things[program]}")
@@ -691,8 +753,12 @@ class Space:
 
     def check_rest(self, at: int) -> None:
         node = self.nodes.things[at]
-        for client in node.clients:
-            if client != DEAD and not self.facts(client).at_rest:
+        put = dict(node.deposits)
+        for i, client in enumerate(node.clients):
+            facts = None if client == DEAD else self.facts(client)
+            here = put.get((i + 2, ID))
+            watched = facts and facts.watching and here and here.state < SHARED
+            if facts and (not facts.at_rest or watched):
                 state = self.clients.numbers.things[client]
                 raise Violation(f"somebody waits for ever: {state}\n{self.way(at)}")
         server = self.servers.copy(node.server)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import time
 from typing import Any
 
@@ -10,7 +12,7 @@ from processes import Forked, Line, poll
 from libos_ipc import Group, State
 from libos_ipc.sync import SyncHandle
 
-__all__ = ["EXCLUSIVE", "SHARED", "User", "waiting_at"]
+__all__ = ["EXCLUSIVE", "SHARED", "Stuck", "User", "waiting_at"]
 
 SHARED, EXCLUSIVE = State.SHARED, State.EXCLUSIVE
 
@@ -47,6 +49,33 @@ class User(Forked):
         """Tell it to lock, and return when the leader has it among those who wait."""
         self.send(words)
         poll(lambda: self.vmid in waiting_at(self._group))
+
+
+class Stuck(User):
+    """One that can be made to stick in native code, where it answers to nothing."""
+
+    def __init__(self, group: Group, key: Any = "h", **more: Any) -> None:
+        self._told, self._tell = os.pipe()
+        self._wait, self._go = os.pipe()
+        super().__init__(group, key, **more)
+        self._stuck = False
+
+    def stick(self) -> None:
+        self.send(("stick", self._tell, self._wait))
+        os.read(self._told, 1)
+        self._stuck = True
+
+    def free(self) -> None:
+        os.write(self._go, b".")
+        self._stuck = False
+        self.recv()
+
+    def __exit__(self, *failed: Any) -> None:
+        if self._stuck:
+            os.write(self._go, b".")
+        super().__exit__(*failed)
+        for fd in (self._told, self._tell, self._wait, self._go):
+            os.close(fd)
 
 
 def _obey(line: Line, handle: SyncHandle[Any], word: str, *args: Any) -> bool:
@@ -87,6 +116,13 @@ def _timed(handle: SyncHandle[Any], state: State, timeout: float) -> tuple[str, 
     return "locked", time.monotonic() - began
 
 
+def _stick(handle: SyncHandle[Any], tell: int, wait: int) -> None:
+    """Stay in native code, with the interpreter lock in hand: no other thread runs any Python."""
+    native = ctypes.PyDLL(None)
+    native.write(tell, b".", 1)
+    native.read(wait, ctypes.create_string_buffer(1), 1)
+
+
 _WORDS: dict[str, Any] = {
     "lock": SyncHandle.lock,
     "timed": _timed,
@@ -98,6 +134,7 @@ _WORDS: dict[str, Any] = {
     "state": lambda handle: handle.state,
     "version": lambda handle: handle.version,
     "close": SyncHandle.close,
+    "stick": _stick,
 }
 
 

@@ -414,6 +414,15 @@ case_handlecell_waits = partial(set_in_cell, "waits", THINGS)
 case_handlecell_watches = partial(set_in_cell, "watches", THINGS)
 case_handlecell_record = partial(set_in_cell, "record", THINGS)
 case_handlecell_baton = partial(set_in_cell, "baton", THINGS)
+case_handlecell_deposit = partial(set_in_cell, "deposit", THINGS)
+
+
+def case_handlecell_is_idle() -> None:
+    cell = _native.HandleCell()
+    cell.state, cell.deposit = 2, deposit()
+    assert cell.is_idle()
+    assert cell.lock_now(5, 2)
+    assert not cell.is_idle()
 
 
 class Handle(_native.QuickHandle):
@@ -752,6 +761,68 @@ def case_baton_release() -> None:
         ours.release()
     assert ours.begin(NUMBER, b"", 7) == 0
     assert (ours.take(), ours.give(), ours.end()) == (None, False, None)
+
+
+def deposit(table: Any = None) -> _native.Deposit:
+    made = mmap.mmap(-1, _native.DEPOSIT_BYTES) if table is None else table
+    return _native.Deposit(made, 7, 7, 1)
+
+
+def case_deposit() -> None:
+    deposit()
+    refused(_native.Deposit, bytes(_native.DEPOSIT_BYTES), 0, 7, 1)
+    refused(_native.Deposit, mmap.mmap(-1, _native.DEPOSIT_BYTES), _native.DEPOSIT_CELLS, 7, 1)
+    refused(_native.Deposit, NUMBER)
+
+
+def case_deposit_put() -> None:
+    deposit().put(2, None)
+    deposit().put(3, record())
+    refused(deposit().put, NUMBER, None)
+    refused(deposit().put, 2)
+
+
+def case_deposit_take_back() -> None:
+    ours = deposit()
+    ours.put(2, None)
+    assert not ours.take_back(3)
+    assert ours.take_back(2)
+    refused(ours.take_back, PAYLOAD)
+
+
+def case_deposit_left() -> None:
+    ours = deposit()
+    ours.put(2, None)
+    assert ours.left(3) == 2
+    refused(ours.left, PAYLOAD)
+
+
+def case_deposit_release() -> None:
+    ours = deposit()
+    for _ in range(2):
+        ours.release()
+    ours.put(2, None)
+    assert ours.take_back(2)
+
+
+def case_find_deposit() -> None:
+    table = mmap.mmap(-1, _native.DEPOSIT_BYTES)
+    deposit(table).put(2, None)
+    assert _native.find_deposit(table, 7, 1, 2) == 0
+    assert _native.find_deposit(table, 7, 1, 3) is None
+    refused(_native.find_deposit, bytearray(8), 7, 1, 2)
+    refused(_native.find_deposit, bytes(_native.DEPOSIT_BYTES), 7, 1, 2)
+    refused(_native.find_deposit, table, NUMBER, 1, 2)
+
+
+def case_lower_deposit() -> None:
+    table = mmap.mmap(-1, _native.DEPOSIT_BYTES)
+    deposit(table).put(3, record())
+    assert _native.lower_deposit(table, 7, 1, 3, 0, 2) == 64
+    assert _native.lower_deposit(table, 7, 1, 3, 0, 2) is None
+    refused(_native.lower_deposit, bytearray(8), 7, 1, 3, 0, 2)
+    refused(_native.lower_deposit, table, 7, 1, 3, NUMBER, 2)
+    refused(_native.lower_deposit, table, 7, 1, 3, 0)
 
 
 def case_record() -> None:

@@ -57,10 +57,14 @@ NUMBERS = {
     "told_user": st.integers(0, 2),
     "owner_died": st.booleans(),
     "waits": st.sampled_from([None, deque([1])]),
+    "watches": st.sampled_from([None, {}, {"ticket": 1}]),
+    "baton": st.sampled_from([None, object()]),
+    "opened": st.integers(0, 2),
 }
 STEPS = st.one_of(
     st.tuples(st.just("lock_now"), st.integers(1, 3), st.integers(2, 3)),
     st.tuples(st.just("unlock_now"), st.integers(1, 3)),
+    st.tuples(st.just("is_idle")),
     *(st.tuples(st.just("set"), st.just(name), value) for name, value in NUMBERS.items()),
 )
 

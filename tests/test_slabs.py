@@ -221,14 +221,14 @@ def die_at(process: Process, moment: int, monkeypatch: pytest.MonkeyPatch) -> Ca
     for name in ("_HEAD", "_REST", "_SIZE", "_PREFIX"):
         monkeypatch.setattr(slabs, name, Packer(getattr(slabs, name)))
     monkeypatch.setattr(
-        slabs, "Record", lambda slab, at, capacity: RecordTwin(slab, slab.words, at, capacity)
+        slabs, "Record", lambda slab, at, capacity, _: RecordTwin(slab, slab.words, at, capacity)
     )
     for slab in process.slabs._slabs:
         slab.words = Words(slab.words)  # type: ignore[assignment]
         slab.bytes = Bytes(slab.bytes, slab.words)  # type: ignore[assignment,arg-type]
     for record in process.slabs._records.values():
         record.native.release()
-        record.native = slabs.Record(record.slab.bytes, record.at, record.capacity)
+        record.native = slabs.Record(record.slab.bytes, record.at, record.capacity, 0)
     return lambda: left[0] <= 0
 
 

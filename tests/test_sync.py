@@ -954,6 +954,7 @@ def test_a_stopped_holder_blocks_its_handle_alone(group: Group) -> None:
     handle, other = group.sync("h", type=int), group.sync("other", type=int)
     with User(group, type=int) as user, User(group, "other", type=int) as witness:
         user("set", 3)
+        user("lock", EXCLUSIVE)
         user.stop()
         for state in (SHARED, EXCLUSIVE):
             with pytest.raises(WouldBlock):
@@ -963,9 +964,11 @@ def test_a_stopped_holder_blocks_its_handle_alone(group: Group) -> None:
         put(other, 4)
         assert witness("get") == 4
         user.kill(signal.SIGCONT)
+        user("unlock")
         assert get(handle) == 3
         assert user("get") == 3
         user("set", 3)  # granted behind its answers to the recalls above: none is on its way now
+        user("lock", EXCLUSIVE)
         user.stop()
         put_one_more(other)
         thread, came = in_thread(lambda: put_one_more(handle))

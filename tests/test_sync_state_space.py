@@ -17,6 +17,7 @@ from sync_space import Limits, Space, Violation
 
 from libos_ipc.core import sync_client, sync_server, sync_table
 from libos_ipc.core.sync_client import SyncClient
+from libos_ipc.core.sync_deposits import Depositor
 from libos_ipc.core.sync_handle import Effects, LocalHandle
 from libos_ipc.core.sync_server import SyncServer
 from libos_ipc.core.sync_table import Entry, Handle, Row, SyncTable
@@ -29,6 +30,7 @@ from libos_ipc.core.sync_words import (
     RequestClose,
     RequestDowngrade,
     RequestUpgrade,
+    State,
     To,
     Wait,
 )
@@ -60,10 +62,31 @@ WORLDS = {
     "passing, declined": Limits(locks=1, withdrawals=1, batons=True, declines=True),
     "passing, another leader": Limits(locks=1, failovers=1, batons=True),
     "another leader, closing": Limits(locks=1, closes=1, failovers=1, on_death="raise", writes=1),
+    "taken": Limits(deposits=True),
+    "taken, giving up": Limits(locks=1, withdrawals=1, deposits=True),
+    "taken, two threads in one": Limits(threads=(2, 1), writes=0, deposits=True),
+    "taken, three": Limits(threads=(1, 1, 1), locks=1, deposits=True),
+    "taken, watching": Limits(locks=1, watches=1, deposits=True),
+    "taken, closing": Limits(locks=1, closes=1, deposits=True),
+    "taken, killed": Limits(locks=1, kills=1, withdrawals=1, on_death="raise", deposits=True),
+    "taken, passing": Limits(deposits=True, batons=True),
+    "taken, another leader": Limits(locks=1, failovers=1, deposits=True),
 }
 
 #: Beyond the patience of a normal run.
 LARGE = {
+    "taken, opening again": Limits(locks=1, closes=1, opens=1, deposits=True),
+    "taken, three locks each": Limits(locks=3, writes=2, withdrawals=1, deposits=True),
+    "taken, three watching": Limits(threads=(1, 1, 1), locks=1, watches=1, deposits=True),
+    "taken, passing, killed": Limits(
+        locks=2, kills=1, on_death="raise", deposits=True, batons=True, withdrawals=1
+    ),
+    "taken, killed, another leader": Limits(
+        locks=2, kills=1, failovers=1, on_death="raise", deposits=True
+    ),
+    "taken, closing, another leader": Limits(
+        locks=1, closes=1, failovers=2, watches=1, deposits=True
+    ),
     "passing, two locks each, killed": Limits(kills=1, on_death="raise", batons=True),
     "passing, declined, killed": Limits(
         locks=1, kills=1, failovers=1, on_death="raise", batons=True, declines=True, withdrawals=1
@@ -227,6 +250,29 @@ def resumes_without_the_value(self: LocalHandle) -> Effects:
     return real_resume(self)
 
 
+def takes_nothing_back(self: Depositor) -> None:
+    pass
+
+
+def puts_what_is_watched(self: Depositor) -> None:
+    if self.deposit is not None and self.state > State.INVALID and not self.user:
+        self.deposit.put(self.state, None)
+
+
+def takes_without_the_value(self: SyncServer, *args: Any) -> bool:
+    assert self.deposits is not None
+    lower = self.deposits.lower
+    self.deposits.lower = lambda *given: lower(*given) and Remains(None, False)  # type: ignore[method-assign]
+    try:
+        return real_taken(self, *args)
+    finally:
+        del self.deposits.lower  # type: ignore[method-assign]
+
+
+def takes_and_says_nothing(self: SyncServer, done: Decision, *args: Any) -> bool:
+    return real_taken(self, Decision([], [], []), *args)
+
+
 def opens_what_is_closing(self: SyncClient, id: int) -> bool:
     self._closing.pop(id, None)
     return real_opened(self, id)
@@ -236,7 +282,7 @@ real_gone = SyncServer.on_gone
 real_baton = LocalHandle.on_baton
 real_settle, real_comply = LocalHandle._settle, LocalHandle._comply
 real_serve, real_resume = LocalHandle._serve, LocalHandle.resume
-real_opened = SyncClient.opened
+real_opened, real_taken = SyncClient.opened, SyncServer._taken
 
 TABLE, SERVER, CLIENT = sync_table._APPLY, sync_server._ON_MESSAGE, sync_client._ON_MESSAGE
 
@@ -261,6 +307,10 @@ FAULTS: list[tuple[Any, Any, Callable[..., Any], str, str]] = [
     (CLIENT, RequestDowngrade, wants_back_what_it_gave, "closing", "without end"),
     (LocalHandle, "_serve", tells_of_no_death, "killed", "nobody knows"),
     (LocalHandle, "resume", resumes_without_the_value, "another leader", "committed"),
+    (LocalHandle, "take_back", takes_nothing_back, "taken", "committed was"),
+    (LocalHandle, "put", puts_what_is_watched, "taken, watching", "waits for ever"),
+    (SyncServer, "_taken", takes_without_the_value, "taken", "committed"),
+    (SyncServer, "_taken", takes_and_says_nothing, "taken", "journal"),
     (SyncClient, "opened", opens_what_is_closing, "opening again", "ignored"),
 ]
 

@@ -19,6 +19,7 @@ from libos_ipc.core.lock_desk import LockDesk
 from libos_ipc.core.process_rows import Admission, Process
 from libos_ipc.core.roster import Applicant, Record, Roster
 from libos_ipc.core.signal_desk import SignalDesk
+from libos_ipc.core.sync_deposits import Deposits
 from libos_ipc.core.sync_desk import WORD_OF, ReadRemains, SyncDesk
 from libos_ipc.core.sync_words import Batons
 from libos_ipc.core.vocabulary import (
@@ -86,10 +87,11 @@ class Leader(Roster):
         memory: Memory | None = None,
         read_remains: ReadRemains | None = None,
         batons: Batons | None = None,
+        deposits: Deposits | None = None,
         **knobs: Any,
     ) -> None:
         super().__init__(**knobs)
-        self.sync.batons = batons
+        self.sync.batons, self.sync.deposits = batons, deposits
         self.lock_desk = locks = LockDesk(self, inspector, memory)
         self.sync_desk = sync = SyncDesk(self, read_remains)
         self.signal_desk = signals = SignalDesk(self)

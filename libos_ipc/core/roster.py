@@ -80,7 +80,7 @@ class Roster:
         self.sync = SyncServer(find_cycle=lambda agent, blockers: None)
         self._apply: dict[str, Callable[..., None]] = {
             "snapshot": lambda data: restore(self, data),
-            "epoch": lambda epoch: self.sync.apply(("takeover",)),
+            "epoch": lambda epoch: self.sync.apply(("takeover", epoch)),
             "relay": self._apply_relay,
             "step": self._apply_step,
             "range": self._apply_range,

@@ -33,6 +33,7 @@ from typing import Any
 
 from libos_ipc._native import HandleCell
 from libos_ipc.core.sync_check import check_handle
+from libos_ipc.core.sync_deposits import Deposit
 from libos_ipc.core.sync_handle import Effects, LocalHandle, ignored
 from libos_ipc.core.sync_mark import Mark, mark, return_to
 from libos_ipc.core.sync_words import (
@@ -65,20 +66,30 @@ def _no_baton(place: Place) -> Baton | None:
     return None
 
 
+def _no_deposit(id: int) -> Deposit | None:
+    return None
+
+
 class SyncClient:
     """The handles of one process. Not thread-safe: its owner holds one lock.
 
     Threads are numbers from 1; tickets are hashable, and no two that wait at a time are equal.
-    `max_value` is in bytes; `open_baton` gives what the server has told of, None if it cannot.
+    `max_value` is in bytes; `open_baton` gives what the server has told of, and `open_deposit`
+    the place of a handle; None if they cannot.
     """
 
-    __slots__ = ("_closing", "_handles", "max_value", "open_baton")
+    __slots__ = ("_closing", "_handles", "max_value", "open_baton", "open_deposit")
 
     def __init__(
-        self, *, max_value: int, open_baton: Callable[[Place], Baton | None] = _no_baton
+        self,
+        *,
+        max_value: int,
+        open_baton: Callable[[Place], Baton | None] = _no_baton,
+        open_deposit: Callable[[int], Deposit | None] = _no_deposit,
     ) -> None:
         self.max_value = max_value
         self.open_baton = open_baton
+        self.open_deposit = open_deposit
         self._handles: dict[int, LocalHandle] = {}
         self._closing: dict[int, RequestClose] = {}
 
@@ -97,7 +108,8 @@ class SyncClient:
             return False
         handle = self._handles.get(id)
         if handle is None:
-            self._handles[id] = LocalHandle(id)
+            self._handles[id] = handle = LocalHandle(id)
+            handle.deposit = self.open_deposit(id)
         else:
             handle.opened += 1
         return True
@@ -109,6 +121,7 @@ class SyncClient:
         `force`, which ends all openings at once and drops what the user has not committed.
         """
         handle = self._find(id)
+        handle.take_back()
         if handle.opened > 1 and not force:
             handle.opened -= 1
             return []
@@ -121,7 +134,7 @@ class SyncClient:
         said = word if word.state == State.EXCLUSIVE else word._replace(value=None)
         self._closing[id] = word  # from here on no signal handler can raise
         del self._handles[id]
-        handle.opened = 0
+        handle.opened, handle.deposit = 0, None
         return [*effects, said]
 
     def close_all(self) -> Effects:
@@ -137,7 +150,7 @@ class SyncClient:
 
         `timed` is for who gives up by itself, and so closes no cycle.
         """
-        handle = self._handles.get(id)
+        handle = self._at(id)
         if handle is None:
             return [Failed(ticket, errno.ENOTCONN, f"locking sync handle {id}: not open here")]
         return handle.lock(thread, state, ticket, timed)
@@ -149,7 +162,15 @@ class SyncClient:
         InvalidArgument or MessageTooLarge for `data`: then nothing has changed, the lock is
         still held.
         """
-        return self._find(id).unlock(thread, data, self.max_value)
+        handle = self._find(id)
+        handle.take_back()
+        return handle.unlock(thread, data, self.max_value)
+
+    def put(self, id: int) -> None:
+        """All that was decided is done: what nobody here uses of the handle may be taken."""
+        handle = self._handles.get(id)
+        if handle is not None:
+            handle.put()
 
     def cell_of(self, id: int) -> HandleCell | None:
         """What may be locked and unlocked between two steps, until it is closed; None if it is."""
@@ -157,7 +178,7 @@ class SyncClient:
 
     def lock_now(self, id: int, thread: int, state: State) -> Value | None:
         """Get the lock, if that takes neither waiting nor a word: the value, or None."""
-        handle = self._handles.get(id)
+        handle = self._at(id)
         return handle.value if handle is not None and handle.lock_now(thread, state) else None
 
     def unlock_now(self, id: int, thread: int) -> bool:
@@ -167,7 +188,7 @@ class SyncClient:
 
     def mark(self, id: int) -> Mark | None:
         """Where the handle stands before a step of it; None if it is not open here."""
-        handle = self._handles.get(id)
+        handle = self._at(id)
         return None if handle is None else mark(handle)
 
     def return_to(self, id: int, before: Mark | None) -> Effects:
@@ -177,13 +198,14 @@ class SyncClient:
 
     def withdraw(self, id: int, ticket: object) -> Effects:
         """`ticket` waits no longer, for the lock or for a change. Nothing if it is settled."""
-        handle = self._handles.get(id)
+        handle = self._at(id)
         return [] if handle is None else handle.withdraw(ticket)
 
     def abandon_waits(self) -> list[object]:
         """There is no server: the tickets of all who wait, who wait no longer."""
         tickets = []
         for handle in self._handles.values():
+            handle.take_back()
             # From the end, so that none is served because the one before it went.
             for ticket in reversed(handle.waiting()):
                 handle.withdraw(ticket)
@@ -195,7 +217,7 @@ class SyncClient:
 
         For an agent that has seen that version under the lock, and does not hold it.
         """
-        handle = self._handles.get(id)
+        handle = self._at(id)
         if handle is None:
             return [Failed(ticket, errno.ENOTCONN, f"watching sync handle {id}: not open here")]
         return handle.watch(ticket, version)
@@ -206,7 +228,7 @@ class SyncClient:
         """A message of the server. What fits nothing here is ignored with a note."""
         if isinstance(word, ConfirmClose):
             return [] if self._closing.pop(word.id, None) is None else [Closed(word.id)]
-        handle = self._handles.get(word.id)
+        handle = self._at(word.id)
         if handle is None:
             return [] if word.id in self._closing else [ignored(word, "not open here")]
         if isinstance(word, ConfirmUpgrade) and word.baton is not None:
@@ -219,7 +241,9 @@ class SyncClient:
         Nothing that the former leader said may come after this.
         """
         effects: Effects = list(self._closing.values())
-        for handle in self._handles.values():
+        for id, handle in self._handles.items():
+            handle.take_back()
+            handle.deposit = self.open_deposit(id)  # which no former leader finds
             effects += handle.resume()
         return effects
 
@@ -227,7 +251,7 @@ class SyncClient:
 
     def state_of(self, id: int) -> State:
         """The state that this process has of a handle. NotJoined if it is not open here."""
-        return State(self._find(id).state)
+        return State(self._find(id).left())
 
     def version_of(self, id: int) -> int:
         """The newest version of the value that has been here. NotJoined if it is not open."""
@@ -236,6 +260,13 @@ class SyncClient:
     def user_of(self, id: int) -> int:
         """The thread that uses the handle, 0 for none. NotJoined if it is not open here."""
         return self._find(id).user
+
+    def _at(self, id: int) -> LocalHandle | None:
+        """The handle, before a step of it."""
+        handle = self._handles.get(id)
+        if handle is not None:
+            handle.take_back()
+        return handle
 
     def _find(self, id: int) -> LocalHandle:
         handle = self._handles.get(id)

@@ -87,6 +87,8 @@ class SyncDesk:
 
     def on_gone(self, vmid: int) -> Effects:
         """A process is dead, has left, or has exec'ed: it uses no handle any more."""
+        if self._server.deposits is not None:
+            self._server.deposits.drop(vmid)
         if vmid not in self._server.open_at:
             return []
         ids = list(self._server.open_at[vmid])
@@ -114,6 +116,8 @@ class SyncDesk:
         """Nobody leads here any more."""
         if self._server.batons is not None:
             self._server.batons.close()
+        if self._server.deposits is not None:
+            self._server.deposits.close()
 
     # ---- from the machine's words to messages
 

@@ -386,7 +386,7 @@ class LocalHandle(BatonHolder):
 
     def __reduce__(self) -> tuple[object, ...]:
         """A copy, for whoever goes through all states that there are."""
-        names = (*FIELDS, "waits", "watches", "baton")
+        names = (*FIELDS, "waits", "watches", "baton", "deposit")
         fields = {name: getattr(self, name) for name in names}
         return LocalHandle, (self.id,), (None, fields)
 

@@ -11,7 +11,7 @@ never say EXCLUSIVE when the baton does not; where it is the other way round, th
 
 from __future__ import annotations
 
-from libos_ipc._native import HandleCell
+from libos_ipc.core.sync_deposits import Depositor
 from libos_ipc.core.sync_words import MOST_PASSED, ClientEffect, Data, Hold, State, Value
 
 __all__ = ["BatonHolder"]
@@ -21,7 +21,7 @@ Effects = list[ClientEffect]
 INVALID, EXCLUSIVE = State.INVALID, State.EXCLUSIVE
 
 
-class BatonHolder(HandleCell):
+class BatonHolder(Depositor):
     """The part of a handle that knows of batons; the fields are the cell's."""
 
     __slots__ = ("id",)

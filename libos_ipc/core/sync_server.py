@@ -16,6 +16,7 @@ next one granted is told. News of a death are told again rather than lost: when 
 a process that gave up waiting, or that died before it gave back or committed anything.
 
 What moves from one process to the next again and again goes on without us: see `sync_passing`.
+And who has what he does not use is not asked: see `sync_deposits`.
 
 Cycles are looked for by somebody who sees file locks too: `waits_for` gives him the edges known
 here, and `find_cycle` is asked whenever one is added. The wait that closed the cycle is refused,
@@ -34,8 +35,9 @@ import errno
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from libos_ipc.core.sync_passing import MOST_COMMITS, SyncPassing
+from libos_ipc.core.sync_passing import MOST_COMMITS
 from libos_ipc.core.sync_rows import IN_THE_WAY, Entry, Handle, Row
+from libos_ipc.core.sync_taking import SyncTaking
 from libos_ipc.core.sync_waits import blockers_inside, blockers_of_entry, uses_in_the_way
 from libos_ipc.core.sync_words import (
     Agent,
@@ -80,7 +82,7 @@ DOWNGRADES: dict[tuple[int, int], bool] = {
 }
 
 
-class SyncServer(SyncPassing):
+class SyncServer(SyncTaking):
     """The server's machine. `find_cycle` looks over everything that can wait, see above."""
 
     def __init__(self, *, find_cycle: FindCycle, **ids: int) -> None:
@@ -258,8 +260,10 @@ class SyncServer(SyncPassing):
             head = handle.queue[0]
             blocked = handle.rows[head.vmid].recall != 0
             for vmid, row in handle.in_the_way(head):
-                blocked = True
                 to = IN_THE_WAY[head.state, row.state]
+                if self._taken(done, vmid, handle, row, to):
+                    continue
+                blocked = True
                 if not row.silent and (not row.recall or row.recall > to):
                     self._record(done, ("recall", vmid, handle.id, int(to)))
                     recall = make(RequestDowngrade, (handle.id, to))

@@ -50,6 +50,7 @@ class SyncTable:
         self.first_id = first_id
         self.last_id = last_id
         self.next_id = first_id
+        self.epoch = 1
         self.handles: dict[int, Handle] = {}
         self.names: dict[str, int] = {}
         self.open_at: dict[int, dict[int, None]] = {}  # VMID -> IDs, in order of opening
@@ -218,7 +219,8 @@ class SyncTable:
 
     # ---- another leader
 
-    def _apply_takeover(self) -> None:
+    def _apply_takeover(self, epoch: int = 1) -> None:
+        self.epoch = epoch
         self.waiting.clear()
         for handle in self.handles.values():
             handle.queue = ()

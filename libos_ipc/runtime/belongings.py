@@ -13,6 +13,7 @@ from libos_ipc.core.member import Member
 from libos_ipc.core.sync_words import Reference
 from libos_ipc.core.vocabulary import GetMeta, Publish, SignalInfo
 from libos_ipc.runtime.batons import MembersBatons
+from libos_ipc.runtime.deposits import MembersDeposits
 from libos_ipc.runtime.descriptions import Descriptions
 from libos_ipc.runtime.metadata import answer_meta
 from libos_ipc.runtime.mirror import Mirrors
@@ -43,6 +44,7 @@ class Belongings:
     session: Session
     slabs: Slabs
     batons: MembersBatons
+    deposits: MembersDeposits
 
     def __init__(self) -> None:
         self.signalling = Signalling(lambda: self.session)
@@ -54,10 +56,13 @@ class Belongings:
         self.threads = threading.local()
 
     def map_values(self, member: Member) -> None:
-        """The memory in which values of sync handles are committed and passed on."""
+        """The memory of sync handles: where values are committed and passed on, and where what
+        nobody uses may be taken."""
         self.slabs = Slabs(self.directory.slabs(member.vmid))
         self.batons = MembersBatons(self.directory.path, member.vmid)
+        self.deposits = MembersDeposits(self.directory.deposits(member.vmid), lambda: member.epoch)
         member.sync.client.open_baton = self.batons.open
+        member.sync.client.open_deposit = self.deposits.open
 
     def belongings_reborn(self) -> None:
         """In a forked child: handlers and descriptions are its own, what waited is not."""
@@ -71,6 +76,7 @@ class Belongings:
         self.mirrors.close()
         self.slabs.close()
         self.batons.close()
+        self.deposits.close()
 
     # ---- what the session tells; under its lock
 
@@ -103,6 +109,7 @@ class Belongings:
 
     def unpublish(self, id: int) -> None:
         self.slabs.forget(id)
+        self.deposits.forget(id)
 
     def discard(self, where: bytes) -> None:
         remove_large(self.directory.path, where)

@@ -6,6 +6,7 @@ from libos_ipc.config import GroupConfig
 from libos_ipc.core.leader import Leader
 from libos_ipc.core.roster import LEADER_VMID
 from libos_ipc.runtime.batons import LeadersBatons
+from libos_ipc.runtime.deposits import LeadersDeposits
 from libos_ipc.runtime.held_files import SharedSlots
 from libos_ipc.runtime.inspector import Inspector
 from libos_ipc.runtime.rundir import GroupDir
@@ -27,4 +28,5 @@ def make_leader(
         memory=SharedSlots(directory) if config.lock_delegation else None,
         read_remains=lambda vmid: read_remains(directory.slabs(vmid)),
         batons=LeadersBatons(directory.path),
+        deposits=LeadersDeposits(directory.deposits, directory.slabs),
     )

@@ -300,7 +300,8 @@ class Node(Leadership):
             announce(plan.page)
         self.session.abandon()
         gone = NotJoined("the sync handle was opened by the parent: this process was forked")
-        self.batons.close()  # first, or what is the parent's would be ended
+        self.batons.close()  # first, or what is the parent's would be ended, or taken back
+        self.deposits.close()
         self.session.perform(self.session.member.sync.on_server_lost(gone))
         self.slabs.close()
         self.children.close()

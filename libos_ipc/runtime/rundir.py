@@ -187,15 +187,19 @@ class GroupDir:
         """Path of the slots of the files that were given to a member to lock."""
         return f"{self.path}/{vmid}.slots"
 
+    def deposits(self, vmid: int) -> str:
+        """Path of what a member has of sync handles and does not use."""
+        return f"{self.path}/{vmid}.deposits"
+
     def seen(self) -> set[int]:
         """The VMIDs of which there is any file: all that listen are among them."""
         first = (name.partition(".")[0] for name in os.listdir(self.path))
         return {int(name) for name in first if name.isdecimal()}
 
     def forget(self, vmid: int) -> None:
-        """Remove the sockets, slots and slabs of a member that is gone."""
-        for path in (self.message_socket(vmid), self.live_socket(vmid), self.slots(vmid)):
-            _remove(path)
+        """Remove the sockets, slots, slabs and deposits of a member that is gone."""
+        for path_of in (self.message_socket, self.live_socket, self.slots, self.deposits):
+            _remove(path_of(vmid))
         number = 0
         while os.path.lexists(slab := f"{self.slabs(vmid)}{number}"):
             _remove(slab)

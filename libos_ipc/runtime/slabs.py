@@ -33,7 +33,9 @@ __all__ = [
     "LARGE",
     "SLAB_BYTES",
     "Slabs",
+    "open_slab",
     "read_large",
+    "read_record",
     "read_remains",
     "remove_large",
     "write_large",
@@ -67,9 +69,10 @@ _LARGE_NAME = re.compile(r"value-\d+-\d+-\d+")
 class _Slab:
     """One file, mapped: as bytes, and as words, each of which is written at once."""
 
-    __slots__ = ("bytes", "words")
+    __slots__ = ("bytes", "number", "words")
 
-    def __init__(self, fd: int, size: int) -> None:
+    def __init__(self, number: int, fd: int, size: int) -> None:
+        self.number = number
         self.bytes = mmap.mmap(fd, size)
         self.words = memoryview(self.bytes).cast("Q")
 
@@ -85,7 +88,7 @@ class _Record:
         self.slab = slab
         self.at = at
         self.capacity = capacity
-        self.native = Record(slab.bytes, at, capacity)
+        self.native = Record(slab.bytes, at, capacity, slab.number)
         self.where = b""  # of the large value that was published last
 
 
@@ -167,7 +170,7 @@ class Slabs:
         record.slab.words[record.at + _ID_AT >> 3] = 0
         record.where = b""
         record.native.release()  # whoever has it still is not to write what is another's by then
-        record.native = Record(record.slab.bytes, record.at, record.capacity)
+        record.native = Record(record.slab.bytes, record.at, record.capacity, record.slab.number)
         self._free.setdefault(record.capacity, []).append(record)
 
     def _move(self, id: int, old: _Record, new: _Record) -> None:
@@ -191,7 +194,7 @@ class Slabs:
         fd = os.open(path, flags, 0o600)
         try:
             os.posix_fallocate(fd, 0, size)
-            self._slabs.append(_Slab(fd, size))
+            self._slabs.append(_Slab(len(self._slabs), fd, size))
         except BaseException:
             os.unlink(path)
             raise
@@ -217,7 +220,22 @@ def _in_record(data: Data) -> bytes:
     return _PREFIX.pack(0, len(data)) + data
 
 
-# ---- the reader's end: the leader, when a process has died
+# ---- the reader's end: the leader, when a process has died, or what it has is taken
+
+
+def open_slab(prefix: str, number: int) -> int:
+    """A descriptor to read one of the slabs by. OSError."""
+    return os.open(f"{prefix}{number}", _READ)
+
+
+def read_record(fd: int, at: int, id: int) -> Remains:
+    """What is committed of a handle in a slab, at this byte of it: nothing, if it is not there."""
+    try:
+        capacity, *_ = _HEAD.unpack(os.pread(fd, _HEAD.size, at))
+        record = os.pread(fd, _HEAD.size + 2 * min(capacity, _LARGEST), at)
+    except (OSError, OverflowError, struct.error):
+        return Remains(None, False)
+    return next((left for found, left in _records_of(record) if found == id), Remains(None, False))
 
 
 def read_remains(prefix: str) -> Callable[[int], Remains]:

@@ -177,6 +177,7 @@ def release(node: Node, id: int, agent: int, data: bytes | None) -> None:
             session.check_open()
             if session.member.sync.client.unlock_now(id, agent):
                 node.slabs.set_use(id, False)
+                session.member.sync.client.put(id)
                 return
     value = None if data is None else _placed(node, id, agent, data)
     committed = False
@@ -193,6 +194,7 @@ def release(node: Node, id: int, agent: int, data: bytes | None) -> None:
                 if cell is not None and used and cell.user != agent:
                     committed = cell.value.data is value
                     node.slabs.set_use(id, False)
+            session.member.sync.client.put(id)
     except BaseException:
         if isinstance(value, Reference) and not committed:
             remove_large(node.directory.path, value.where)

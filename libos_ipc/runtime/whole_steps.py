@@ -50,6 +50,7 @@ def take_whole(
             left = _undone(wanted, _sent(session) - sent)
         _perform(session, left)
         raise
+    client.put(id)
 
 
 def _sent(session: Session) -> int:

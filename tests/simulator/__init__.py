@@ -9,6 +9,7 @@ failure is repeated by naming its seed, and thousands of groups live and die wit
     kernel     processes, liveness sockets, who is told of whose end
     lanes      shared memory between two processes
     batons     memory by which sync handles are passed on; also what native/baton.c is compared with
+    deposits   memory from which what is not used is taken; likewise for native/deposit.c
     network    connections: FIFO each, delayed, cut, blocked; lost and repeated messages
     node       one process of the group: a `Member` driven as the runtime drives it
     program    what programs do with it: send, request, IDs, handlers; threads that wait

@@ -47,6 +47,7 @@ class Knobs:
     w_sync: int
     w_life: int
     w_faults: int
+    put: float  #: that what a program has just unlocked is left where the leader may take it
 
     @classmethod
     def draw(cls, rng: random.Random, actions: int | None = None) -> Knobs:
@@ -86,6 +87,7 @@ class Knobs:
             w_sync=rng.choice((0, 2, 6)),
             w_life=rng.randint(1, 6),
             w_faults=0 if quiet else rng.randint(1, 6),
+            put=rng.choice((0.0, 0.5, 1.0)),
         )
 
     def __str__(self) -> str:

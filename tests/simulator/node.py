@@ -64,6 +64,7 @@ from libos_ipc.errors import IpcError, ProtocolError
 from libos_ipc.runtime.codec import decode_answer, decode_body
 
 from .batons import BatonTwin
+from .deposits import DepositTwin
 from .lanes import NodeLanes
 from .program import Program
 from .threads import Ticket
@@ -124,8 +125,9 @@ class SimNode:
             lane_after=world.knobs.lane_after,
         )
         self.member.inbox.pid, self.member.inbox.uid = identity.pid, 0
-        batons, me = world.batons, identity.vmid
-        self.member.sync.client.open_baton = lambda place: BatonTwin(batons, *place[1:], me)
+        batons, me, client = world.batons, identity.vmid, self.member.sync.client
+        client.open_baton = lambda place: BatonTwin(batons, *place[1:], me)
+        client.open_deposit = lambda id: DepositTwin(world.deposits, me, id, EPOCH)
         world.history.pids[self.vmid] = identity.pid
         self.program = Program(self)
         self.lanes = NodeLanes(self)

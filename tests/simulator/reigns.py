@@ -28,6 +28,7 @@ from libos_ipc.core.sync_words import Remains, Value
 from libos_ipc.core.vocabulary import Journal
 from libos_ipc.runtime.codec import decode_answer, decode_body
 
+from .deposits import DepositsTwin, DepositTwin, Memory
 from .history import Violation
 from .reigns_books import check_rest
 from .reigns_process import Log, Process
@@ -47,6 +48,7 @@ class Reigns:
 
     def __init__(self, seed: int, *, steps: int | None = None) -> None:
         rng = self.rng = random.Random(seed)
+        self.dice = random.Random(seed)  # for what is put, which changes little else
         self.now = 0.0
         self.left = rng.randint(50, 1200) if steps is None else steps
         self.faults = rng.randint(1, 20)
@@ -68,6 +70,7 @@ class Reigns:
         self.handles = 0
         self.last_grant = 0
         self.values: dict[int, tuple[int, bytes]] = {}
+        self.deposits: Memory = {}
         # how eventful it was
         self.refused_records = 0
         self.shortened = 0
@@ -83,6 +86,7 @@ class Reigns:
             quarantine_s=2.0,
             first_vmid=first_vmid,
             read_remains=lambda vmid: lambda id: self._remains(vmid, id),
+            deposits=DepositsTwin(self.deposits, self._remains),
         )
 
     def _remains(self, vmid: int, id: int) -> Remains:
@@ -97,7 +101,7 @@ class Reigns:
         return leader
 
     def new_member(self, vmid: int, epoch: int, leader_vmid: int, leader: Leader | None) -> Member:
-        return Member(
+        member = Member(
             vmid,
             leader_vmid=leader_vmid,
             epoch=epoch,
@@ -107,6 +111,10 @@ class Reigns:
             leader=leader,
             decode_body=decode_body,
         )
+        member.sync.client.open_deposit = lambda id: DepositTwin(
+            self.deposits, vmid, id, member.epoch
+        )
+        return member
 
     def found(self) -> None:
         embedded = not self.heirless and self.rng.random() < 0.4

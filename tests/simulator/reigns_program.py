@@ -116,6 +116,8 @@ class Program:
         """Something random. Only while nothing is under way in this process."""
         if self.leaving or not self.process.is_member:
             return
+        if self.world.dice.random() < 0.7:
+            self.process.member.sync.client.put(self.handle)  # if that is idle
         actions: list[tuple[int, Callable[[], None]]] = [
             (2, self.get_vmid),
             (3, self.get_range),

@@ -119,8 +119,9 @@ class Syncing:
             return self.open(name)
         if rng.random() < 0.1:
             return self.close(name)
-        # Mostly the one that is passed on without the leader.
-        state = State.SHARED if rng.random() < 0.2 else State.EXCLUSIVE
+        # Mostly the one that is passed on without the leader; or by turns the one that it takes.
+        shared = 0.5 if self._world.knobs.put else 0.2
+        state = State.SHARED if rng.random() < shared else State.EXCLUSIVE
         return self.use(self.ids[name], state, rng.choice((None, 0.01, 0.3, 2.0)))
 
     def open(self, name: str) -> Running:
@@ -192,3 +193,5 @@ class Syncing:
             node.perform([effect])
         history.on_released(node, id)
         node.perform([effect for effect in effects if not isinstance(effect, Publish)])
+        if world.rng.random() < world.knobs.put:
+            client.put(id)

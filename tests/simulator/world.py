@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from libos_ipc.core.leader import Leader
 
 from .batons import BatonsTwin, Word
+from .deposits import DepositsTwin, Memory
 from .history import History, Violation
 from .kernel import Kernel, OsProcess
 from .locks import SimSlots
@@ -54,6 +55,7 @@ class World:
         self.slots = SimSlots()
         #: by number, in memory that outlives processes
         self.batons: dict[int, Word] = {}
+        self.deposits: Memory = {}
         self.history = History(self)
         self.kernel = Kernel(self)
         self.network = Network(self)
@@ -72,8 +74,12 @@ class World:
             memory=self.slots,
             read_remains=lambda vmid: lambda id: self.history.sync.remains(vmid, id),
             batons=BatonsTwin(self.batons),
+            deposits=DepositsTwin(
+                self.deposits,
+                lambda vmid, id: self.history.sync.remains(vmid, id),  # noqa: PLW0108 - it comes later
+            ),
         )
-        leader.sync.moves = 1
+        leader.sync.moves = 4 if knobs.put else 1
         return leader
 
     # ---- events

@@ -16,6 +16,8 @@ class HandleCellTwin:
         self.user = self.recall = self.told_user = 0
         self.owner_died = self.own = False
         self.waits: Sized | None = None
+        self.watches: Sized | None = None
+        self.baton: object = None
 
     def lock_now(self, agent: int, state: int) -> bool:
         if self.user or self.waits or state > self.state or self.owner_died:
@@ -28,3 +30,8 @@ class HandleCellTwin:
             return False
         self.user, self.using = 0, INVALID
         return True
+
+    def is_idle(self) -> bool:
+        busy = self.user or self.recall or self.told_user or self.owner_died
+        crowd = self.waits is not None or self.watches is not None or self.baton is not None
+        return bool(self.opened) and self.state > INVALID and not (busy or crowd)
