@@ -7,13 +7,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import both_leaders
 from hypothesis import given
 from hypothesis import strategies as st
-from processes import Forked, poll
+from processes import DEADLINE_S, Forked, poll
 from simulator.batons import BatonTwin, Word
 
 from libos_ipc import Group, OwnerDied
@@ -274,6 +275,38 @@ def test_it_is_passed_on_and_nothing_is_lost(group: Group, handle: SyncHandle[in
         (row,) = sync_table(group)
         assert (row.version, row.waiting) == (value, ())
         assert other.change(1)[0] == value
+
+
+@both_leaders
+@pytest.mark.parametrize("who", ["nobody", "dead", "other"])
+def test_a_forged_holder_keeps_nobody_waiting(
+    group: Group, handle: SyncHandle[int], who: str
+) -> None:
+    """A member writes into the memory that somebody has it, or is to have it, who has not."""
+    with Forked(lambda line: group.vmid) as child:
+        dead = child.result()
+    with Other(group) as other:
+        passed_between(handle, other)
+        (path,) = Path(group._node.directory.path).glob("batons-*")
+        (theirs,) = {vmid for row in sync_table(group) for vmid, *_ in row.states} - {group.vmid}
+        holder = {"nobody": 2**32 - 1, "dead": dead, "other": theirs}[who]
+        with open(path, "r+b") as file:
+            memory = mmap.mmap(file.fileno(), 0)
+        for how in (2, 4, 3, 5):  # in use or reserved, and perhaps ended
+            value = passed_between(handle, other)
+            at = max(range(0, len(memory), BATON_STRIDE), key=lambda at: live(memory, at))
+            word = live(memory, at) & ~(2**36 - 1 - 8) | holder << 4 | how
+            memory[at : at + 8] = word.to_bytes(8, "little")
+            with handle.exclusive(timeout=DEADLINE_S) as box:
+                assert box.value == value
+        assert other.change(1)[0] == value
+        memory.close()
+
+
+def live(memory: mmap.mmap, at: int) -> int:
+    """The word there, 0 if it was ended."""
+    word = int.from_bytes(memory[at : at + 8], "little")
+    return 0 if word & 1 else word
 
 
 @both_leaders

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,6 +157,28 @@ def test_a_place_that_is_none_has_no_value(ends: Ends, tmp_path: Path, at: int) 
         file.seek(16 * 7 + 8)
         file.write(at.to_bytes(8, "little"))
     assert ends.leader.lower(1, 2, 7, EXCLUSIVE, INVALID) == NOTHING
+
+
+def test_whatever_is_written_there_the_leader_goes_on(ends: Ends, tmp_path: Path) -> None:
+    dice = random.Random(5)
+    ends.put(7, EXCLUSIVE, b"seven")
+    with open(tmp_path / "2.deposits", "r+b") as file, open(tmp_path / "2.slab-0", "r+b") as slab:
+        table, values = mmap.mmap(file.fileno(), 0), mmap.mmap(slab.fileno(), 0)
+    whole = table[112:128], values[:256]
+    taken = 0
+    for _ in range(3000):
+        table[112:128], values[:256] = whole
+        for memory, at, size in ((values, 0, 48), (table, 112, 16)):
+            for _ in range(dice.randrange(3)):
+                where = at + dice.randrange(size)
+                memory[where] = dice.randrange(256)
+        left = ends.leader.lower(1, 2, 7, EXCLUSIVE, INVALID)
+        taken += left is not None
+        if left is not None and left.value is not None:
+            assert left.value.data == b"seven"
+    assert 500 < taken < 3000
+    table.close()
+    values.close()
 
 
 def test_a_leader_of_another_epoch_takes_nothing(ends: Ends) -> None:

@@ -194,7 +194,6 @@ def release(node: Node, id: int, agent: int, data: bytes | None) -> None:
                 if cell is not None and used and cell.user != agent:
                     committed = cell.value.data is value
                     node.slabs.set_use(id, False)
-            session.member.sync.client.put(id)
     except BaseException:
         if isinstance(value, Reference) and not committed:
             remove_large(node.directory.path, value.where)
