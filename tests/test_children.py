@@ -305,7 +305,7 @@ def test_how_an_orphan_ended_is_told_to_who_leads(
         mine.send(7)
         if parent != "is gone":
             wait_until_idle(os_pid)  # until its parent has heard it, or is gone
-            assert state_of(os_pid) == "S"
+            poll(lambda: state_of(os_pid) == "S", what="it waits for that")
         if leader == "dies meanwhile":
             lose_the_leader()
         if parent != "is gone":
