@@ -1,0 +1,266 @@
+"""What a fork makes of a node: a pause in the parent, another member in the child: same group and
+handlers, new identity, new session, nothing of the parent's open.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import threading
+import time
+from collections.abc import Iterable
+
+from libos_ipc.core.codes import Code
+from libos_ipc.core.leader import Leader
+from libos_ipc.core.provision import SPARE_PAIRS
+from libos_ipc.core.roster import Record
+from libos_ipc.core.vocabulary import ChildExit
+from libos_ipc.errors import IpcError, NotJoined
+from libos_ipc.runtime.children import Children, ChildRow, announce
+from libos_ipc.runtime.dispatch import Dispatcher
+from libos_ipc.runtime.fork import ForkPlan
+from libos_ipc.runtime.held_files import Fork
+from libos_ipc.runtime.leadership import Leadership
+from libos_ipc.runtime.pause import Pause
+from libos_ipc.runtime.reserve import Reserve
+from libos_ipc.runtime.session import Session
+from libos_ipc.runtime.shortage import persist
+from libos_ipc.runtime.sockets import Sockets
+
+__all__ = ["Forking"]
+
+log = logging.getLogger("libos_ipc")
+
+#: Seconds between looks at whether a forked child runs by now.
+LOOK_S = 0.005
+
+
+class Forking(Leadership):
+    """The part of a node that forks, and knows its children."""
+
+    dispatcher: Dispatcher
+    reserve: Reserve
+
+    def __init__(self, founding: Iterable[Record] | None) -> None:
+        super().__init__(founding)
+        self.children = Children()
+        #: what each thread's latest fork had prepared; two may fork at once
+        self.forked: dict[int, ForkPlan | None] = {}
+        #: … and why it could not be
+        self.unplanned: dict[int, OSError] = {}
+        self._forks: dict[int, Fork] = {}  # under way, by thread
+        self._pause = Pause(self.descriptions)
+        #: held while a fork waits for an identity: forks behind it must not end the transport
+        #: again and again before one can come
+        self._gate = threading.Lock()
+
+    def make(self, sockets: Sockets, leader: Leader | None) -> Session:
+        """The session of this identity, and what goes with it."""
+        raise NotImplementedError
+
+    def introduce(self, session: Session) -> None:
+        """Tell the leader what it is to know of a new member, and ask for what is missing in stock:
+        the parent watches us as it is, or hears of us from there. Under the lock."""
+        raise NotImplementedError
+
+    def go(self, greet: Iterable[int] = ()) -> None:
+        """Start the session's threads; the worker makes us known to these."""
+        raise NotImplementedError
+
+    # ---- fork
+
+    def prepare_fork(self, joins: bool = True) -> ForkPlan | None:
+        """Before a fork: an identity for the child if it is to join. None if it has none."""
+        plan = pair = None
+        self.unplanned.pop(threading.get_ident(), None)
+        self._forks[threading.get_ident()] = self.session.held_files.begin_fork()
+        if joins:
+            with self._gate:
+                pair = self._take_pair()
+        if pair is not None:
+            try:
+                plan = self._plan(*pair)
+            except OSError as error:
+                log.warning("a forked child will not have joined: %s", error)
+                self.unplanned[threading.get_ident()] = error
+                with self.session.lock:
+                    self._reclaim(*pair)
+        return plan
+
+    def pause(self) -> None:
+        """Right before the fork: have no thread of ours in its way."""
+        self._pause.begin(self.session, self.dispatcher)
+
+    def _plan(self, vmid: int, pid: int) -> ForkPlan:
+        sockets = Sockets.make(self.directory, vmid)
+        try:
+            plan = ForkPlan(vmid, pid, sockets, mmap.mmap(-1, 8))
+            with self.session.lock:
+                # Connected while our own copy is open: the end of it tells of a failed fork too.
+                self.session.watches.live(vmid, self.directory.live_socket(vmid))
+        except BaseException:
+            sockets.close()
+            raise
+        return plan
+
+    def _take_pair(self) -> tuple[int, int] | None:
+        session = self.session
+        provision = session.member.provision
+        try:
+            with session.lock:
+                if not provision.pairs:
+                    session.perform(provision.top_up(time.monotonic(), 2 * SPARE_PAIRS))
+                    session.wait_for(
+                        lambda: bool(provision.pairs) or not provision.coming,
+                        self.file.config.fork_timeout,
+                    )
+                return provision.pairs.popleft() if provision.pairs else None
+        except IpcError:
+            return None
+
+    def forked_parent(self, plan: ForkPlan | None) -> None:
+        """After a fork, or a failed one, in the parent."""
+        session = self.session
+        self._pause.let_go(session)
+        self.forked[threading.get_ident()] = plan
+        under_way = self._forks.pop(threading.get_ident())
+        try:
+            if plan is not None:
+                self._account(plan, under_way)
+                plan.sockets.close()
+                session.clock.later(0, self._restock)
+            else:
+                under_way.end()
+        finally:
+            self._pause.end(self.go)
+
+    def _account(self, plan: ForkPlan, under_way: Fork) -> None:
+        """There is a child, or the end of its socket tells that there is none."""
+        session = self.session
+        with session.lock:
+            row = self.children.add(plan.pid, plan.vmid)
+            row.page = plan.page
+            now = time.monotonic()
+            leader = session.member.leader_vmid
+            started = (plan.vmid, plan.pid)
+            session.perform(session.member.send(leader, Code.CHILD_STARTED, started, now))
+            # Answered when the leader knows of the child.
+            effects = session.member.request(leader, *session.fencing()[1:], under_way, now)[1]
+            session.perform(effects)
+        session.clock.later(LOOK_S, lambda: self._look_for(row))
+
+    def _restock(self) -> None:
+        session = self.session
+        with session.lock:
+            session.perform(session.member.provision.top_up(time.monotonic()))
+
+    def _look_for(self, row: ChildRow) -> None:
+        """In the worker: has a forked child announced itself?"""
+        with self.session.lock:
+            if row.os_pid or self.children.by_vmid(row.vmid) is not row:
+                return
+            os_pid = row.announced()
+            if os_pid:
+                self.watch_child(row, os_pid)
+            else:
+                self.session.clock.later(LOOK_S, lambda: self._look_for(row))
+
+    def forked_child(self, plan: ForkPlan | None) -> bool:
+        """After a fork, in the child. False if it could not join."""
+        before = self.identity
+        if plan is not None:
+            announce(plan.page)
+        self.session.abandon()
+        gone = NotJoined("the sync handle was opened by the parent: this process was forked")
+        self.batons.close()  # first, or what is the parent's would be ended, or taken back
+        self.deposits.close()
+        self.session.perform(self.session.member.sync.on_server_lost(gone))
+        self.slabs.close()
+        self.children.close()
+        self.directory.lock.close()
+        self.forget_journal()
+        self.leading = False
+        self._pause = Pause(self.descriptions)
+        self._gate = threading.Lock()
+        self._forks.clear()
+        self.dispatcher.reborn()
+        self.belongings_reborn()
+        if plan is None:
+            self.reserve.release()
+            return False
+        self.identity = before._replace(
+            vmid=plan.vmid, pid=plan.pid, ppid=before.pid, parent_vmid=before.vmid
+        )
+        plan.sockets.take_over()
+        session = self.session = self.make(plan.sockets, None)
+        with session.lock:
+            if session.member.epoch > 1:  # which may be news to the leader
+                session.perform(session.member.report_back(time.monotonic()))
+            self.introduce(session)
+        self.go({session.member.leader_vmid})
+        return True
+
+    # ---- children; what the session tells, under its lock
+
+    def child_exit(self, told: ChildExit) -> None:
+        row = self.children.rows.get(told.pid)
+        if row is not None and row.vmid == told.src:
+            row.told = told
+
+    def child_joined(self, vmid: int, pid: int) -> None:
+        self.children.add(pid, vmid)
+
+        def look() -> None:
+            if self.session.watches.live(vmid, self.directory.live_socket(vmid)):
+                self.identified(vmid, self.session.watches.os_pid(vmid))
+
+        persist(self.session, look)
+
+    def identified(self, vmid: int, os_pid: int) -> None:
+        row = self.children.by_vmid(vmid)
+        if row is not None and os_pid != os.getpid():
+            self.watch_child(row, os_pid)
+
+    def watch_child(self, row: ChildRow, os_pid: int) -> None:
+        """Learn the OS pid of a child, and wait for its end. Under the session's lock."""
+        if row.os_pid:
+            return
+        row.os_pid = os_pid
+
+        def watch() -> None:
+            if row.open(os_pid):
+                self.session.loop.register(row.pidfd, lambda: self._on_child_end(row))
+            else:
+                self.session.clock.later(0, lambda: self._on_child_end(row))
+
+        persist(self.session, watch)
+
+    def gone(self, vmid: int) -> None:
+        row = self.children.by_vmid(vmid)
+        if row is not None and not row.os_pid:
+            # It never said hello: a fork that failed, or a child that ended or exec'ed at once.
+            self._reclaim(vmid, row.pid)
+            os_pid = row.announced()
+            if os_pid:
+                self.watch_child(row, os_pid)
+            else:
+                self.children.forget(row)
+            self.session.tell_progress()
+
+    def _reclaim(self, vmid: int, pid: int) -> None:
+        """No child has this identity after all: the ID is to be used again. Under the lock."""
+        session = self.session
+        leader = session.member.leader_vmid
+        session.perform(session.member.send(leader, Code.CHILD_LOST, (vmid, pid), time.monotonic()))
+
+    def _on_child_end(self, row: ChildRow) -> None:
+        """In the worker: a child's pidfd is readable, and stays so until it is closed."""
+        session = self.session
+        with session.lock:
+            session.loop.unregister(row.pidfd)
+            if row.status is None and not row.examine(time.monotonic()):
+                session.clock.later(0.01, lambda: self._on_child_end(row))
+            else:
+                self.children.settle(row)
+            session.tell_progress()
