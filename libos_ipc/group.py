@@ -89,6 +89,7 @@ class Group(Messaging, Signals, Metadata, Sharing):
         self._quick_files = node.descriptions.quick
         self._quick_flocks = node.descriptions.flocks
         node.dispatcher.on_alone = leave_all
+        node.on_lost = self._forget
         node.signalling.all_of_them = lambda: [g._node.signalling for g in reversed(_joined)]
         _joined.append(self)
         _install()
@@ -191,11 +192,20 @@ class Group(Messaging, Signals, Metadata, Sharing):
                 self._leave()
 
     def _leave(self) -> None:
-        _joined.remove(self)
-        self._node.leave()
-        self._node.signalling.release()
-        if not _joined:
-            _stacks.close()
+        if self._forget():
+            self._node.leave()
+            self._node.signalling.release()
+            if not _joined:
+                _stacks.close()
+
+    def _forget(self) -> bool:
+        """This process is to be no member, or a forked child could not become one. False if that
+        was known already."""
+        try:
+            _joined.remove(self)
+        except ValueError:
+            return False
+        return True
 
     @property
     def closed(self) -> bool:
@@ -341,12 +351,6 @@ def _nodes() -> Iterator[Node]:
     return (group._node for group in list(_joined))
 
 
-def _in_child() -> None:
-    """In a forked child: groups that could not be joined are not ours."""
-    _joined[:] = [group for group in _joined if not group.closed]
-    _stacks.reborn()
-
-
 def _install() -> None:
     """At the first group of a process: be called around forks and at its end."""
     _hooks.register()
@@ -373,8 +377,8 @@ def _leave_at_exit(util: Any) -> None:
     util.Finalize(None, leave_all, exitpriority=-100)  # after it has joined its own children
 
 
-_hooks = ForkHooks(_nodes, _leave_with_multiprocessing, _in_child)
 _stacks = StackFile()
+_hooks = ForkHooks(_nodes, _leave_with_multiprocessing, _stacks.reborn)
 #: the module multiprocessing.util, once it has been told of us
 _prepared: list[Any] = []
 

@@ -99,8 +99,7 @@ class Dispatcher:
             self.tasks.abandon()
         self._reset()
         self._serving = False
-        self._seat = None
-        self._exchange = None
+        self._replies = self._seat = self._exchange = None
 
     def pause(self) -> None:
         """End the threads that are idle, or become so within the patience of a fork."""

@@ -79,6 +79,8 @@ class ForkHooks:
         joins = not _is_for_exec(sys._getframe(1))
         plans = self._plans[threading.get_ident()] = []
         for node in list(self._nodes()):
+            node.await_birth()  # after which it may be known to be none
+        for node in list(self._nodes()):
             try:
                 plans.append((node, node.prepare_fork(joins)))
             except Exception:
@@ -109,8 +111,8 @@ class ForkHooks:
             try:
                 node.forked_child(plan)
             except Exception:
-                node.session.closed = True
                 log.exception("joining group %s after a fork", node.file.name)
+                node.on_lost()
         self._on_child()
         self._take_signals()
         self._blocked.clear()

@@ -1,15 +1,23 @@
-"""What a fork makes of a node: a pause in the parent, another member in the child: same group and
-handlers, new identity, new session, nothing of the parent's open.
+"""What a fork makes of a node: a pause in the parent, another member in the child.
+
+What must be so when the fork returns is done by the hooks: in the parent the child is known and
+lanes are about to be read again; in the child nothing of the parent's can be used any more, the
+identity is its own, and its sockets listen in its own name, so that whoever wants something of
+it waits there. The rest takes most of the time, and many children end or exec without a word to
+the group: closing what the parent had open, and making machine, session and part in the succession.
+So a thread does that while the program goes on, and whoever uses one of these waits for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import mmap
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Leader
@@ -27,6 +35,7 @@ from libos_ipc.runtime.reserve import Reserve
 from libos_ipc.runtime.session import Session
 from libos_ipc.runtime.shortage import persist
 from libos_ipc.runtime.sockets import Sockets
+from libos_ipc.runtime.threads import Gate, QuickThread
 
 __all__ = ["Forking"]
 
@@ -54,6 +63,10 @@ class Forking(Leadership):
         #: held while a fork waits for an identity: forks behind it must not end the transport
         #: again and again before one can come
         self._gate = threading.Lock()
+        self._birth: Gate | None = None
+        self._born_in = 0  # the thread that makes this process a member
+        #: called in a child that has not joined after all
+        self.on_lost: Callable[[], object] = lambda: None
 
     def make(self, sockets: Sockets, leader: Leader | None) -> Session:
         """The session of this identity, and what goes with it."""
@@ -64,9 +77,25 @@ class Forking(Leadership):
         the parent watches us as it is, or hears of us from there. Under the lock."""
         raise NotImplementedError
 
-    def go(self, greet: Iterable[int] = ()) -> None:
-        """Start the session's threads; the worker makes us known to these."""
+    def go(
+        self, greet: Iterable[int] = (), thread: QuickThread | None = None
+    ) -> Callable[[], None]:
+        """Start the session's threads; the worker makes us known to these. That is a thread of its
+        own, or this one, which has to call what is returned."""
         raise NotImplementedError
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """What is not there yet is being made."""
+            if "_birth" in self.__dict__:
+                self.await_birth()
+            return object.__getattribute__(self, name)
+
+    def await_birth(self) -> None:
+        """Return when this process, if it was forked, is a whole member, or known not to be."""
+        if self._birth is not None and self._born_in != threading.get_ident():
+            self._birth.wait()
 
     # ---- fork
 
@@ -166,40 +195,93 @@ class Forking(Leadership):
             else:
                 self.session.clock.later(LOOK_S, lambda: self._look_for(row))
 
-    def forked_child(self, plan: ForkPlan | None) -> bool:
-        """After a fork, in the child. False if it could not join."""
-        before = self.identity
+    def forked_child(self, plan: ForkPlan | None) -> None:
+        """After a fork, in the child."""
+        parents, children, before = self.session, self.children, self.identity
         if plan is not None:
             announce(plan.page)
-        self.session.abandon()
+        parents.disown()
         gone = NotJoined("the sync handle was opened by the parent: this process was forked")
         self.batons.close()  # first, or what is the parent's would be ended, or taken back
         self.deposits.close()
-        self.session.perform(self.session.member.sync.on_server_lost(gone))
+        parents.perform(parents.member.sync.on_server_lost(gone))
         self.slabs.close()
-        self.children.close()
-        self.directory.lock.close()
-        self.forget_journal()
+        self.dispatcher.reborn()
+        self.belongings_reborn()
         self.leading = False
+        self.children = Children()
         self._pause = Pause(self.descriptions)
         self._gate = threading.Lock()
         self._forks.clear()
-        self.dispatcher.reborn()
-        self.belongings_reborn()
+
+        def abandon() -> None:
+            """Close our copies of what the parent has open."""
+            parents.abandon()
+            children.close()
+            self.directory.lock.close()
+            self.forget_journal()
+
         if plan is None:
+            abandon()
             self.reserve.release()
-            return False
+            self.on_lost()
+            return
         self.identity = before._replace(
             vmid=plan.vmid, pid=plan.pid, ppid=before.pid, parent_vmid=before.vmid
         )
         plan.sockets.take_over()
-        session = self.session = self.make(plan.sockets, None)
-        with session.lock:
-            if session.member.epoch > 1:  # which may be news to the leader
-                session.perform(session.member.report_back(time.monotonic()))
-            self.introduce(session)
-        self.go({session.member.leader_vmid})
-        return True
+        del self.session, self.heir, self.slabs
+        self._birth = Gate()
+        begun: list[Callable[[], None]] = []
+
+        def live(thread: QuickThread | None) -> None:
+            if not begun:  # it begins anew where there was no memory
+                begun.append(self._be_born(plan.sockets, abandon, parents, thread))
+            begun[0]()
+
+        try:
+            QuickThread(live)
+        except (RuntimeError, MemoryError):  # there is no thread to be had
+            self._be_born(plan.sockets, abandon, parents, None)
+
+    def _be_born(
+        self,
+        sockets: Sockets,
+        abandon: Callable[[], None],
+        parents: Session,
+        thread: QuickThread | None,
+    ) -> Callable[[], None]:
+        """In a thread of the child: be a member, and give what is left for this thread to do. Else
+        this process is in no group, as the parent's session says, which is closed here."""
+        self._born_in = threading.get_ident()
+        session = None
+        try:
+            abandon()
+            session = self.make(sockets, None)
+            with session.lock:
+                self.session = session
+                if session.member.epoch > 1:  # which may be news to the leader
+                    session.perform(session.member.report_back(time.monotonic()))
+                self.introduce(session)
+                return self.go({session.member.leader_vmid}, thread)
+        except Exception:
+            self.session = parents
+            self._lose(sockets, session)
+            return lambda: None
+        finally:
+            self._born_in = 0
+            assert self._birth is not None
+            self._birth.open()
+
+    def _lose(self, sockets: Sockets, session: Session | None) -> None:
+        """What was begun leads nowhere. Whoever has the session already, and waits, hears of it."""
+        with contextlib.suppress(MemoryError):
+            log.exception("joining group %s after a fork", self.file.name)
+        self.on_lost()
+        if session is None:
+            sockets.close()
+        else:
+            session.close()
 
     # ---- children; what the session tells, under its lock
 

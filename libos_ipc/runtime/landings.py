@@ -183,6 +183,7 @@ class Landings:
 
     def abandon(self) -> None:
         """In a forked child."""
-        for loop, landing in self._all():
-            landing.abandon(loop)
-        self._by_loop.clear()
+        if self._by_loop:  # else less is touched, which is the parent's until it is copied
+            for loop, landing in self._all():
+                landing.abandon(loop)
+            self._by_loop.clear()

@@ -70,15 +70,23 @@ class Loop(Seat):
         """Begin a round now. Any thread."""
         os.eventfd_write(self._wake_fd, 1)
 
-    def start(self, first: Callable[[], None]) -> None:
-        """Run in a thread of its own, which begins with `first`.
+    def start(
+        self, first: Callable[[], None], thread: QuickThread | None = None
+    ) -> Callable[[], None]:
+        """Run in a thread of its own, which begins with `first`; or in this one, which has to call
+        what is returned.
 
-        What that meets of the operating system (no descriptors left) is tried again until it
+        What `first` meets of the operating system (no descriptors left) is tried again until it
         succeeds or the loop is stopped: the program that forked must not lose its group by it.
         """
         self._begin_sitting()
         self._on_wake()
-        self._thread = QuickThread(lambda: self._begin(first))
+
+        def work() -> None:
+            self._begin(first)
+
+        self._thread = thread or QuickThread(lambda own: work())
+        return work
 
     def _begin(self, first: Callable[[], None]) -> None:
         failed = False

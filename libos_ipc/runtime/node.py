@@ -30,6 +30,7 @@ from libos_ipc.runtime.reserve import Reserve
 from libos_ipc.runtime.rundir import GroupDir
 from libos_ipc.runtime.session import Session
 from libos_ipc.runtime.sockets import Sockets
+from libos_ipc.runtime.threads import QuickThread
 
 __all__ = ["Identity", "Node"]
 
@@ -126,13 +127,17 @@ class Node(Forking):
             told = session.member.request(leader, Code.SET_CAUGHT, (caught,), _nothing, now)
             session.perform(told[1])
 
-    def go(self, greet: Iterable[int] = ()) -> None:
+    def go(
+        self, greet: Iterable[int] = (), thread: QuickThread | None = None
+    ) -> Callable[[], None]:
         session, dispatcher, me = self.session, self.dispatcher, self.identity.vmid
-        session.start(greet, lambda: dispatcher.start(me, session, *session.seats))
+        return session.start(greet, lambda: dispatcher.start(me, session, *session.seats), thread)
 
     def leave(self) -> None:
         """Leave the group: what was sent arrives first, as far as that can be waited for."""
         session = self.session
+        if session.closed:
+            return  # a forked child that could not join
         # Each for itself: a peer that is stopped, or the leader's death, is no reason to go without
         # a word to all others.
         self._try_to(self._close_handles)

@@ -66,7 +66,7 @@ class Pause:
             session.lock.release()
             session.loop.let_go()
 
-    def end(self, go: Callable[[], None]) -> None:
+    def end(self, go: Callable[[], object]) -> None:
         """After that, in the parent: `go` begins the threads anew if there are none."""
         with self._lock:
             self._under_way -= 1

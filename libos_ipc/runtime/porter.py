@@ -81,7 +81,7 @@ class Porter(Seat):
         self._begin_sitting()
         self.exchange.halted = False
         self._lanes.clerk.start()
-        self._thread = QuickThread(self._run)
+        self._thread = QuickThread(lambda own: self._run())
 
     def stop(self) -> None:
         """End the thread, and return when it is gone and nobody sits. Not from a round."""

@@ -76,6 +76,7 @@ from libos_ipc.runtime.rundir import GroupDir
 from libos_ipc.runtime.seat import Seat
 from libos_ipc.runtime.shortage import unconnected
 from libos_ipc.runtime.sockets import Sockets
+from libos_ipc.runtime.threads import QuickThread
 from libos_ipc.runtime.ticket import Settled
 from libos_ipc.runtime.watches import Watches
 
@@ -191,8 +192,11 @@ class Session(Performing):
 
     # ---- life
 
-    def start(self, greet: Iterable[int], then: Callable[[], None]) -> None:
-        """Start the worker, which makes us known to `greet`, and the transport if that is needed.
+    def start(
+        self, greet: Iterable[int], then: Callable[[], None], thread: QuickThread | None
+    ) -> Callable[[], None]:
+        """Start the worker, which makes us known to `greet`, and the transport if that is needed:
+        a thread of its own, or this one, which has to call what is returned.
 
         Does not wait for it: until the transport stands, the links keep what is sent. `then`
         is called before it does: what comes by lanes is answered meanwhile.
@@ -212,7 +216,7 @@ class Session(Performing):
 
         # Each new thread takes the interpreter as soon as we let go of it: the busiest comes last.
         self.read_lanes()
-        self.loop.start(first)
+        return self.loop.start(first, thread)
 
     def read_lanes(self) -> None:
         """Read what comes by lanes, if the group uses any, until `halt`."""
@@ -255,8 +259,9 @@ class Session(Performing):
             self.sockets.close()
             self.host.reserve.release()
 
-    def abandon(self) -> None:
-        """In a forked child: close our copies of the parent's descriptors, touch nothing else.
+    def disown(self) -> None:
+        """In a forked child, first of all: leave to the parent its requests, the memory that it
+        shares with others, and the sockets at which it listens.
 
         A thread that forked while it waited (in a signal handler) learns that it waits in vain.
         """
@@ -269,10 +274,13 @@ class Session(Performing):
             self.end_requests(error, forked=True)
         self.held_files.close()
         self.traffic.close()
+        self.sockets.close()
+
+    def abandon(self) -> None:
+        """After that, in any thread: close our copies of its other descriptors."""
         self.watches.abandon()
         self.loop.close()
         self.watchers.close()
-        self.sockets.close()
 
     def _abandon_lock(self) -> None:
         """Wake who waits under the lock, and take another one: that may be held for ever, by a

@@ -41,8 +41,7 @@ class StackFile:
         if self._fd >= 0 or signal.getsignal(STACK_SIGNAL) not in (signal.SIG_DFL, signal.SIG_IGN):
             return
         try:
-            self._fd = os.memfd_create(_NAME, os.MFD_CLOEXEC)
-            fcntl.fcntl(self._fd, fcntl.F_SETFL, os.O_APPEND)
+            self._fd = _make()
         except OSError:
             return  # out of descriptors: everything else works without
         ignore_signal(STACK_SIGNAL)
@@ -58,8 +57,20 @@ class StackFile:
     def reborn(self) -> None:
         """In a forked child: the file is the parent's."""
         if self._fd >= 0:
-            self.close()
-            self.open()
+            try:
+                ours = _make()
+            except OSError:
+                self.close()
+                return
+            faulthandler.register(STACK_SIGNAL, ours, all_threads=True)
+            os.close(self._fd)
+            self._fd = ours
+
+
+def _make() -> int:
+    fd = os.memfd_create(_NAME, os.MFD_CLOEXEC)
+    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
+    return fd
 
 
 def demand(os_pid: int, started: int) -> str:

@@ -21,7 +21,7 @@ from libos_ipc._native import block_signals
 from libos_ipc.runtime.processes import STACK_SIGNAL
 from libos_ipc.runtime.shortage import AGAIN_S
 
-__all__ = ["OTHERS_SIGNALS", "QuickThread", "join_native"]
+__all__ = ["OTHERS_SIGNALS", "Gate", "QuickThread", "join_native"]
 
 #: Give up waiting for a thread's end after so many seconds: it is then somebody's bug.
 JOIN_S = 10.0
@@ -49,16 +49,37 @@ _OWN_SIGNALS = (
 OTHERS_SIGNALS = 2**64 - 1 - sum(1 << (sig - 1) for sig in _OWN_SIGNALS)
 
 
+class Gate:
+    """What opens once. Any number of threads wait for it, also in a signal handler that interrupts
+    such a wait."""
+
+    def __init__(self) -> None:
+        self._opened = False  # set first: who finds it so does not touch the lock
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def open(self) -> None:
+        """Let all pass."""
+        self._opened = True
+        self._lock.release()
+
+    def wait(self) -> None:
+        """Return when it is open."""
+        if not self._opened:
+            with self._lock:
+                pass
+
+
 class QuickThread:
-    """A daemon thread that runs `function`; making it waits for nothing but for room in the system,
-    if there is none: RuntimeError then. The function begins anew where there was no memory for
-    something: nobody else would read what comes.
+    """A daemon thread that runs `function(itself)`; making it waits for nothing but for room in the
+    system, if there is none: RuntimeError then. The function begins anew where there was no memory
+    for something: nobody else would read what comes.
 
     It leaves signals to the others: the main thread, where Python handles them, would not be
     interrupted by one that the kernel gives to this thread.
     """
 
-    def __init__(self, function: Callable[[], None]) -> None:
+    def __init__(self, function: Callable[[QuickThread], None]) -> None:
         self._function = function
         self._native_id = 0
         self._running = threading.Lock()
@@ -73,7 +94,7 @@ class QuickThread:
         try:
             while True:
                 try:
-                    self._function()
+                    self._function(self)
                     break
                 except MemoryError:
                     time.sleep(AGAIN_S)
