@@ -377,6 +377,30 @@ def test_threads_that_fork_at_once(group: Group) -> None:
 # ---- what can go wrong
 
 
+def test_a_fork_whose_preparation_is_broken_off(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ctrl-C: Python forks all the same. The child is nobody, and not its parent again."""
+    said: list[type[BaseException] | None] = []
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    def child(line: Line) -> None:
+        assert group.closed
+        with pytest.raises(libos_ipc.NotJoined):
+            group.ids.new()
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraised: said.append(unraised.exc_type))
+    monkeypatch.setattr(group._node, "_prepare", interrupted)
+    with Forked(child) as forked:
+        forked.result()
+    monkeypatch.undo()
+    assert said == [KeyboardInterrupt]
+    with Forked(lambda line: group.vmid) as forked:
+        assert forked.result() != group.vmid
+
+
 def test_a_fork_that_fails(runtime_dir: Path) -> None:
     """The hooks run around it all the same: the parent stays what it was, and nobody waits for
     a child that never came to be."""

@@ -107,6 +107,9 @@ class ForkHooks:
             for _, plan in plans:
                 if plan is not None:
                     plan.sockets.close()
+        planned = [node for node, _ in mine]
+        # Whatever went wrong before the fork, a signal handler that raised: none is the parent's.
+        mine += [(node, None) for node in list(self._nodes()) if node not in planned]
         for node, plan in mine:
             try:
                 node.forked_child(plan)

@@ -101,21 +101,29 @@ class Forking(Leadership):
 
     def prepare_fork(self, joins: bool = True) -> ForkPlan | None:
         """Before a fork: an identity for the child if it is to join. None if it has none."""
-        plan = pair = None
-        self.unplanned.pop(threading.get_ident(), None)
-        self._forks[threading.get_ident()] = self.session.held_files.begin_fork()
-        if joins:
-            with self._gate:
-                pair = self._take_pair()
-        if pair is not None:
-            try:
-                plan = self._plan(*pair)
-            except OSError as error:
-                log.warning("a forked child will not have joined: %s", error)
-                self.unplanned[threading.get_ident()] = error
-                with self.session.lock:
-                    self._reclaim(*pair)
-        return plan
+        me = threading.get_ident()
+        self.unplanned.pop(me, None)
+        self._forks[me] = under_way = self.session.held_files.begin_fork()
+        try:
+            return self._prepare() if joins else None
+        except BaseException:
+            del self._forks[me]
+            under_way.end()
+            raise
+
+    def _prepare(self) -> ForkPlan | None:
+        with self._gate:
+            pair = self._take_pair()
+        if pair is None:
+            return None
+        try:
+            return self._plan(*pair)
+        except OSError as error:
+            log.warning("a forked child will not have joined: %s", error)
+            self.unplanned[threading.get_ident()] = error
+            with self.session.lock:
+                self._reclaim(*pair)
+            return None
 
     def pause(self) -> None:
         """Right before the fork: have no thread of ours in its way."""
