@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import mmap
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -23,17 +22,15 @@ from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Leader
 from libos_ipc.core.provision import SPARE_PAIRS
 from libos_ipc.core.roster import Record
-from libos_ipc.core.vocabulary import ChildExit
 from libos_ipc.errors import IpcError, NotJoined
-from libos_ipc.runtime.children import Children, ChildRow, announce
+from libos_ipc.runtime.children import Children, announce
 from libos_ipc.runtime.dispatch import Dispatcher
 from libos_ipc.runtime.fork import ForkPlan
 from libos_ipc.runtime.held_files import Fork
-from libos_ipc.runtime.leadership import Leadership
+from libos_ipc.runtime.parenthood import Parenthood
 from libos_ipc.runtime.pause import Pause
 from libos_ipc.runtime.reserve import Reserve
 from libos_ipc.runtime.session import Session
-from libos_ipc.runtime.shortage import persist
 from libos_ipc.runtime.sockets import Sockets
 from libos_ipc.runtime.threads import Gate, QuickThread
 
@@ -41,19 +38,15 @@ __all__ = ["Forking"]
 
 log = logging.getLogger("libos_ipc")
 
-#: Seconds between looks at whether a forked child runs by now.
-LOOK_S = 0.005
 
-
-class Forking(Leadership):
-    """The part of a node that forks, and knows its children."""
+class Forking(Parenthood):
+    """The part of a node that forks."""
 
     dispatcher: Dispatcher
     reserve: Reserve
 
     def __init__(self, founding: Iterable[Record] | None) -> None:
         super().__init__(founding)
-        self.children = Children()
         #: what each thread's latest fork had prepared; two may fork at once
         self.forked: dict[int, ForkPlan | None] = {}
         #: … and why it could not be
@@ -122,7 +115,7 @@ class Forking(Leadership):
             log.warning("a forked child will not have joined: %s", error)
             self.unplanned[threading.get_ident()] = error
             with self.session.lock:
-                self._reclaim(*pair)
+                self.reclaim(*pair)
             return None
 
     def pause(self) -> None:
@@ -185,23 +178,12 @@ class Forking(Leadership):
             # Answered when the leader knows of the child.
             effects = session.member.request(leader, *session.fencing()[1:], under_way, now)[1]
             session.perform(effects)
-        session.clock.later(LOOK_S, lambda: self._look_for(row))
+        self.expect(row)
 
     def _restock(self) -> None:
         session = self.session
         with session.lock:
             session.perform(session.member.provision.top_up(time.monotonic()))
-
-    def _look_for(self, row: ChildRow) -> None:
-        """In the worker: has a forked child announced itself?"""
-        with self.session.lock:
-            if row.os_pid or self.children.by_vmid(row.vmid) is not row:
-                return
-            os_pid = row.announced()
-            if os_pid:
-                self.watch_child(row, os_pid)
-            else:
-                self.session.clock.later(LOOK_S, lambda: self._look_for(row))
 
     def forked_child(self, plan: ForkPlan | None) -> None:
         """After a fork, in the child."""
@@ -290,67 +272,3 @@ class Forking(Leadership):
             sockets.close()
         else:
             session.close()
-
-    # ---- children; what the session tells, under its lock
-
-    def child_exit(self, told: ChildExit) -> None:
-        row = self.children.rows.get(told.pid)
-        if row is not None and row.vmid == told.src:
-            row.told = told
-
-    def child_joined(self, vmid: int, pid: int) -> None:
-        self.children.add(pid, vmid)
-
-        def look() -> None:
-            if self.session.watches.live(vmid, self.directory.live_socket(vmid)):
-                self.identified(vmid, self.session.watches.os_pid(vmid))
-
-        persist(self.session, look)
-
-    def identified(self, vmid: int, os_pid: int) -> None:
-        row = self.children.by_vmid(vmid)
-        if row is not None and os_pid != os.getpid():
-            self.watch_child(row, os_pid)
-
-    def watch_child(self, row: ChildRow, os_pid: int) -> None:
-        """Learn the OS pid of a child, and wait for its end. Under the session's lock."""
-        if row.os_pid:
-            return
-        row.os_pid = os_pid
-
-        def watch() -> None:
-            if row.open(os_pid):
-                self.session.loop.register(row.pidfd, lambda: self._on_child_end(row))
-            else:
-                self.session.clock.later(0, lambda: self._on_child_end(row))
-
-        persist(self.session, watch)
-
-    def gone(self, vmid: int) -> None:
-        row = self.children.by_vmid(vmid)
-        if row is not None and not row.os_pid:
-            # It never said hello: a fork that failed, or a child that ended or exec'ed at once.
-            self._reclaim(vmid, row.pid)
-            os_pid = row.announced()
-            if os_pid:
-                self.watch_child(row, os_pid)
-            else:
-                self.children.forget(row)
-            self.session.tell_progress()
-
-    def _reclaim(self, vmid: int, pid: int) -> None:
-        """No child has this identity after all: the ID is to be used again. Under the lock."""
-        session = self.session
-        leader = session.member.leader_vmid
-        session.perform(session.member.send(leader, Code.CHILD_LOST, (vmid, pid), time.monotonic()))
-
-    def _on_child_end(self, row: ChildRow) -> None:
-        """In the worker: a child's pidfd is readable, and stays so until it is closed."""
-        session = self.session
-        with session.lock:
-            session.loop.unregister(row.pidfd)
-            if row.status is None and not row.examine(time.monotonic()):
-                session.clock.later(0.01, lambda: self._on_child_end(row))
-            else:
-                self.children.settle(row)
-            session.tell_progress()
