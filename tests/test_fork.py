@@ -34,6 +34,7 @@ from processes import (
 
 import libos_ipc
 from libos_ipc import Group, Message
+from libos_ipc._native import block_signals
 from libos_ipc.runtime import liveness, sockets
 
 BOTH = pytest.mark.parametrize("group", ["process", "embedded"], indirect=True)
@@ -399,6 +400,35 @@ def test_a_fork_whose_preparation_is_broken_off(
     assert said == [KeyboardInterrupt]
     with Forked(lambda line: group.vmid) as forked:
         assert forked.result() != group.vmid
+
+
+def test_a_signal_handler_that_raises_before_a_fork(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When signals are about to be blocked: neither process has them blocked after that, and the
+    child is nobody, for whom threads have not been paused."""
+    said: list[type[BaseException] | None] = []
+
+    def interrupted(mask: int) -> int:
+        before = block_signals(mask)
+        if mask:
+            raise KeyboardInterrupt
+        return before
+
+    def child(line: Line) -> bool:
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+        return group.closed
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraised: said.append(unraised.exc_type))
+    monkeypatch.setattr("libos_ipc.runtime.fork.block_signals", interrupted)
+    with Forked(child) as forked:
+        assert forked.result()
+    monkeypatch.undo()
+    assert said == [KeyboardInterrupt]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+    with Forked(child) as forked:
+        assert not forked.result()
+    poll(lambda: len(group.members()) == 1)
 
 
 def test_a_fork_that_fails(runtime_dir: Path) -> None:

@@ -62,6 +62,7 @@ class ForkHooks:
         self._on_child = on_child
         self._plans: dict[int, list[tuple[Node, ForkPlan | None]]] = {}
         self._blocked: dict[int, int] = {}  # the signals that each thread had blocked itself
+        self._ready: set[int] = set()  # threads whose hook before the fork came to its end
         self._registered = False
 
     def register(self) -> None:
@@ -85,12 +86,14 @@ class ForkHooks:
                 plans.append((node, node.prepare_fork(joins)))
             except Exception:
                 log.exception("preparing a fork in group %s", node.file.name)
-        self._blocked[threading.get_ident()] = block_signals(OTHERS_SIGNALS)
+        self._blocked[threading.get_ident()] = block_signals(0)  # known first, whatever a handler
+        block_signals(OTHERS_SIGNALS)  # raises that comes now
         for node, _ in plans:
             try:
                 node.pause()
             except Exception:
                 log.exception("pausing for a fork in group %s", node.file.name)
+        self._ready.add(threading.get_ident())
 
     def _after_in_parent(self) -> None:
         for node, plan in self._plans.pop(threading.get_ident(), ()):
@@ -101,14 +104,16 @@ class ForkHooks:
         self._take_signals()
 
     def _after_in_child(self) -> None:
-        mine = self._plans.pop(threading.get_ident(), [])
+        mine: list[tuple[Node, ForkPlan | None]] = []
+        if threading.get_ident() in self._ready:
+            mine = self._plans.pop(threading.get_ident())
         others, self._plans = self._plans, {}
         for plans in others.values():
             for _, plan in plans:
                 if plan is not None:
                     plan.sockets.close()
         planned = [node for node, _ in mine]
-        # Whatever went wrong before the fork, a signal handler that raised: none is the parent's.
+        # What a signal handler that raised has broken off: no group is the parent's here.
         mine += [(node, None) for node in list(self._nodes()) if node not in planned]
         for node, plan in mine:
             try:
@@ -119,8 +124,10 @@ class ForkHooks:
         self._on_child()
         self._take_signals()
         self._blocked.clear()
+        self._ready.clear()
 
     def _take_signals(self) -> None:
+        self._ready.discard(threading.get_ident())
         blocked = self._blocked.pop(threading.get_ident(), None)
         if blocked is not None:
             set_blocked(blocked)

@@ -41,19 +41,22 @@ class Pause:
         self._lock = threading.Lock()
         self._under_way = 0
         self._ended = 0  # those for which there are no threads
-        self._still: dict[int, bool] = {}  # by thread that forks: whether it is one of the others
+        #: by thread that forks: whether it is one of the others, None before that is known
+        self._still: dict[int, bool | None] = {}
 
     def begin(self, session: Session, dispatcher: Dispatcher) -> None:
         """Right before a fork. Blocks until no thread is in the way."""
         me = threading.get_ident()
         with self._lock:
             self._under_way += 1
+            self._still[me] = None
             if self._under_way == 1:
                 self._descriptions.begin_fork()
-        self._still[me] = THREADS_MAY_STAY and dispatcher.tasks is None and _hold(session)
-        if self._still[me]:
+        if THREADS_MAY_STAY and dispatcher.tasks is None and _hold(session):
+            self._still[me] = True
             return
         with self._lock:
+            self._still[me] = False
             self._ended += 1
             if self._ended == 1:
                 session.halt()
@@ -67,12 +70,16 @@ class Pause:
             session.loop.let_go()
 
     def end(self, go: Callable[[], object]) -> None:
-        """After that, in the parent: `go` begins the threads anew if there are none."""
+        """After that, in the parent: `go` begins the threads anew if there are none. Nothing for a
+        fork that was not begun here, since a signal handler raised in the hook."""
+        me = threading.get_ident()
         with self._lock:
+            if me not in self._still:
+                return
             self._under_way -= 1
             if self._under_way == 0:
                 self._descriptions.end_fork()
-            if not self._still.pop(threading.get_ident(), True):
+            if self._still.pop(me) is False:
                 self._ended -= 1
                 if self._ended == 0:
                     go()
