@@ -418,9 +418,10 @@ class Turns:
         """Give the lock back, or wait for it no more. False if that is for the leader."""
     def ended(self) -> bool:
         """Whether they are no more."""
-    def begin(self, handle: int, thread: int, number: int, last: int, /) -> None:
-        """The leader, in memory that was never used: the lock is the first one's, under this
-        number; those up to the last may be given."""
+    def begin(self, queue: tuple[tuple[int, int, int, int], ...], last: int, /) -> None:
+        """The leader, in memory that was never used: these are in the queue, as 1, 2, …, each with
+        (handle, thread, wait, number), and the first has the lock under its number; those up to
+        the last may be given. ValueError for none or more than MOST_TURNS."""
     def look(self) -> tuple[bool, tuple[tuple[int, int, int, int, int], ...]]:
         """Whether the head has the lock; and all in the queue, the head first: (whose turn,
         handle, thread, wait, number) as its process has written it."""

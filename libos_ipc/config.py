@@ -32,7 +32,7 @@ class GroupConfig(msgspec.Struct, frozen=True, kw_only=True):
     1 … `id_max`, and one released is not given out again for `quarantine` seconds unless
     nothing else is left. `transport`: `"zmq"` for connections alone, `"auto"` for shared memory
     between two processes that have much to say, `"native"` for any two. `lock_delegation`
-    lets a process that locks an uncontested file do so without messages, and two that lock one
+    lets a process that locks an uncontested file do so without messages, and some that lock one
     in turns hand it on. Seconds: `spin` before a waiting thread sleeps; `fork_timeout` for the
     leader's word when a fork finds no spare identity, and for a child to say hello;
     `leader_stall` between two looks at a stopped leader; `linger` that `close` waits for what

@@ -181,17 +181,21 @@ turns_have_ended(const struct turns *turns)
 /* ---- the leader */
 
 void
-turns_begin(struct turns *turns, const struct turn *first, uint64_t last)
+turns_begin(struct turns *turns, const struct turn *queue, unsigned count, uint64_t last)
 {
-    struct turn *turn = &turns->turns[0];
+    uint64_t word = TAKEN;
 
-    turn->thread = first->thread;
-    turn->wait = first->wait;
-    turn->handle = first->handle;
-    turn->number = first->number;
-    turns->next = first->number + 1;
+    for (unsigned i = 0; i < count; i++) {
+        struct turn *turn = &turns->turns[i];
+        turn->thread = queue[i].thread;
+        turn->wait = queue[i].wait;
+        turn->handle = queue[i].handle;
+        turn->number = queue[i].number;
+        word |= (uint64_t)(i + 1) << i * BITS;
+    }
+    turns->next = queue[0].number + 1;
     turns->last = last;
-    atomic_store_explicit(&turns->word, TAKEN | 1, memory_order_release);
+    atomic_store_explicit(&turns->word, word, memory_order_release);
 }
 
 /* Each turn once, whatever the word says. */

@@ -72,8 +72,9 @@ int64_t turns_await(struct turns *turns, unsigned me, int64_t deadline);
  * or if the leader knows of it by now. */
 bool turns_leave(struct turns *turns, unsigned me, uint64_t handle);
 
-/* The leader, in memory that was never used: the first has the lock under this number. */
-void turns_begin(struct turns *turns, const struct turn *first, uint64_t last);
+/* The leader, in memory that was never used: the first of these, whose turns are 1, 2, …, has the lock
+ * under its number, and the others wait. `count` is 1 … MOST_TURNS. */
+void turns_begin(struct turns *turns, const struct turn *queue, unsigned count, uint64_t last);
 
 /* The leader: what is there; with `end` nobody changes it any more. */
 void turns_look(struct turns *turns, bool end, struct turns_found *found);

@@ -59,20 +59,6 @@ turns_object_leave(PyObject *object, uint64_t handle)
     return self->turns != NULL && self->me > 0 && turns_leave(self->turns, self->me, handle);
 }
 
-/* A turn as its process writes it. -1 with an exception. */
-static int
-as_turn(PyObject *const *args, struct turn *turn)
-{
-    uint64_t handle, thread;
-
-    if (as_unsigned(args[0], "handle", UINT64_MAX, &handle) < 0 ||
-        as_unsigned(args[1], "thread", UINT32_MAX, &thread) < 0) {
-        return -1;
-    }
-    *turn = (struct turn){.handle = handle, .thread = (uint32_t)thread};
-    return 0;
-}
-
 PyDoc_STRVAR(take_doc,
              "take($self, handle, thread, wait, seconds, /)\n--\n\n"
              "Take the lock for this acquisition: the number of the grant; 0 if it is not to be had "
@@ -81,10 +67,11 @@ PyDoc_STRVAR(take_doc,
 static PyObject *
 turns_take_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    struct turn wanted;
-    uint64_t wait;
+    uint64_t handle, thread, wait;
 
-    if (require_count("take", nargs, 4) < 0 || as_turn(args, &wanted) < 0 ||
+    if (require_count("take", nargs, 4) < 0 ||
+        as_unsigned(args[0], "handle", UINT64_MAX, &handle) < 0 ||
+        as_unsigned(args[1], "thread", UINT32_MAX, &thread) < 0 ||
         as_unsigned(args[2], "wait", UINT32_MAX, &wait) < 0) {
         return NULL;
     }
@@ -92,7 +79,8 @@ turns_take_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     if (seconds == -1.0 && PyErr_Occurred()) {
         return NULL;
     }
-    wanted.wait = (uint32_t)wait;
+    const struct turn wanted = {
+        .handle = handle, .thread = (uint32_t)thread, .wait = (uint32_t)wait};
     const int64_t deadline = seconds > 0 ? after_seconds(seconds) : 0;
     const int64_t number = turns_object_take(self, &wanted, deadline);
     if (number == TURNS_WAIT_ON && PyErr_CheckSignals() < 0) {
@@ -138,22 +126,50 @@ leaders(PyObject *self)
     return turns;
 }
 
-PyDoc_STRVAR(begin_doc, "begin($self, handle, thread, number, last, /)\n--\n\n"
-                        "Begin, with the lock the first one's under this number.");
+/* Turns as `look` gives them, but for whose they are. How many, or -1 with an exception. */
+static int
+as_queue(PyObject *given, struct turn queue[MOST_TURNS])
+{
+    if (!PyTuple_Check(given) || PyTuple_GET_SIZE(given) < 1 ||
+        PyTuple_GET_SIZE(given) > MOST_TURNS) {
+        PyErr_Format(PyExc_ValueError, "a queue is a tuple of 1 to %d", MOST_TURNS);
+        return -1;
+    }
+    const int count = (int)PyTuple_GET_SIZE(given);
+    for (int i = 0; i < count; i++) {
+        unsigned long long handle, number;
+        struct turn turn = {0};
+        if (!PyArg_Parse(PyTuple_GET_ITEM(given, i), "(KIIK):begin", &handle, &turn.thread,
+                         &turn.wait, &number)) {
+            return -1;
+        }
+        turn.handle = handle;
+        turn.number = number & INT64_MAX;
+        queue[i] = turn;
+    }
+    return count;
+}
+
+PyDoc_STRVAR(begin_doc, "begin($self, queue, last, /)\n--\n\n"
+                        "Begin, with these in the queue, of whom the first has the lock: (handle, "
+                        "thread, wait, number) each.");
 
 static PyObject *
 turns_begin_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     struct turns *turns = leaders(self);
-    struct turn first;
+    struct turn queue[MOST_TURNS];
     uint64_t last;
 
-    if (turns == NULL || require_count("begin", nargs, 4) < 0 || as_turn(args, &first) < 0 ||
-        as_unsigned(args[2], "number", INT64_MAX - 1, &first.number) < 0 ||
-        as_unsigned(args[3], "last", INT64_MAX - 1, &last) < 0) {
+    if (turns == NULL || require_count("begin", nargs, 2) < 0 ||
+        as_unsigned(args[1], "last", INT64_MAX - 1, &last) < 0) {
         return NULL;
     }
-    turns_begin(turns, &first, last);
+    const int count = as_queue(args[0], queue);
+    if (count < 0) {
+        return NULL;
+    }
+    turns_begin(turns, queue, (unsigned)count, last);
     Py_RETURN_NONE;
 }
 

@@ -57,6 +57,7 @@ class Play:
         self.shadow = Roster(**KNOBS)
         self.said: list[tuple[int, Code, tuple[Any, ...]]] = []
         self.answers: dict[int, int] = {}
+        self.grants: dict[int, int] = {}  # their numbers, by request
         self.expected: list[tuple[int, ...]] = []
         self._seq = 0
         for n in range(members):
@@ -72,6 +73,8 @@ class Play:
                 self.said.append((effect.dst, Code(effect.code), effect.fields))
             elif isinstance(effect, Answer) and effect.seq:
                 self.answers[effect.seq] = effect.fields[0]
+                if effect.of == Code.FILE_LOCK_TAKE:
+                    self.grants[effect.seq] = effect.fields[1]
             elif isinstance(effect, Refuse):
                 self.answers[effect.seq] = -effect.errno
             elif isinstance(effect, Expect):

@@ -10,6 +10,7 @@ import pytest
 from lock_play import Play
 from simulator.turns import Queue, TurnTwin
 
+from libos_ipc.core import lock_passing
 from libos_ipc.core.codes import Code
 from libos_ipc.core.lock_passing import MOVES
 from libos_ipc.core.lock_words import EOF, NO_WAIT, READ, UNLOCK, WAIT, WAIT_TIMED, WRITE, Kind
@@ -20,6 +21,11 @@ FAIR = Kind.FAIR
 
 def handle(vmid: int, n: int) -> int:
     return vmid << 32 | n
+
+
+def rows(play: Play) -> list[tuple[int, bool]]:
+    """(VMID, whether it waits), of the leader's table."""
+    return [(row.vmid, row.waiting) for row in play.leader.locks.table(1.0)]
 
 
 class Turns:
@@ -51,8 +57,7 @@ class Turns:
         return mine
 
     def rows(self) -> list[tuple[int, bool]]:
-        """(VMID, whether it waits), of the leader's table."""
-        return [(row.vmid, row.waiting) for row in self.play.leader.locks.table(1.0)]
+        return rows(self.play)
 
 
 @pytest.fixture
@@ -78,6 +83,63 @@ def test_who_has_it_at_the_end_has_it_from_the_leader(turns: Turns) -> None:
     assert not turns.first.leave(handle(turns.now, turns.n)), "it must tell the leader"
     assert turns.unlock(turns.now, turns.n) == 0
     assert turns.play.set(4, FAIR, WRITE) == 0
+
+
+def test_one_more_takes_turns_too(turns: Turns) -> None:
+    play, third = turns.play, handle(4, 1)
+    assert play.set(4, FAIR, WRITE, handle=third, wait=WAIT) == 0
+    assert play.grants[play.last] == 0, "to be had there"
+    assert play.said.pop() == (4, Code.FILE_IN_TURNS, (1, 0, 3, 8, 9))
+    mine = turns.wait()
+    assert TurnTwin(turns.queue, 3).take(third, 1, WAIT, True) == -1
+    assert play.set(4, FAIR, WRITE, handle=third, wait=WAIT) is None, "after more than a moment"
+    assert turns.queue.ended
+    assert turns.rows() == [(turns.now, False), (turns.other, True), (4, True)]
+    assert play.set(turns.other, FAIR, UNLOCK, handle=mine) == 0
+    assert turns.rows() == [(turns.now, False), (4, True)]
+
+
+def test_who_waits_when_it_begins_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    play = Play(4)
+    asked = {}
+    for vmid in (2, 3, 4, 5):
+        play.set(vmid, FAIR, WRITE, handle=handle(vmid, 1), wait=WAIT)
+        asked[vmid] = play.last
+    monkeypatch.setattr(lock_passing, "MOVES", 1)
+    assert play.set(2, FAIR, UNLOCK, handle=handle(2, 1)) == 0
+    told = [(dst, fields[2]) for dst, code, fields in play.said if code == Code.FILE_IN_TURNS]
+    assert told == [(3, 1), (4, 2), (5, 3), (2, 4)]
+    assert play.grants[asked[3]] == 2
+    assert (play.grants[asked[4]], play.grants[asked[5]]) == (0, 0)
+    (queue,) = play.slots.turns.queues
+    assert queue.order == [1, 2, 3]
+    assert TurnTwin(queue, 4).take(handle(2, 2), 1, WAIT, True) == -1
+    for which, vmid in (1, 3), (2, 4), (3, 5):
+        end = TurnTwin(queue, which)
+        assert which == 1 or end.take(handle(vmid, 1), 1, WAIT, True) > 0
+        assert end.leave(handle(vmid, 1))
+    assert TurnTwin(queue, 4).take(handle(2, 2), 1, WAIT, True) == 5
+
+
+@pytest.mark.parametrize("other", ["task", "range", "twice", "nine"])
+def test_with_another_one_among_those_who_wait_it_does_not_begin(
+    monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    monkeypatch.setattr(lock_passing, "MOVES", 1)
+    play = Play(9)
+    asks: list[tuple[int, int, int, int]] = [(2, 1, EOF, 1), (3, 1, EOF, 1)]
+    asks += {
+        "task": [(4, 1, EOF, 1 << 31 | 5)],
+        "range": [(4, 1, 9, 1)],
+        "twice": [(3, 2, EOF, 2)],
+        "nine": [(vmid, 1, EOF, 1) for vmid in range(4, 11)],
+    }[other]
+    for vmid, n, end, thread in asks:
+        fields = (play.pid(vmid), handle(vmid, n), WAIT, b"/f", 8, 9, thread)
+        play.ask(vmid, Code.FILE_LOCK_TAKE, 1, WRITE, 0, end, *fields)
+    assert play.set(2, FAIR, UNLOCK, handle=handle(2, 1)) == 0
+    assert not play.leader.files.turns
+    assert rows(play) == [(3, False), *((vmid, True) for vmid, *_ in asks[2:])]
 
 
 @pytest.mark.parametrize("kind", [Kind.POSIX, Kind.OFD, FAIR])
@@ -171,9 +233,9 @@ def test_who_waits_behind_another_closes_no_cycle_with_who_came_later(turns: Tur
 def test_a_listing_shows_it_and_ends_nothing(turns: Turns) -> None:
     turns.wait()
     (asked,) = turns.play.leader.on_request(4, Code.FILE_LOCK_TABLE, 1, (), 1.0)
-    rows = asked.fields[0]  # type: ignore[union-attr]
+    listed = asked.fields[0]  # type: ignore[union-attr]
     holder = (turns.now, turns.play.pid(turns.now))
-    assert [(row[7], row[11], row[12], row[13]) for row in rows] == [
+    assert [(row[7], row[11], row[12], row[13]) for row in listed] == [
         (turns.now, False, (), True),
         (turns.other, True, (holder,), False),
     ]
@@ -210,41 +272,58 @@ def test_turns_that_were_hardly_used_do_not_come_back_soon(turns: Turns) -> None
 
 
 class Contest:
-    """Two who take turns, and a third one who asks the leader: each locks, unlocks, or waits on."""
+    """Three who lock, unlock, or wait for longer than a moment."""
 
     def __init__(self) -> None:
-        self.turns = turns = Turns()
+        turns = Turns()
         self.play = turns.play
         self.ends = {turns.now: turns.first, turns.other: turns.second}
         self.held = {turns.now: handle(turns.now, turns.n)}
         self.order: list[int] = []  # of those who wait
         self.waiting: dict[int, tuple[int, int]] = {}  # VMID -> handle, and request or 0
+        self.begun = self.joined = 0
 
     def act(self, vmid: int, n: int) -> None:
         if vmid in self.held:
             mine = self.held.pop(vmid)
-            if vmid == 4 or not self.ends[vmid].leave(mine):
+            if vmid not in self.ends or not self.ends[vmid].leave(mine):
                 assert self.play.set(vmid, FAIR, UNLOCK, handle=mine) == 0
         elif vmid not in self.waiting:
-            mine = handle(vmid, 100 + n)
             self.order.append(vmid)
-            number = 0 if vmid == 4 else self.ends[vmid].take(mine, 1, WAIT, True)
-            self.waiting[vmid] = mine, 0 if number else self.ask(vmid, mine)
+            self.waiting[vmid] = handle(vmid, 100 + n), 0
+            if not self.take(vmid):
+                self.ask(vmid)
+        elif not self.waiting[vmid][1]:
+            self.ask(vmid)
+        self.look()
+
+    def take(self, vmid: int) -> int:
+        number = 0
+        if vmid in self.ends:
+            number = self.ends[vmid].take(self.waiting[vmid][0], 1, WAIT, True)
+        if number > 0:
+            self.has_it(vmid)
+        return number
+
+    def ask(self, vmid: int) -> None:
+        mine = self.waiting[vmid][0]
+        self.play.set(vmid, FAIR, WRITE, handle=mine, wait=WAIT)
+        self.waiting[vmid] = mine, self.play.last
+
+    def look(self) -> None:
+        told = [row for row in self.play.said if row[1] == Code.FILE_IN_TURNS]
+        self.joined += len(told) == 1
+        self.begun += len(told) > 1
+        for vmid, _, (_, place, which, *_) in told:
+            self.ends[vmid] = TurnTwin(self.play.slots.turns.queues[place], which)
+        self.play.said.clear()
+        for vmid, (mine, request) in list(self.waiting.items()):
+            number = self.play.grants.get(request, -1)
             if number > 0:
                 self.has_it(vmid)
-        elif not self.waiting[vmid][1]:  # for longer than a moment
-            mine = self.waiting[vmid][0]
-            self.waiting[vmid] = mine, self.ask(vmid, mine)
-        for each, (mine, request) in list(self.waiting.items()):
-            if self.play.answers.get(request) == 0 if request else self.is_its_turn(each, mine):
-                self.has_it(each)
-
-    def ask(self, vmid: int, mine: int) -> int:
-        self.play.set(vmid, FAIR, WRITE, handle=mine, wait=WAIT)
-        return self.play.last
-
-    def is_its_turn(self, vmid: int, mine: int) -> bool:
-        return self.ends[vmid].take(mine, 1, WAIT, True) > 0
+            elif not request or not number:
+                self.waiting[vmid] = mine, 0
+                self.take(vmid)
 
     def has_it(self, vmid: int) -> None:
         assert not self.held, "one at a time"
@@ -252,9 +331,17 @@ class Contest:
         self.held[vmid] = self.waiting.pop(vmid)[0]
 
 
-def test_whatever_happens_one_has_it_and_those_who_wait_come_in_order() -> None:
-    rng = random.Random(7)
-    for _ in range(200):
-        contest = Contest()
-        for n in range(14):
-            contest.act(rng.choice((2, 3, 4)), n)
+def test_whatever_happens_one_has_it_and_those_who_wait_come_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng, begun, joined = random.Random(7), 0, 0
+    for _ in range(150):
+        with monkeypatch.context() as patch:
+            contest = Contest()
+            patch.setattr(lock_passing, "MOVES", 1)
+            patch.setattr(lock_passing, "WASTED", 0)
+            for n in range(24):
+                contest.act(rng.choice((2, 3, 4)), n)
+        begun, joined = begun + contest.begun, joined + contest.joined
+    assert begun > 50
+    assert joined > 50

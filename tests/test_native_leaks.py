@@ -359,7 +359,7 @@ def lock_in_turns() -> Lock:
     """One that waits: another one has the lock."""
     lock = quick_lock()
     page = mmap.mmap(-1, mmap.PAGESIZE)
-    turns(page).begin(NUMBER, 1, 1, NUMBER)
+    turns(page).begin(((NUMBER, 1, 1, 1),), NUMBER)
     found = os.stat("/")
     what: Any = ((found.st_dev, found.st_ino), (1, 0, NUMBER), os.open("/", os.O_PATH), None)
     lock._offer(turns(page, 2), b"/", itertools.count(1), 1, *what)
@@ -654,7 +654,7 @@ def case_turns() -> None:
 def case_turns_take() -> None:
     page = mmap.mmap(-1, mmap.PAGESIZE)
     assert turns(page, 1).take(NUMBER, 1, 1, 0.0) in (0, -1)
-    turns(page).begin(NUMBER, 1, NUMBER, NUMBER + 9)
+    turns(page).begin(((NUMBER, 1, 1, NUMBER),), NUMBER + 9)
     assert turns(page, 2).take(NUMBER + 1, 1, 1, 1e-9) == -1
     assert turns(page, 1).leave(NUMBER)
     assert turns(page, 2).take(NUMBER + 1, 1, 1, 1.0) == NUMBER + 1
@@ -672,20 +672,24 @@ def case_turns_ended() -> None:
 
 
 def case_turns_begin() -> None:
-    turns().begin(NUMBER, 1, NUMBER, NUMBER)
-    refused(turns().begin, NUMBER, 1, 2**63, NUMBER)
+    turns().begin(((NUMBER, 1, 0, NUMBER),) * 8, NUMBER)
+    refused(turns().begin, ((NUMBER, 1, 0, NUMBER),) * 9, NUMBER)
+    refused(turns().begin, ((NUMBER, 1, 0),), NUMBER)
+    refused(turns().begin, ((NUMBER, 1, 0, PAYLOAD),), NUMBER)
+    refused(turns().begin, ((NUMBER, 1, 0, NUMBER),), -1)
+    refused(turns().begin, NUMBER, NUMBER)
     refused(turns().begin, NUMBER)
 
 
 def case_turns_look() -> None:
     page = mmap.mmap(-1, mmap.PAGESIZE)
-    turns(page).begin(NUMBER, 1, NUMBER, NUMBER)
+    turns(page).begin(((NUMBER, 1, 0, NUMBER),), NUMBER)
     assert turns(page).look() == (True, ((1, NUMBER, 1, 0, NUMBER),))
 
 
 def case_turns_end() -> None:
     page = mmap.mmap(-1, mmap.PAGESIZE)
-    turns(page).begin(NUMBER, 1, NUMBER, NUMBER)
+    turns(page).begin(((NUMBER, 1, 0, NUMBER),), NUMBER)
     assert turns(page).end() == (True, ((1, NUMBER, 1, 0, NUMBER),))
 
 

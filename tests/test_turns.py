@@ -40,11 +40,12 @@ STEPS = st.one_of(
 )
 
 
-@given(st.lists(STEPS, max_size=40), st.integers(0, 30))
-def test_the_memory_is_as_its_twin(steps: list[tuple[Any, ...]], more: int) -> None:
+@given(st.lists(STEPS, max_size=40), st.integers(1, 3), st.integers(0, 30))
+def test_the_memory_is_as_its_twin(steps: list[tuple[Any, ...]], count: int, more: int) -> None:
     memory = mmap.mmap(-1, mmap.PAGESIZE)
-    leader, queue = Turns(memory, 1, 0), Queue(Turn(1, 1, 7, 0, 10), 10 + more)
-    leader.begin(1, 7, 10, 10 + more)
+    first = tuple(Turn(n, 1, 7, 0, 10) for n in range(1, 1 + count))
+    leader, queue = Turns(memory, 1, 0), Queue(first, 10 + more)
+    leader.begin(tuple(turn[1:] for turn in first), 10 + more)
     ends = {me: (Turns(memory, 1, me), TurnTwin(queue, me)) for me in (1, 2, 3)}
     for what, *args in steps:
         if what == "take":
@@ -95,7 +96,7 @@ def test_what_are_no_turns() -> None:
 
 def test_a_place_is_used_once_and_files_go_with_their_last(tmp_path: Path) -> None:
     leader, member = LeadersTurns(str(tmp_path)), MembersTurns(str(tmp_path))
-    places = [leader.begin(Turn(1, 5, 1, 0, 9), 99) for _ in range(PLACES + 1)]
+    places = [leader.begin((Turn(1, 5, 1, 0, 9),), 99) for _ in range(PLACES + 1)]
     assert len(set(places)) == PLACES + 1
     assert len(os.listdir(tmp_path)) == 2
     assert places[0] is not None

@@ -31,6 +31,7 @@ class GivenFiles:
             "recall": self._recall,
             "back": self._back,
             "turns": self._begin_turns,
+            "turn": self._add_turn,
             "turned": self._end_turns,
         }
 
@@ -70,6 +71,10 @@ class GivenFiles:
     ) -> None:
         self.turns[device, inode] = where, place, first, last, path, tuple(vmids)
         self._locks.next_number = last + 1
+
+    def _add_turn(self, device: int, inode: int, vmid: int) -> None:
+        *fields, vmids = self.turns[device, inode]
+        self.turns[device, inode] = *fields, (*vmids, vmid)  # type: ignore[assignment]
 
     def _end_turns(self, device: int, inode: int) -> None:
         del self.turns[device, inode]

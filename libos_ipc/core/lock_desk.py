@@ -74,6 +74,9 @@ class LockDesk:
         ask = self._ask_of(src, seq, fields, code)
         if isinstance(ask, int):
             return [self._answers.refuse(src, seq, ask)] if seq else []
+        joined = self.passing.join(ask)
+        if joined:
+            return joined
         effects = self._recalled(ask, now)
         if not self._may_use(ask):
             return [*effects, self._answers.refuse(src, seq, errno.EPERM)] if seq else effects
@@ -204,7 +207,7 @@ class LockDesk:
         """The file is ours to decide on, whoever had it."""
         effects = self.delegations.on_ask(ask.src, place_of(ask), now)
         if ask.owner.kind != Kind.FLOCK:
-            effects += self.passing.on_ask(ask.file, now)
+            effects += self.passing.on_ask(ask, now)
         return effects
 
     # ---- what happens

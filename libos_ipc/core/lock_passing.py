@@ -1,10 +1,10 @@
 """File locks that processes hand on among themselves: when that begins, and how it ends.
 
 A lock that goes from one process to another costs each of them a request, and the leader two
-decisions. So when a file has been locked in turns by the same two processes for a while, the leader
-gives them *turns*: memory with a queue, at whose head is who may have the lock. Who wants it goes
-to the end of the queue by itself, who gives it back wakes the next. This is for locks of whole
-files, one acquisition each (FAIR, WRITE), which is what programs contend for.
+decisions. So when a lock has gone from process to process for a while, the leader gives them
+*turns*: memory with a queue, at whose head is who may have the lock. Who wants it goes to the end
+of the queue by itself, who gives it back wakes the next. This is for locks of whole files, one
+acquisition each (FAIR, WRITE), which is what programs contend for.
 
     client 2                         leader                         client 3
        |  UNLOCK                       |                               | waits
@@ -14,8 +14,10 @@ files, one acquisition each (FAIR, WRITE), which is what programs contend for.
        |<------------------------------|                               |
        |  waits in turns, has it, gives it to 3, waits, …              |
 
-They end as soon as the leader is asked for anything in that file, by whomever; or for another lock
-by one of these processes, where that would have to wait; or when one of them is gone. Who waits for
+Who waits at that moment is in the queue already; its answer, with number 0, sends it there. So does
+that to a process that asks for the lock later, and takes turns from then on. They end as soon as
+the leader is asked for anything else in that file, or by one of these processes for anything; or by
+one of them for another lock that it has to wait for; or when one of them is gone. Who waits for
 more than a moment asks the leader, too, and is then looked for in cycles. The end needs nobody's
 help: the head that had taken the lock has it in the leader's table from then on, and those behind
 it wait there, in their order, under the handles of their acquisitions: their own requests take
@@ -32,16 +34,29 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from libos_ipc.core.codes import Code
 from libos_ipc.core.lock_table import place_of
-from libos_ipc.core.lock_words import EOF, UNLOCK, WAIT, WAIT_TIMED, WRITE, Ask, FileId, Kind, Owner
+from libos_ipc.core.lock_words import (
+    EOF,
+    NO_WAIT,
+    UNLOCK,
+    WAIT,
+    WAIT_TIMED,
+    WRITE,
+    Ask,
+    FileId,
+    Kind,
+    Owner,
+)
 from libos_ipc.core.roster import Record, Roster
-from libos_ipc.core.vocabulary import Effects, Journal, Say, State
+from libos_ipc.core.vocabulary import Answer, Effects, Journal, Say, State
 
 __all__ = ["MOVES", "Found", "LockPassing", "Turn", "TurnsMemory"]
 
-#: Hand-overs between the same two processes in a row after which there are turns.
+#: Hand-overs from one process to another after which there are turns.
 MOVES = 4
-#: As many more are wanted, by whomever, after turns that were hardly used.
+#: As many more are wanted after turns that were hardly used.
 WASTED = 32
+#: Processes that take turns with one file.
+MOST_TURNS = 8
 #: Numbers for the grants of one file's turns.
 NUMBERS = 1 << 24
 #: Files whose hand-overs are counted.
@@ -68,8 +83,8 @@ class Found(NamedTuple):
 class TurnsMemory(Protocol):
     """The memory, at the leader."""
 
-    def begin(self, first: Turn, last: int) -> tuple[int, int] | None:
-        """New ones, with the lock as the first has it: where. None if there is no memory."""
+    def begin(self, queue: tuple[Turn, ...], last: int) -> tuple[int, int] | None:
+        """New ones, where the first has the lock: where. None if there is no memory."""
         ...
 
     def look(self, where: int, place: int) -> Found:
@@ -110,7 +125,7 @@ class LockPassing:
     def __init__(self, roster: Roster, memory: TurnsMemory | None) -> None:
         self._roster = roster
         self._memory = memory
-        self._moves: dict[FileId, tuple[frozenset[int], int]] = {}
+        self._moves: dict[FileId, int] = {}
 
     # ---- beginning
 
@@ -119,49 +134,71 @@ class LockPassing:
         if self._memory is None or ask.owner.kind != Kind.FAIR:
             return []
         space = self._roster.locks.spaces.get(place_of(ask))
-        if space is None or len(space.waiters) or len(space.ranges) != 1:
+        if space is None or len(space.ranges) != 1:
             return []
         ((owner, held),) = space.ranges
-        whole = (owner.kind, held.type, held.start, held.end) == (Kind.FAIR, WRITE, 0, EOF)
-        if not whole or held.vmid == ask.src:
+        what = (held.type, held.start, held.end, WAIT)
+        holds = Ask(held.vmid, 0, ask.file, owner, *what, held.pid, held.thread, held.path)
+        waiters = [waiter.ask for waiter in space.waiters]
+        if held.vmid == ask.src or not all(map(_can_be_handed, (holds, *waiters))):
             return []
-        pair = frozenset((held.vmid, ask.src))
-        before, count = self._moves.pop(ask.file, (pair, 0))
-        count = count + 1 if before == pair or count < 0 else 1
+        count = self._moves.get(ask.file, 0) + 1
         if len(self._moves) >= _WATCHED:
             self._moves.clear()
-        self._moves[ask.file] = pair, count
-        if count < MOVES or not all(map(self._is_running, pair)):
+        self._moves[ask.file] = count
+        return self._begin(holds, held.number, waiters, ask.src) if count >= MOVES else []
+
+    def _begin(self, holds: Ask, number: int, waiters: list[Ask], last_one: int) -> Effects:
+        """What is held and who waits goes out of the table, and into memory."""
+        assert self._memory is not None
+        asks, file = [holds, *waiters], holds.file
+        vmids = tuple(dict.fromkeys((*(ask.src for ask in asks), last_one)))
+        if vmids[: len(asks)] != tuple(ask.src for ask in asks) or len(vmids) > MOST_TURNS:
+            return []  # of a process two are there
+        if not all(map(self._is_running, vmids)):
             return []
-        ours = Ask(
-            held.vmid, 0, ask.file, owner, UNLOCK, 0, EOF, 0, held.pid, held.thread, held.path
-        )
-        return self._begin(ours, held.number, (held.vmid, ask.src))
+        rows = ((ask.owner.id, ask.thread, ask.wait) for ask in asks)
+        queue = [Turn(which, *row, 0) for which, row in enumerate(rows, 1)]
+        queue[0] = queue[0]._replace(number=number)
+        last = self._roster.locks.next_number + NUMBERS
+        there = self._memory.begin(tuple(queue), last)
+        if there is None:
+            return []
+        effects: Effects = [self._record(("left", ask.src, ask.seq)) for ask in waiters]
+        effects.append(self._record(("lock", holds._replace(type=UNLOCK).plain(), 0, 0.0)))
+        effects.append(self._record(("turns", *file, *there, number, last, holds.path, vmids)))
+        for which, vmid in enumerate(vmids, 1):
+            effects.append(self._tell(vmid, file, (*there, which)))
+        return [*effects, *map(_look_there, waiters)]
 
     def _is_running(self, vmid: int) -> bool:
         process = self._roster.processes.get(vmid)
         return process is not None and process.state is State.RUNNING
 
-    def _begin(self, holds: Ask, number: int, vmids: tuple[int, ...]) -> Effects:
-        """The lock that is held goes out of the table, and into memory."""
-        assert self._memory is not None
-        last = self._roster.locks.next_number + NUMBERS
-        there = self._memory.begin(Turn(1, holds.owner.id, holds.thread, WAIT, number), last)
-        if there is None:
+    def _tell(self, vmid: int, file: FileId, where: tuple[int, int, int]) -> Say:
+        return Say(vmid, Code.FILE_IN_TURNS, (*where, *file))
+
+    def join(self, ask: Ask) -> Effects:
+        """One more process wants the lock: it takes turns too, if it can. Nothing if not."""
+        given = self._roster.files.turns.get(ask.file)
+        if given is None or not _can_be_handed(ask) or ask.wait == NO_WAIT:
             return []
-        effects: Effects = [
-            self._record(("lock", holds.plain(), 0, 0.0)),
-            self._record(("turns", *holds.file, *there, number, last, holds.path, vmids)),
-        ]
-        for which, vmid in enumerate(vmids, 1):
-            effects.append(Say(vmid, Code.FILE_IN_TURNS, (*there, which, *holds.file)))
-        return effects
+        where, place, *_, vmids = given
+        if ask.src in vmids or len(vmids) == MOST_TURNS or not self._is_running(ask.src):
+            return []
+        joined = self._record(("turn", *ask.file, ask.src))
+        told = self._tell(ask.src, ask.file, (where, place, len(vmids) + 1))
+        return [joined, told, _look_there(ask)]
 
     # ---- ending
 
-    def on_ask(self, file: FileId, now: float) -> Effects:
+    def on_ask(self, ask: Ask, now: float) -> Effects:
         """Somebody asks the leader for a lock here, or what is locked."""
-        return self._end(file, now) if file in self._roster.files.turns else []
+        if ask.file in self._roster.files.turns:
+            return self._end(ask.file, now)
+        if ask.type != UNLOCK and not _can_be_handed(ask) and self._moves.get(ask.file, 0) > 0:
+            del self._moves[ask.file]
+        return []
 
     def on_wait(self, vmid: int, now: float) -> Effects:
         """This process is about to wait for another lock, and may have locks in turns."""
@@ -192,7 +229,7 @@ class LockPassing:
             most = max(most, number)
             effects.append(self._record(("lock", ask._replace(seq=0).plain(), number, now)))
         if most - given.first < WASTED:
-            self._moves[file] = frozenset(given.vmids), -WASTED
+            self._moves[file] = -WASTED
         if all(fields[0] != given.where for fields in self._roster.files.turns.values()):
             self._memory.drop(given.where)
         return effects
@@ -229,3 +266,15 @@ class LockPassing:
     def _record(self, record: Record) -> Journal:
         self._roster.apply(record)
         return Journal(record)
+
+
+def _can_be_handed(ask: Ask) -> bool:
+    """Whether processes hand on what this asks for; not to a task, which cannot wait there."""
+    what = ask.owner.kind, ask.type, ask.start, ask.end
+    own = ask.owner.id >> 32 == ask.src and not ask.thread >> 31
+    return own and what == (Kind.FAIR, WRITE, 0, EOF)
+
+
+def _look_there(ask: Ask) -> Answer:
+    """The answer to a request that is to be met in turns."""
+    return Answer(ask.src, ask.seq, Code.FILE_LOCK_TAKE, (0, 0))

@@ -33,10 +33,13 @@ def lock(session: Session, code: Code, asks: FileLock, timeout: float | None) ->
     locks by a descriptor: see `DescriptorCall`.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    granted = _by_ourselves(session, code, asks, math.inf if timeout is None else timeout)
-    if granted is not None:
-        return granted
-    return ask_leader(session, code, asks, deadline and deadline - time.monotonic())
+    while True:
+        granted = _by_ourselves(session, code, asks, math.inf if timeout is None else timeout)
+        if granted is None:
+            granted = ask_leader(session, code, asks, timeout)
+        if not _is_told_of_turns(code, asks, granted):
+            return granted
+        timeout = None if deadline is None else deadline - time.monotonic()
 
 
 def ask_leader(session: Session, code: Code, asks: FileLock, timeout: float | None) -> int:
@@ -113,6 +116,11 @@ def _in_turns(turns: Turns, asks: FileLock, patience_s: float) -> int | None:
     return granted if granted > 0 else None
 
 
+def _is_told_of_turns(code: Code, asks: FileLock, granted: int) -> bool:
+    """Whether the leader's answer is that the lock is handed on without it, and to be had there."""
+    return not granted and code == Code.FILE_LOCK_TAKE and asks.type != UNLOCK
+
+
 def _keep_looking(session: Session) -> None:
     """The leader is in this process and has heard of the request without a message: its worker
     might sleep on, and not look after what the request waits for."""
@@ -141,7 +149,14 @@ def _take_back(session: Session, seq: int) -> bool:
 
 
 async def alock(session: Session, code: Code, asks: FileLock, timeout: float | None) -> int:
-    """`lock` for asyncio."""
+    """`lock` for asyncio. It does not wait in turns: there it asks the leader, who ends them."""
+    while True:
+        granted = await _alock(session, code, asks, timeout)
+        if not _is_told_of_turns(code, asks, granted):
+            return granted
+
+
+async def _alock(session: Session, code: Code, asks: FileLock, timeout: float | None) -> int:
     import asyncio  # loaded, then: nobody else is to pay for it
 
     granted = _by_ourselves(session, code, asks)

@@ -34,7 +34,11 @@ class _Files:
     def make(self) -> int:
         """A new one: its number. OSError."""
         where = int.from_bytes(os.urandom(4))
-        self._map(where, os.O_CREAT | os.O_EXCL)
+        try:
+            self._map(where, os.O_CREAT | os.O_EXCL)
+        except OSError:
+            self.remove(where)
+            raise
         return where
 
     def turns(self, where: int, place: int, me: int) -> Turns:
@@ -108,8 +112,8 @@ class LeadersTurns:
         self._where = 0
         self._next = PLACES
 
-    def begin(self, first: Turn, last: int) -> tuple[int, int] | None:
-        """New ones, with the lock as the first has it: where. None if there is no memory."""
+    def begin(self, queue: tuple[Turn, ...], last: int) -> tuple[int, int] | None:
+        """New ones, where the first has the lock: where. None if there is no memory."""
         try:
             if self._next == PLACES:
                 self._where, self._next = self._files.make(), 0
@@ -118,7 +122,7 @@ class LeadersTurns:
             turns = self._files.turns(self._where, place, 0)
         except OSError:
             return None
-        turns.begin(first.handle, first.thread, first.number, last)
+        turns.begin(tuple(turn[1:] for turn in queue), last)
         return self._where, place
 
     def look(self, where: int, place: int) -> Found:

@@ -418,6 +418,9 @@ class Locking:
                 return
             yield Wait(ticket.settled, None, ticket)
         alone = history.locks.after(owner, file)
+        if code == Code.FILE_LOCK_TAKE and type != UNLOCK and ticket.payload == (0, 0):
+            yield from self.set(owner, file, type, (0, LAST_BYTE), wait, patience_s)
+            return
         if ticket.error is None and type != UNLOCK and not node.goodbye_said:
             if alone:
                 history.locks.granted(node, owner, file, type, bounds[0], min(bounds[1], LAST_BYTE))

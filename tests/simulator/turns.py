@@ -10,11 +10,11 @@ __all__ = ["Queue", "TurnTwin", "TurnsTwin"]
 class Queue:
     """One place of the memory."""
 
-    def __init__(self, first: Turn, last: int) -> None:
+    def __init__(self, queue: tuple[Turn, ...], last: int) -> None:
         self.taken, self.ended = True, False
-        self.next, self.last = first.number + 1, last
-        self.order = [first.which]
-        self.turns = {first.which: first}
+        self.next, self.last = queue[0].number + 1, last
+        self.order = [turn.which for turn in queue]
+        self.turns = {turn.which: turn for turn in queue}
 
     def found(self) -> Found:
         return Found(self.taken, tuple(self.turns[which] for which in self.order))
@@ -63,8 +63,8 @@ class TurnsTwin:
     def __init__(self) -> None:
         self.queues: list[Queue] = []
 
-    def begin(self, first: Turn, last: int) -> tuple[int, int] | None:
-        self.queues.append(Queue(first, last))
+    def begin(self, queue: tuple[Turn, ...], last: int) -> tuple[int, int] | None:
+        self.queues.append(Queue(queue, last))
         return 1, len(self.queues) - 1
 
     def look(self, where: int, place: int) -> Found:
