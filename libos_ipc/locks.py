@@ -33,8 +33,9 @@ class LockInfo(NamedTuple):
     inclusive, `EOF` for no end. `pid` is the group's and `os_pid` the kernel's; both are -1 for an
     open file description in a query, which no single process has. `handle` is 0 for POSIX locks,
     which belong to the process. `since` is how long it has been held, or waited for, in seconds.
-    A `delegated` file is locked by one process without a word to anybody, until another one asks:
-    how long is not known then, and one that it has not locked just now has the type `"none"`.
+    A `delegated` file is locked by one process without a word to anybody, until another one asks,
+    or by some that hand its lock on: how long is not known then, and one that its only process has
+    not locked just now has the type `"none"`.
     """
 
     kind: str

@@ -30,7 +30,8 @@ def command(path: Path | None, place: Place, as_json: bool) -> int:
     """List the file locks of a group, or of all groups: held and waited for.
 
     FOR is how long a lock has been held, or waited for. A delegated file is locked by one process
-    without a message, until another asks. WAITS FOR are pids in the group, as is PID.
+    without a message, until another asks, or by some in turns. WAITS FOR are pids in the group, as
+    is PID.
     """
     file = path and _file(path)
 

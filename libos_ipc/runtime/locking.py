@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from libos_ipc.core.codes import LEADER, Code
-from libos_ipc.core.lock_words import EOF, NO_WAIT, UNLOCK, WRITE, Kind
+from libos_ipc.core.lock_words import EOF, NO_WAIT, UNLOCK, WAIT_TIMED, WRITE, Kind
 from libos_ipc.core.vocabulary import Body
 from libos_ipc.errors import Deadlock, IpcError, Timeout, WouldBlock
 from libos_ipc.runtime.held_files import Locker
@@ -84,11 +84,11 @@ def unlock_unheard(session: Session, code: Code, asks: FileLock) -> None:
 
 
 def _by_ourselves(
-    session: Session, code: Code, asks: FileLock, patience_s: float = 0.0
+    session: Session, code: Code, asks: FileLock, patience_s: float | None = None
 ) -> int | None:
     """The number of the grant, where this process may give it out; None if the leader must.
 
-    Where processes take turns it waits for a moment, if there is patience. Timeout.
+    Where processes take turns it waits for a moment, if there is any patience. Timeout.
     """
     held = session.held_files
     kind = Kind.FAIR
@@ -102,16 +102,17 @@ def _by_ourselves(
     return held.serve(locker, (asks.type, asks.start, asks.end), asks.wait, lambda: asks.path)
 
 
-def _in_turns(turns: Turns, asks: FileLock, patience_s: float) -> int | None:
+def _in_turns(turns: Turns, asks: FileLock, patience_s: float | None) -> int | None:
     """The same where the file is locked in turns."""
     if asks.type == UNLOCK:
         return 0 if turns.leave(asks.handle_id) else None
     if asks.type != WRITE:
         return None
-    deadline = time.monotonic() + patience_s
-    wait_s = 0.0 if asks.wait == NO_WAIT else patience_s
+    wait_s = 0.0 if patience_s is None or asks.wait == NO_WAIT else patience_s
+    deadline = time.monotonic() + wait_s
     granted = turns.take(asks.handle_id, asks.thread, asks.wait, wait_s)
-    if granted < 0 and time.monotonic() >= deadline and turns.leave(asks.handle_id):
+    is_over = granted < 0 and patience_s is not None and time.monotonic() >= deadline
+    if is_over and asks.wait == WAIT_TIMED and turns.leave(asks.handle_id):
         raise Timeout(f"the lock of {_path(asks)} was not free within {patience_s} s")
     return granted if granted > 0 else None
 

@@ -93,8 +93,9 @@ class MembersTurns:
         self._files.keep_only(where)
 
     def at(self, file: FileId) -> Turns | None:
-        """Those of this file, which may have ended."""
-        return self._by_file.get(file)
+        """Those of this file, if there are any."""
+        turns = self._by_file.get(file)
+        return None if turns is None or turns.ended() else turns
 
     def close(self) -> None:
         """The process has left, or this is a forked child."""
