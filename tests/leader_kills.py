@@ -10,6 +10,9 @@ way from the death of the leader to its first answers: then another one is there
 still until that one is dead or has answered. With `--steps` the leader is killed so many
 instructions after its n-th record is committed: before anybody is told what that says.
 
+A stop costs about half a second, more beside other load, and over connections an admission has some
+450: then `--every` asks for a part. How far it has come is told on a terminal.
+
 However early or late that was, the caller has its answer once, and no error; what it was granted
 is its own in the journal that is valid then, and nothing beside it; and others find it so.
 """
@@ -216,7 +219,7 @@ class Admission(Scene):
         return None
 
     def ask(self, group: Any, ready: Any, path: Path) -> Any:
-        joined = Group.join("g")
+        joined = Group.join("g", timeout=DEADLINE_S)
         return joined.vmid, joined.pid
 
     def undo(self, ready: Any) -> None:
@@ -363,6 +366,8 @@ def main() -> None:
                     print(f"{name}: {given.victim} killed at stop {n}", file=sys.stderr)
                     raise
                 missed, killed = (0, killed + 1) if there else (missed + 1, killed)
+                if sys.stderr.isatty():
+                    print(f"{name}: stop {n}", end="\r", file=sys.stderr)
                 n += given.every
             end = n - (LAST + 1) * given.every
             what = f"{given.victim} killed at {killed} stops up to {end}"
