@@ -21,6 +21,7 @@ from benchmarks.rows import (
     native_answers,
     over_zeromq,
     payloads,
+    released,
     requests,
     starting,
     streams,
@@ -58,6 +59,7 @@ FAMILIES = tuple(
         members,
         forks,
         succession,
+        released,
         starting,
     )
 )
