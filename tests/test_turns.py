@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
+import random
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -591,3 +593,27 @@ def test_it_can_be_turned_off(group: Group, path: Path, other: Other) -> None:
         other.process.recv()
         other.do("release")
     assert not in_turns(group, path)
+
+
+def test_a_process_that_writes_anything_there_stops_nobody_else(
+    group: Group, path: Path, lock: FileLock, other: Other
+) -> None:
+    """It can have the file for itself, as by locking it; the leader goes on."""
+    dice, home = random.Random(5), Path(group._node.directory.path)
+    second = path.with_name("second")
+    second.touch()
+    (memory,) = home.glob("turns-*")
+    with memory.open("r+b") as file, mmap.mmap(file.fileno(), 0) as forged:
+        for _ in range(60):
+            start = dice.choice((0, dice.randrange(TURNS_STRIDE)))
+            forged[start : start + 8] = dice.choice(
+                (dice.randbytes(8), dice.randrange(2**35).to_bytes(8, "little"), b"\x21" + bytes(7))
+            )
+            assert isinstance(group.locks.table(), list)
+        with suppress(IpcError), group.file_lock(path, shared=True, timeout=0):
+            pass
+        assert not in_turns(group, path)
+    assert other.do("acquire", 0.05)
+    for _ in range(2):
+        with group.file_lock(second, timeout=LONG_S):
+            pass
