@@ -622,6 +622,9 @@ class QuickLock:
     def _quick(self) -> int:
         """The number of the grant of what is held quickly, 0 for nothing."""
     @property
+    def _mine(self) -> int:
+        """The same of what this thread holds."""
+    @property
     def _waiting(self) -> int:
         """The handle of an acquisition that waits in this moment, 0 for none."""
     @property

@@ -80,13 +80,15 @@ class FileLock(QuickLock):
     def acquire(self, timeout: float | None = None) -> Token:
         """Take it; WouldBlock, Timeout or Deadlock if that cannot be. `with` does this."""
         timeout = self._timeout if timeout is None else timeout
-        deadline = _deadline(timeout)
+        deadline, before = _deadline(timeout), self._mine
         try:
             if self._take(timeout):
                 return self._quick_token()
             self._begin()
             return self._acquire(timeout, deadline)
         except BaseException:
+            if self._mine not in (0, before):  # a signal handler raised when it was taken
+                self.release()
             self._leave_turns()
             raise
 

@@ -231,6 +231,17 @@ quick_lock_asked(PyObject *object, void *Py_UNUSED(ignored))
                          (unsigned long long)self->inode);
 }
 
+PyDoc_STRVAR(mine_doc, "The number of the grant of what this thread holds quickly, 0 for nothing.");
+
+static PyObject *
+quick_lock_mine(PyObject *object, void *Py_UNUSED(ignored))
+{
+    const struct quick_lock *self = quick_lock_of(object);
+    const bool mine = self->number != 0 && self->wanted.thread == thread_number();
+
+    return PyLong_FromUnsignedLongLong(mine ? self->number : 0);
+}
+
 PyDoc_STRVAR(settled_doc, "_settled($self, /)\n--\n\nNobody waits in turns any more.");
 
 static PyObject *
@@ -273,6 +284,7 @@ static PyGetSetDef quick_lock_getset[] = {
     {"_quick", quick_lock_quick, NULL, quick_doc, NULL},
     {"_waiting", quick_lock_waiting, NULL, waiting_doc, NULL},
     {"_asked", quick_lock_asked, NULL, asked_doc, NULL},
+    {"_mine", quick_lock_mine, NULL, mine_doc, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -890,6 +890,13 @@ def case_quicklock_asked() -> None:
     assert asked[0] == 2
 
 
+def case_quicklock_mine() -> None:
+    lock = quick_lock()
+    assert lock._mine == 0
+    lock._take()
+    assert lock._mine == lock._quick == 1
+
+
 def case_quicklock_waiting() -> None:
     assert lock_in_turns()._waiting == 0
 

@@ -145,6 +145,10 @@ class Other:
                     elif what == "acquire too":
                         with group.file_lock(*args) as second:
                             line.send(second.token)
+                    elif what == "hold":
+                        line.send(lock.acquire())
+                        time.sleep(*args)
+                        lock.release()
                     elif what == "quick":
                         line.send(bool(lock._quick))
                     else:
