@@ -129,6 +129,16 @@ def takes_by_baton(stage: Stage) -> None:
         stage.handle.unlock()
 
 
+def takes_back_and_puts(stage: Stage) -> None:
+    """What is unused here, and might be taken."""
+    get(stage.handle)
+    with stage.strike:
+        stage.handle._lock(SHARED)
+        stage.handle._unlock()
+    if stage.cell.user:
+        stage.handle.unlock()
+
+
 def leaves_baton(stage: Stage) -> None:
     """While another process waits, and another thread."""
     stage.pass_it_on()
@@ -159,7 +169,7 @@ def closes(stage: Stage) -> None:
 
 SCENES: list[Callable[[Stage], None]] = [
     *(locks, reads, upgrades, unlocks, leaves, goes_down, another_waits, gives_up, watches),
-    *(takes_by_baton, leaves_baton, reads_by_baton, closes),
+    *(takes_by_baton, leaves_baton, reads_by_baton, takes_back_and_puts, closes),
 ]
 
 

@@ -3,9 +3,10 @@
 Row 1 is `group.ping` by a lane against what the machine allows: one C process waking another by a
 futex in shared memory, and back. Row 4 compares tails: the 99th percentile of each round, while the
 main thread of the process asked runs pure Python, with that while it idles; and the same of a
-question to the leader while the group's founder computes.
+question to the leader while the group's founder computes, and of a handle taken from a process that
+has it and does not use it.
 
-What the numbers leave out: see `contenders/pings.py` and `contenders/leader_asked.py`.
+What the numbers leave out: see `contenders/pings.py`, `leader_asked.py` and `taken.py`.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def _busy(placement: Placement, effort: Effort) -> list[Line]:
     asked = (
         ("pings", "ping, main thread of the process asked", 3000),
         ("leader_asked", "owner of an ID asked of the leader, founder", 1000),
+        ("taken", "EXCLUSIVE taken from a process that has it SHARED, and is", 200),
     )
     lines = []
     for module, what, count in asked:
@@ -67,7 +69,7 @@ def _busy(placement: Placement, effort: Effort) -> list[Line]:
             Entry.module(name, module, **placement.setup(), computing=name == "computing")
             for name in ("idle", "computing")
         )
-        found = compete([busy, idle], rounds=effort(8, 3), count=effort(count, 300))
+        found = compete([busy, idle], rounds=effort(8, 3), count=effort(count, min(count, 300)))
         lines.append(
             Line(
                 "4",
