@@ -284,6 +284,9 @@ class Descriptor:
     def __new__(cls, fd: int, lowest: int | None = None) -> Descriptor:
         """A duplicate of `fd`, with a number from `lowest` on where there are so many; without
         that an O_PATH descriptor, which only keeps the inode. OSError."""
+    @classmethod
+    def open(cls, path: str | bytes, flags: int, /) -> Descriptor:
+        """What `os.open` gives for these flags; a new file has mode 0600. OSError."""
     def fileno(self) -> int:
         """Its number, -1 once closed."""
     def close(self) -> None:

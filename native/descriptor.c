@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 struct descriptor {
@@ -39,6 +40,20 @@ keep(int fd)
     char path[32];
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     return open(path, O_PATH | O_CLOEXEC);
+}
+
+/* As open(2), again when a signal came whose handler did not raise. -1 with errno, or with the
+ * exception of a handler. */
+static int
+open_it(const char *path, int flags)
+{
+    int fd;
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        fd = open(path, flags | O_CLOEXEC, S_IRUSR | S_IWUSR);
+        Py_END_ALLOW_THREADS
+    } while (fd < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
+    return fd;
 }
 
 /* Made of a descriptor that is ours from now on, or of the error that there is none. */
@@ -110,7 +125,30 @@ descriptor_fileno(PyObject *self, PyObject *Py_UNUSED(ignored))
     return PyLong_FromLong(((struct descriptor *)self)->fd);
 }
 
+PyDoc_STRVAR(open_doc, "open($type, path, flags, /)\n--\n\n"
+                       "What os.open gives for these flags, close-on-exec; mode 0600. OSError.");
+
+static PyObject *
+descriptor_open(PyObject *type, PyObject *args)
+{
+    PyObject *path, *bytes = NULL, *found = NULL;
+    int flags;
+
+    if (!PyArg_ParseTuple(args, "Oi:open", &path, &flags) || !PyUnicode_FSConverter(path, &bytes)) {
+        return NULL;
+    }
+    const int fd = open_it(PyBytes_AS_STRING(bytes), flags);
+    if (fd >= 0) {
+        found = make((PyTypeObject *)type, fd);
+    } else if (!PyErr_Occurred()) {
+        PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
+    }
+    Py_DECREF(bytes);
+    return found;
+}
+
 static PyMethodDef descriptor_methods[] = {
+    {"open", descriptor_open, METH_VARARGS | METH_CLASS, open_doc},
     {"close", descriptor_close, METH_NOARGS, close_doc},
     {"fileno", descriptor_fileno, METH_NOARGS, fileno_doc},
     {NULL, NULL, 0, NULL},

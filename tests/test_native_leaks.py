@@ -149,6 +149,16 @@ def case_descriptor() -> None:
             _native.Descriptor(*arguments)
 
 
+def case_descriptor_open() -> None:
+    _native.Descriptor.open(os.devnull, os.O_RDONLY)
+    _native.Descriptor.open(os.fsencode(os.devnull), os.O_RDWR)
+    refused(_native.Descriptor.open, NUMBER, 0)
+    refused(_native.Descriptor.open, "a\0b", 0)
+    refused(_native.Descriptor.open, os.devnull, "r")
+    with contextlib.suppress(OSError):
+        _native.Descriptor.open("/nowhere", os.O_RDONLY)
+
+
 def case_descriptor_fileno() -> None:
     assert os.fstat(_native.Descriptor(0, 100).fileno())
 

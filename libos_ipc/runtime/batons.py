@@ -12,7 +12,7 @@ import os
 import time
 from collections import deque
 
-from libos_ipc._native import BATON_BYTES, BATON_STRIDE, Baton
+from libos_ipc._native import BATON_BYTES, BATON_STRIDE, Baton, Descriptor
 from libos_ipc.core.sync_words import Ended, Place, Value
 
 __all__ = ["LeadersBatons", "MembersBatons"]
@@ -46,13 +46,10 @@ class _Files:
 
     def _map(self, where: int, flags: int) -> mmap.mmap:
         path = f"{self._directory}/batons-{where:08x}"
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
-        try:
-            if flags:
-                os.posix_fallocate(fd, 0, _BYTES)
-            self._maps[where] = mapped = mmap.mmap(fd, _BYTES)
-        finally:
-            os.close(fd)
+        file = Descriptor.open(path, os.O_RDWR | os.O_NOFOLLOW | flags)
+        if flags:
+            os.posix_fallocate(file.fileno(), 0, _BYTES)
+        self._maps[where] = mapped = mmap.mmap(file.fileno(), _BYTES)
         return mapped
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-from libos_ipc._native import BUSY, FULL, GONE, SLOT_BYTES, Delegation, same_file
+from libos_ipc._native import BUSY, FULL, GONE, SLOT_BYTES, Delegation, Descriptor, same_file
 from libos_ipc.core.delegations import SLOTS, Entry
 from libos_ipc.core.descriptors import NOWHERE, Spot
 from libos_ipc.core.lock_edges import in_words
@@ -52,13 +52,10 @@ class _Slots:
     """The mapped slots of one member."""
 
     def __init__(self, path: str, flags: int) -> None:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
-        try:
-            if flags & os.O_CREAT:
-                os.posix_fallocate(fd, 0, _FILE_BYTES)
-            self._map = mmap.mmap(fd, _FILE_BYTES)
-        finally:
-            os.close(fd)
+        file = Descriptor.open(path, os.O_RDWR | os.O_NOFOLLOW | flags)
+        if flags & os.O_CREAT:
+            os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)
+        self._map = mmap.mmap(file.fileno(), _FILE_BYTES)
 
     def slot(self, number: int) -> Delegation:
         """One of them, to be closed before all are."""

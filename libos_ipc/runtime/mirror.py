@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+from libos_ipc._native import Descriptor
 from libos_ipc.core.lock_words import UNLOCK, WRITE, FileId
 from libos_ipc.errors import IpcError, Timeout, WouldBlock
 from libos_ipc.runtime.lock_file import FLOCK
@@ -33,10 +34,10 @@ class Mirrors:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._idle: dict[FileId, list[int]] = {}
-        self._all: list[int] = []
+        self._idle: dict[FileId, list[Descriptor]] = {}
+        self._all: list[Descriptor] = []
 
-    def take(self, keeper: int, type: int) -> int:
+    def take(self, keeper: int, type: int) -> Descriptor:
         """A description of the file that `keeper` leads to, good for this type of lock."""
         found = os.fstat(keeper)
         with self._lock:
@@ -44,26 +45,26 @@ class Mirrors:
             if idle:
                 return idle.pop()
         try:
-            fd = os.open(f"/proc/self/fd/{keeper}", os.O_RDWR | os.O_CLOEXEC)
+            file = Descriptor.open(f"/proc/self/fd/{keeper}", os.O_RDWR)
         except OSError as error:
             if type == WRITE or error.errno not in _ONLY_TO_READ:
                 raise
-            fd = os.open(f"/proc/self/fd/{keeper}", os.O_RDONLY | os.O_CLOEXEC)
+            file = Descriptor.open(f"/proc/self/fd/{keeper}", os.O_RDONLY)
         with self._lock:
-            self._all.append(fd)
-        return fd
+            self._all.append(file)
+        return file
 
-    def give(self, fd: int) -> None:
+    def give(self, file: Descriptor) -> None:
         """It is not needed now."""
-        found = os.fstat(fd)
+        found = os.fstat(file.fileno())
         with self._lock:
-            self._idle.setdefault((found.st_dev, found.st_ino), []).append(fd)
+            self._idle.setdefault((found.st_dev, found.st_ino), []).append(file)
 
     def close(self) -> None:
         """Close everything: the group is closed, or this is a forked child, which has nothing."""
         self._lock = threading.Lock()
-        for fd in self._all:
-            os.close(fd)
+        for file in self._all:
+            file.close()
         self._all.clear()
         self._idle.clear()
 
@@ -75,7 +76,7 @@ class Mirror:
         self._mirrors = mirrors
         self._start = start
         self._length = length
-        self._fd = -1
+        self._file: Descriptor | None = None
 
     def take(self, keeper: int, type: int, timeout: float | None, deadline: float | None) -> None:
         """Lock, or change the type. Polls, in steps of at most 20 ms, until `deadline`, which
@@ -96,10 +97,10 @@ class Mirror:
         self, keeper: int, type: int, timeout: float | None, deadline: float | None
     ) -> Iterator[float]:
         """Seconds to pause before each next attempt, until one succeeds."""
-        if self._fd < 0:
-            self._fd = self._mirrors.take(keeper, type)
-        pause_s = _FIRST_S
-        while not self._set(type):
+        if self._file is None:
+            self._file = self._mirrors.take(keeper, type)
+        file, pause_s = self._file, _FIRST_S
+        while not self._set(file, type):
             if timeout is not None and timeout <= 0:
                 raise WouldBlock("a process outside of the group holds a lock of the file")
             if deadline is not None and time.monotonic() >= deadline:
@@ -109,18 +110,15 @@ class Mirror:
 
     def release(self) -> None:
         """Unlock."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            self._set_on(fd, UNLOCK)
-            self._mirrors.give(fd)
+        file, self._file = self._file, None
+        if file is not None:
+            self._set(file, UNLOCK)
+            self._mirrors.give(file)
 
-    def _set(self, type: int) -> bool:
-        return self._set_on(self._fd, type)
-
-    def _set_on(self, fd: int, type: int) -> bool:
+    def _set(self, file: Descriptor, type: int) -> bool:
         asks = FLOCK.pack(type, os.SEEK_SET, self._start, self._length, 0)
         try:
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, asks)
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, asks)
         except (BlockingIOError, PermissionError):
             return False
         except OSError as error:

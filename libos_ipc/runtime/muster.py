@@ -14,10 +14,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from libos_ipc._native import Descriptor
+
 __all__ = ["Muster"]
 
 _HEAD_SIZE = 16
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Muster:
@@ -42,12 +44,7 @@ class Muster:
 
 def _head_of(path: str) -> tuple[str, int, bytes] | None:
     try:
-        fd = os.open(path, _READ)
+        file = Descriptor.open(path, _READ)
+        return path, os.fstat(file.fileno()).st_ino, os.read(file.fileno(), _HEAD_SIZE)
     except OSError:
         return None
-    try:
-        return path, os.fstat(fd).st_ino, os.read(fd, _HEAD_SIZE)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)

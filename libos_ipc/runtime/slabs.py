@@ -25,8 +25,9 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
-from libos_ipc._native import Record
+from libos_ipc._native import Descriptor, Record
 from libos_ipc.core.sync_words import Data, Reference, Remains, Value
 
 __all__ = [
@@ -62,7 +63,9 @@ _SMALLEST = 64
 #: The largest capacity.
 _LARGEST = 2 * LARGE
 #: A member cannot make the leader wait for it, whatever it puts in its slabs' place.
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+#: How files are begun.
+_FRESH = os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 _LARGE_NAME = re.compile(r"value-\d+-\d+-\d+")
 
 
@@ -188,18 +191,15 @@ class Slabs:
     def _grow(self) -> None:
         if len(self._slabs) >= _MOST_SLABS:
             raise OSError(errno.ENOSPC, f"{_MOST_SLABS} slabs are full")
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         path = f"{self._prefix}{len(self._slabs)}"
         size = min(SLAB_BYTES << len(self._slabs), _LARGEST_SLAB)
-        fd = os.open(path, flags, 0o600)
         try:
-            os.posix_fallocate(fd, 0, size)
-            self._slabs.append(_Slab(len(self._slabs), fd, size))
+            file = Descriptor.open(path, os.O_RDWR | _FRESH)
+            os.posix_fallocate(file.fileno(), 0, size)
+            self._slabs.append(_Slab(len(self._slabs), file.fileno(), size))
         except BaseException:
-            os.unlink(path)
+            _remove(path)
             raise
-        finally:
-            os.close(fd)
         self._size, self._end = size, 0
 
     def close(self) -> None:
@@ -289,17 +289,13 @@ def _value(version: int, body: bytes, crc: int) -> Value | None:
 def write_large(directory: str, name: str, data: bytes) -> Reference:
     """Write a large value into a file of its own. OSError where memory is full: nothing is left."""
     path = f"{directory}/{name}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(path, flags, 0o600)
     try:
-        view = memoryview(data)
+        file, view = Descriptor.open(path, os.O_WRONLY | _FRESH), memoryview(data)
         while view:
-            view = view[os.write(fd, view) :]
+            view = view[os.write(file.fileno(), view) :]
     except BaseException:
-        os.unlink(path)
+        _remove(path)
         raise
-    finally:
-        os.close(fd)
     return Reference(name.encode(), len(data))
 
 
@@ -314,22 +310,23 @@ def read_large(directory: str, reference: Reference) -> bytes:
 
 def _read(path: str, most: int) -> bytes:
     """At most so many bytes of a file. OSError if it is none, or a link."""
-    fd = os.open(path, _READ)
-    try:
-        data = os.read(fd, min(most, os.fstat(fd).st_size + 1))
-        while more := os.read(fd, most - len(data)):
-            data += more
-        return data
-    finally:
-        os.close(fd)
+    file = Descriptor.open(path, _READ)
+    fd = file.fileno()
+    data = os.read(fd, min(most, os.fstat(fd).st_size + 1))
+    while more := os.read(fd, most - len(data)):
+        data += more
+    return data
 
 
 def remove_large(directory: str, where: bytes) -> None:
     """The value that lies there is needed no more."""
-    try:
-        os.unlink(f"{directory}/{_checked(where)}")
-    except (OSError, ValueError):
-        pass  # it is gone, or never was: a client's word is not trusted
+    with suppress(ValueError):  # a client's word is not trusted
+        _remove(f"{directory}/{_checked(where)}")
+
+
+def _remove(path: str) -> None:
+    with suppress(OSError):  # it is gone, or never was
+        os.unlink(path)
 
 
 def _checked(where: bytes) -> str:
