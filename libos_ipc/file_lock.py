@@ -262,10 +262,17 @@ class FileLock(QuickLock):
         self._last_call = None
         self._vmid = vmid
         asked = self._asked
+        if asked is not None and not self._is_kept(*asked[1:]):
+            self._leave_turns()  # the path leads elsewhere by now
+            asked = None
         if asked is not None and asked[0] >> 32 == vmid:
             self._handle = asked[0]
         else:
             self._handle = vmid << 32 | _ACQUISITION | next(self._group._node.acquisitions)
+
+    def _is_kept(self, device: int, inode: int) -> bool:
+        found = os.fstat(self._keeper)
+        return (found.st_dev, found.st_ino) == (device, inode)
 
     def _in_use(self) -> InvalidArgument:
         return InvalidArgument(f"this lock of {self.path!r} is in use already: make another one")

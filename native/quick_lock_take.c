@@ -66,12 +66,15 @@ take_turn(struct quick_lock *self, double timeout)
                                 .thread = self->wanted.thread,
                                 .wait = timeout < 0 ? WAIT : WAIT_TIMED};
     const int64_t deadline = timeout < 0 ? INT64_MAX : timeout > 0 ? after_seconds(timeout) : 0;
+    const bool has_waited = self->asked != 0; /* and is with the leader, if not here any more */
 
     self->waits = true;
     self->asked = wanted.handle;
     const int64_t number = turns_object_take(turns, &wanted, deadline);
     self->waits = false;
-    self->asked = number == TURNS_WAIT_ON ? wanted.handle : 0;
+    self->asked = number == TURNS_WAIT_ON || (number == TURNS_NOT_HERE && has_waited)
+                      ? wanted.handle
+                      : 0;
     self->number = number > 0 ? (uint64_t)number : 0;
     if (number == TURNS_NOT_HERE) {
         quick_lock_withdraw(self);

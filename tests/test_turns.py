@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import mmap
 import os
 import random
@@ -24,9 +25,10 @@ from processes import Forked, Line, poll
 from simulator.turns import Queue, TurnTwin
 
 from libos_ipc import Deadlock, Group, IpcError, Timeout, WouldBlock, fcntl
-from libos_ipc._native import TURNS_STRIDE, Turns
+from libos_ipc._native import TURNS_STRIDE, QuickLock, Turns
 from libos_ipc.core import lock_passing
 from libos_ipc.core.lock_passing import MOVES, Turn
+from libos_ipc.core.lock_words import EOF, WRITE
 from libos_ipc.file_lock import FileLock
 from libos_ipc.runtime.journal_file import read_head
 from libos_ipc.runtime.turns import PLACES, LeadersTurns, MembersTurns
@@ -78,6 +80,26 @@ def test_what_another_process_may_have_written() -> None:
         mine.leave(5)
         leader.end()
         assert mine.take(5, 1, WAIT, LONG_S) in (0, -1), "an end does not let anybody wait"
+
+
+def test_what_the_leader_knows_of_an_acquisition_it_keeps(tmp_path: Path) -> None:
+    """It waits with the leader by the handle that it had in turns, also when these are gone."""
+    path = tmp_path / "file"
+    path.touch()
+    found = path.stat()
+    memory = mmap.mmap(-1, mmap.PAGESIZE)
+    leader, mine = Turns(memory, 0, 0), Turns(memory, 0, 2)
+    leader.begin(((1 << 32 | 5, 7, 0, 10),), 1000)
+    lock = QuickLock()
+    file, what = (found.st_dev, found.st_ino), (WRITE, 0, EOF)
+    keeper = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    lock._offer(mine, os.fsencode(path), itertools.count(8), 2 << 32, file, what, keeper, None)
+    assert not lock._take(0.001)
+    assert lock._asked == (2 << 32 | 8, *file)
+    assert [row[1] for row in leader.end()[1]] == [1 << 32 | 5, 2 << 32 | 8]
+    mine.release()
+    assert not lock._take(0.001)
+    assert lock._asked == (2 << 32 | 8, *file)
 
 
 def test_what_are_no_turns() -> None:
