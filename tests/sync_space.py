@@ -172,6 +172,12 @@ class SpaceDeposit(DepositTwin):
     def __reduce__(self) -> tuple[Any, ...]:
         return SpaceDeposit, self.key
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SpaceDeposit) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
 
 class SpaceClient(SyncClient):
     """A client that knows who it is, so that none is taken for another one that is alike."""

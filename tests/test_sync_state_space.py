@@ -75,6 +75,7 @@ WORLDS = {
 
 #: Beyond the patience of a normal run.
 LARGE = {
+    "taken, three locks, giving up": Limits(locks=3, writes=0, withdrawals=1, deposits=True),
     "taken, opening again": Limits(locks=1, closes=1, opens=1, deposits=True),
     "taken, three locks each": Limits(locks=3, writes=2, withdrawals=1, deposits=True),
     "taken, three watching": Limits(threads=(1, 1, 1), locks=1, watches=1, deposits=True),

@@ -22,6 +22,10 @@ Nothing is put while anybody waits for the lock or for a change, a recall or a w
 due, or news of a death are to be told: then the server asks, and these are seen to. Nor before what
 was changed is committed, for the value is read from there.
 
+Nor, until the handle is opened anew or another leader is there, once a wait was given up or
+replaced for which the server had been asked: what grants that one may serve the next, and then the
+server takes before it hears what was asked for that, and would take it for news.
+
 The server takes only what it knows to have granted, from a process that has told it how things
 stand; and a process that has told a new leader puts it where a former one finds nothing.
 """

@@ -90,7 +90,7 @@ INVALID, SHARED, EXCLUSIVE = State.INVALID, State.SHARED, State.EXCLUSIVE
 #: What there is to a handle, but for those who wait.
 FIELDS = (
     *("id", "opened", "state", "user", "using", "recall", "owner_died", "value", "own"),
-    *("number", "asked", "declined", "told_waits", "told_user"),
+    *("number", "asked", "declined", "told_waits", "told_user", "deposit"),
 )
 
 
@@ -321,6 +321,8 @@ class LocalHandle(BatonHolder):
         if want == asked:
             return []
         self.asked = want
+        if asked is not None:
+            self.deposit = None  # its grant may come for what is asked next: see `sync_deposits`
         if want is None:
             return [] if asked is None else [WithdrawWait(self.id, asked.number)]
         self.told_waits -= want.told
@@ -386,7 +388,7 @@ class LocalHandle(BatonHolder):
 
     def __reduce__(self) -> tuple[object, ...]:
         """A copy, for whoever goes through all states that there are."""
-        names = (*FIELDS, "waits", "watches", "baton", "deposit")
+        names = (*FIELDS, "waits", "watches", "baton")
         fields = {name: getattr(self, name) for name in names}
         return LocalHandle, (self.id,), (None, fields)
 
