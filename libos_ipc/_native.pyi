@@ -633,6 +633,9 @@ class QuickLock:
     @property
     def _asked(self) -> tuple[int, int, int] | None:
         """(handle, device, inode) of this thread's acquisition that may wait in turns still."""
+    @property
+    def _until(self) -> float | None:
+        """Until when, of `time.monotonic`, that acquisition waits; None for no such time."""
     def __enter__(self) -> Self: ...
     def __exit__(self, *exc: object) -> None: ...
 

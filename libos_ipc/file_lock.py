@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 from libos_ipc._native import Delegation, QuickLock, Turns
 from libos_ipc.core.codes import Code
 from libos_ipc.core.lock_words import EOF, NO_WAIT, READ, UNLOCK, WAIT, WAIT_TIMED, WRITE
-from libos_ipc.errors import InvalidArgument, InvalidRange, IpcError
+from libos_ipc.errors import InvalidArgument, InvalidRange, IpcError, Timeout
 from libos_ipc.locks import TYPE_NAMES, check_range, identify
 from libos_ipc.runtime.agents import current_agent
 from libos_ipc.runtime.locking import alock, lock, unlock_unheard
@@ -85,7 +85,8 @@ class FileLock(QuickLock):
             if self._take(timeout):
                 return self._quick_token()
             self._begin()
-            return self._acquire(timeout, deadline)
+            waits_until = self._until  # from when it began to wait in turns
+            return self._acquire(timeout, deadline if waits_until is None else waits_until)
         except BaseException:
             if self._mine not in (0, before):  # a signal handler raised when it was taken
                 self.release()
@@ -102,6 +103,8 @@ class FileLock(QuickLock):
                 self._mirror.take(self._keeper, self._type, timeout, deadline)
         except BaseException as error:
             self._give_up(error)
+            if isinstance(error, Timeout):  # it knows of the last part of that time only
+                raise Timeout(f"{self.path!r} was not free within {timeout} s") from None
             raise
         assert self._token is not None
         return self._token

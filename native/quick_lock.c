@@ -3,6 +3,7 @@
 #include "quick_lock_parts.h"
 
 #include "arguments.h"
+#include "clock.h"
 #include "delegation.h"
 #include "thread_number.h"
 #include "turns_object.h"
@@ -231,6 +232,20 @@ quick_lock_asked(PyObject *object, void *Py_UNUSED(ignored))
                          (unsigned long long)self->inode);
 }
 
+PyDoc_STRVAR(until_doc, "Until when, of time.monotonic(), that acquisition waits; None for no such time.");
+
+static PyObject *
+quick_lock_until(PyObject *object, void *Py_UNUSED(ignored))
+{
+    const struct quick_lock *self = quick_lock_of(object);
+
+    if (self->asked == 0 || self->wanted.thread != thread_number() || self->until == 0 ||
+        self->until == INT64_MAX) {
+        Py_RETURN_NONE;
+    }
+    return PyFloat_FromDouble((double)self->until / NS_PER_S);
+}
+
 PyDoc_STRVAR(mine_doc, "The number of the grant of what this thread holds quickly, 0 for nothing.");
 
 static PyObject *
@@ -284,6 +299,7 @@ static PyGetSetDef quick_lock_getset[] = {
     {"_quick", quick_lock_quick, NULL, quick_doc, NULL},
     {"_waiting", quick_lock_waiting, NULL, waiting_doc, NULL},
     {"_asked", quick_lock_asked, NULL, asked_doc, NULL},
+    {"_until", quick_lock_until, NULL, until_doc, NULL},
     {"_mine", quick_lock_mine, NULL, mine_doc, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

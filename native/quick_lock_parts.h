@@ -20,6 +20,7 @@ struct quick_lock {
     int keeper;      /* a descriptor by which the inode stays in use; -1 for none */
     double timeout;  /* how long an acquisition waits; below 0 for as long as it takes */
     uint64_t asked;  /* the handle of an acquisition that may wait in turns still, 0 for none */
+    int64_t until;   /* … and for how long it does (of clock.h): 0 for not at all, INT64_MAX for ever */
     bool waits;      /* one does, in this moment */
 };
 

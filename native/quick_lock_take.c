@@ -65,12 +65,14 @@ take_turn(struct quick_lock *self, double timeout)
     const struct turn wanted = {.handle = self->wanted.handle,
                                 .thread = self->wanted.thread,
                                 .wait = timeout < 0 ? WAIT : WAIT_TIMED};
-    const int64_t deadline = timeout < 0 ? INT64_MAX : timeout > 0 ? after_seconds(timeout) : 0;
     const bool has_waited = self->asked != 0; /* and is with the leader, if not here any more */
 
+    if (!has_waited) {
+        self->until = timeout < 0 ? INT64_MAX : timeout > 0 ? after_seconds(timeout) : 0;
+    }
     self->waits = true;
     self->asked = wanted.handle;
-    const int64_t number = turns_object_take(turns, &wanted, deadline);
+    const int64_t number = turns_object_take(turns, &wanted, self->until);
     self->waits = false;
     self->asked = number == TURNS_WAIT_ON || (number == TURNS_NOT_HERE && has_waited)
                       ? wanted.handle

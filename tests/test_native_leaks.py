@@ -900,6 +900,11 @@ def case_quicklock_asked() -> None:
     assert asked[0] == 2
 
 
+def case_quicklock_until() -> None:
+    assert quick_lock()._until is None
+    assert lock_in_turns()._until is not None
+
+
 def case_quicklock_mine() -> None:
     lock = quick_lock()
     assert lock._mine == 0

@@ -345,9 +345,10 @@ def test_a_time_out_leaves_nothing(
     other.do("acquire")
     for mine in (lock, group.file_lock(path)):
         began = time.monotonic()
-        with pytest.raises((Timeout, WouldBlock)):
+        with pytest.raises((Timeout, WouldBlock)) as raised:
             mine.acquire(timeout)
         assert time.monotonic() - began >= timeout
+        assert not timeout or f"{timeout} s" in str(raised.value)
         assert not any(row.waiting for row in group.locks.table())
     other.do("release")
     assert lock.acquire(LONG_S) > (0, 0)
