@@ -109,8 +109,8 @@ quick_lock_take(struct quick_lock *self, double timeout)
         (self->asked != 0 && self->wanted.thread != (uint32_t)agent)) {
         return 0; /* another thread was here */
     }
-    const bool in_turns = is_turns(self->slot);
     struct lock_slot *slot = delegation_slot(self->slot);
+    const bool in_turns = slot == NULL && is_turns(self->slot);
     if (!same || (slot == NULL && !in_turns)) {
         quick_lock_withdraw(self);
         return 0;
@@ -130,13 +130,13 @@ quick_lock_take(struct quick_lock *self, double timeout)
 static bool
 unlock(struct quick_lock *self)
 {
-    if (is_turns(self->slot)) {
-        return turns_object_leave(self->slot, self->wanted.handle);
-    }
     struct lock_slot *slot = self->slot == NULL ? NULL : delegation_slot(self->slot);
+    if (slot == NULL) {
+        return is_turns(self->slot) && turns_object_leave(self->slot, self->wanted.handle);
+    }
     struct lock_entry nothing = self->wanted;
     nothing.type = SLOT_NONE;
-    return slot != NULL && lock_slot_set(slot, &nothing) == 0;
+    return lock_slot_set(slot, &nothing) == 0;
 }
 
 bool
