@@ -35,7 +35,7 @@ swing(struct turns *turns, uint64_t from, uint64_t to)
 static unsigned
 turn_at(uint64_t word, unsigned place)
 {
-    const unsigned which = place < MOST_TURNS ? (word & QUEUE) >> place * BITS & 15 : 0;
+    const unsigned which = place < MOST_TURNS ? (unsigned)((word & QUEUE) >> place * BITS & 15) : 0;
     return which <= MOST_TURNS ? which : 0;
 }
 
