@@ -53,7 +53,7 @@ class LockDesk:
         self._inspector = inspector
         self._answers = LockAnswers(roster)
         self.delegations = Delegations(roster, memory)
-        self.passing = LockPassing(roster, None if memory is None else memory.turns)
+        self.passing = LockPassing(roster, None if memory is None else memory.turns, self._answers)
         self.descriptors = LockDescriptors(roster, inspector, self.delegations, self._answers)
 
     @property

@@ -33,6 +33,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol, TypeAlias
 
 from libos_ipc.core.codes import Code
+from libos_ipc.core.lock_answers import LockAnswers
 from libos_ipc.core.lock_table import place_of
 from libos_ipc.core.lock_words import (
     EOF,
@@ -42,6 +43,7 @@ from libos_ipc.core.lock_words import (
     WAIT_TIMED,
     WRITE,
     Ask,
+    Decision,
     FileId,
     Kind,
     Owner,
@@ -122,8 +124,9 @@ Standing: TypeAlias = tuple[Turn, int, bool]
 class LockPassing:
     """Where there are turns. Without `memory` nowhere."""
 
-    def __init__(self, roster: Roster, memory: TurnsMemory | None) -> None:
+    def __init__(self, roster: Roster, memory: TurnsMemory | None, answers: LockAnswers) -> None:
         self._roster = roster
+        self._answers = answers
         self._memory = memory
         self._moves: dict[FileId, int] = {}
 
@@ -222,7 +225,7 @@ class LockPassing:
         for turn, vmid, has_it in self._sound(given, taken, queue):
             ask = self._ask(file, given, turn, vmid)
             if not has_it:  # its own request is on its way: see `FileLocks.claim`
-                effects += map(Journal, locks.set(ask, now).records)
+                effects += self._wait_on(ask, now)
                 continue
             believed = given.first <= turn.number <= given.last
             number = turn.number if believed else locks.next_number
@@ -233,6 +236,12 @@ class LockPassing:
         if all(fields[0] != given.where for fields in self._roster.files.turns.values()):
             self._memory.drop(given.where)
         return effects
+
+    def _wait_on(self, ask: Ask, now: float) -> Effects:
+        """Who waited in turns waits in the table. Others may be in a cycle by that, and hear so."""
+        records, outcomes = self._roster.locks.set(ask, now)
+        own = ask.src, ask.seq
+        return self._answers.tell(Decision(records, [o for o in outcomes if o[:2] != own]))
 
     def _sound(self, given: Given, taken: bool, queue: tuple[Turn, ...]) -> Iterator[Standing]:
         """Those in the queue who can be, and whether they have the lock, by their own word."""
