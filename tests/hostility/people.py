@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from libos_ipc import Group, IpcError
+from libos_ipc import Group, IpcError, PeerDied
 
 from .board import Board, Place
 
@@ -100,7 +100,12 @@ def bystander(group: Group, board: Board, place: int, peers: list[int], director
             begun = time.monotonic_ns()
             for peer in peers:
                 payload = os.urandom(1 + count * 331 % 40_000)
-                answer = group.request(peer, ECHO, payload, timeout=PATIENCE_S)
+                try:
+                    answer = group.request(peer, ECHO, payload, timeout=PATIENCE_S)
+                except PeerDied:
+                    if board[Place.STOP]:
+                        return  # another bystander has seen that first, and gone
+                    raise
                 assert answer == payload[::-1], (peer, len(payload), len(answer))
             with counter.exclusive(PATIENCE_S) as box:
                 box.value += 1
