@@ -402,7 +402,7 @@ class Record:
 
 BATON_BYTES: Final[int]
 TURNS_STRIDE: Final[int]
-MOST_TURNS: Final[int]
+MOST_TURNS: Final[int]  #: Processes that take turns with one file
 
 @final
 class Turns:

@@ -510,12 +510,12 @@ def test_a_fork_has_no_part_in_it(group: Group, handle: SyncHandle[int]) -> None
 def test_where_there_is_no_memory_the_leader_does_it(
     found: Callable[..., Group], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from libos_ipc.runtime import batons
+    from libos_ipc.runtime.mapped_files import MappedFiles
 
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(batons._Files, "make", full)
+    monkeypatch.setattr(MappedFiles, "make", full)
     group = found(leader="embedded")
     with group.sync("passed", type=int, on_owner_death="raise") as handle, Other(group) as other:
         for value in range(0, 20, 2):

@@ -32,6 +32,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, TypeAlias
 
+from libos_ipc._native import MOST_TURNS
 from libos_ipc.core.codes import Code
 from libos_ipc.core.lock_answers import LockAnswers
 from libos_ipc.core.lock_table import place_of
@@ -57,8 +58,6 @@ __all__ = ["MOVES", "Found", "LockPassing", "Turn", "TurnsMemory"]
 MOVES = 4
 #: As many more are wanted after turns that were hardly used.
 WASTED = 32
-#: Processes that take turns with one file.
-MOST_TURNS = 8
 #: Numbers for the grants of one file's turns.
 NUMBERS = 1 << 24
 #: Files whose hand-overs are counted.

@@ -8,12 +8,12 @@ happens in it stands in native/baton.h.
 from __future__ import annotations
 
 import mmap
-import os
 import time
 from collections import deque
 
-from libos_ipc._native import BATON_BYTES, BATON_STRIDE, Baton, Descriptor
+from libos_ipc._native import BATON_BYTES, BATON_STRIDE, Baton
 from libos_ipc.core.sync_words import Ended, Place, Value
+from libos_ipc.runtime.mapped_files import MappedFiles
 
 __all__ = ["LeadersBatons", "MembersBatons"]
 
@@ -27,43 +27,15 @@ REST_S = 1.0
 _NOTHING = Ended(0, False, Value(0, b""))
 
 
-class _Files:
-    """The files of this group that this process has mapped, by their numbers."""
-
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
-        self._maps: dict[int, mmap.mmap] = {}
-
-    def make(self) -> int:
-        """A new one: its number. OSError."""
-        where = int.from_bytes(os.urandom(4))
-        self._map(where, os.O_CREAT | os.O_EXCL)
-        return where
-
-    def find(self, where: int) -> mmap.mmap:
-        """The one of this number. OSError, ValueError if it is too short."""
-        return self._maps.get(where) or self._map(where, 0)
-
-    def _map(self, where: int, flags: int) -> mmap.mmap:
-        path = f"{self._directory}/batons-{where:08x}"
-        file = Descriptor.open(path, os.O_RDWR | os.O_NOFOLLOW | flags)
-        if flags:
-            os.posix_fallocate(file.fileno(), 0, _BYTES)
-        self._maps[where] = mapped = mmap.mmap(file.fileno(), _BYTES)
-        return mapped
-
-    def close(self) -> None:
-        """Unmap all, of which no baton is in hand."""
-        for mapped in self._maps.values():
-            mapped.close()
-        self._maps.clear()
+def _files(directory: str) -> MappedFiles:
+    return MappedFiles(f"{directory}/batons", _BYTES)
 
 
 class MembersBatons:
     """A member's end."""
 
     def __init__(self, directory: str, vmid: int) -> None:
-        self._files = _Files(directory)
+        self._files = _files(directory)
         self._vmid = vmid
         self._opened: dict[tuple[int, int], Baton] = {}
 
@@ -100,7 +72,7 @@ class LeadersBatons:
     rest_s = REST_S
 
     def __init__(self, directory: str) -> None:
-        self._files = _Files(directory)
+        self._files = _files(directory)
         self._where = 0
         self._given: dict[Place, tuple[int, Baton]] = {}
         self._former: list[Baton] = []

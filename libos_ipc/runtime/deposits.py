@@ -20,6 +20,7 @@ from libos_ipc._native import (
     lower_deposit,
 )
 from libos_ipc.core.sync_words import Remains, State
+from libos_ipc.runtime.mapped_files import map_file
 from libos_ipc.runtime.slabs import open_slab, read_record
 
 __all__ = ["MOST_MAPPED", "LeadersDeposits", "MembersDeposits"]
@@ -28,17 +29,6 @@ __all__ = ["MOST_MAPPED", "LeadersDeposits", "MembersDeposits"]
 MOST_MAPPED = 64
 
 _NOTHING = Remains(None, False)
-
-
-def _map(path: str, flags: int) -> mmap.mmap:
-    """OSError; ValueError if the file is too short."""
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o600)
-    try:
-        if flags:
-            os.posix_fallocate(fd, 0, DEPOSIT_BYTES)
-        return mmap.mmap(fd, DEPOSIT_BYTES)
-    finally:
-        os.close(fd)
 
 
 class MembersDeposits:
@@ -57,7 +47,7 @@ class MembersDeposits:
         index = self._give_up(id)
         try:
             if self._table is None:
-                self._table = _map(self._path, os.O_CREAT | os.O_TRUNC)
+                self._table = map_file(self._path, DEPOSIT_BYTES, os.O_CREAT | os.O_TRUNC)
         except OSError:
             return None
         if index is None:
@@ -128,7 +118,7 @@ class LeadersDeposits:
         table = self._tables.pop(vmid, None)
         if table is None:
             try:
-                table = _map(self._path_of(vmid), 0)
+                table = map_file(self._path_of(vmid), DEPOSIT_BYTES)
             except (OSError, ValueError):
                 return None
             if len(self._tables) >= MOST_MAPPED:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-from libos_ipc._native import BUSY, FULL, GONE, SLOT_BYTES, Delegation, Descriptor, same_file
+from libos_ipc._native import BUSY, FULL, GONE, SLOT_BYTES, Delegation, same_file
 from libos_ipc.core.delegations import SLOTS, Entry
 from libos_ipc.core.descriptors import NOWHERE, Spot
 from libos_ipc.core.lock_edges import in_words
@@ -19,6 +19,7 @@ from libos_ipc.core.lock_table import Place
 from libos_ipc.core.lock_words import NO_WAIT, FileId, Kind, Owner, place
 from libos_ipc.core.vocabulary import Body
 from libos_ipc.errors import IpcError, WouldBlock
+from libos_ipc.runtime.mapped_files import map_file
 from libos_ipc.runtime.rundir import GroupDir
 from libos_ipc.runtime.turns import LeadersTurns, MembersTurns
 
@@ -52,10 +53,7 @@ class _Slots:
     """The mapped slots of one member."""
 
     def __init__(self, path: str, flags: int) -> None:
-        file = Descriptor.open(path, os.O_RDWR | os.O_NOFOLLOW | flags)
-        if flags & os.O_CREAT:
-            os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)
-        self._map = mmap.mmap(file.fileno(), _FILE_BYTES)
+        self._map = map_file(path, _FILE_BYTES, flags)
 
     def slot(self, number: int) -> Delegation:
         """One of them, to be closed before all are."""

@@ -9,12 +9,11 @@ native/turns.h.
 from __future__ import annotations
 
 import mmap
-import os
-from contextlib import suppress
 
 from libos_ipc._native import TURNS_STRIDE, Turns
 from libos_ipc.core.lock_passing import Found, Turn
 from libos_ipc.core.lock_words import FileId
+from libos_ipc.runtime.mapped_files import MappedFiles
 
 __all__ = ["LeadersTurns", "MembersTurns"]
 
@@ -24,61 +23,15 @@ _BYTES = -(-PLACES * TURNS_STRIDE // mmap.PAGESIZE) * mmap.PAGESIZE
 _NOTHING = Found(False, ())
 
 
-class _Files:
-    """The files of this group that are mapped here, by their numbers."""
-
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
-        self._maps: dict[int, mmap.mmap] = {}
-
-    def make(self) -> int:
-        """A new one: its number. OSError."""
-        where = int.from_bytes(os.urandom(4))
-        try:
-            self._map(where, os.O_CREAT | os.O_EXCL)
-        except OSError:
-            self.remove(where)
-            raise
-        return where
-
-    def turns(self, where: int, place: int, me: int) -> Turns:
-        """Those that lie there. OSError, ValueError if there is no such place."""
-        return Turns(self._maps.get(where) or self._map(where, 0), place, me)
-
-    def _map(self, where: int, flags: int) -> mmap.mmap:
-        fd = os.open(self._path(where), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
-        try:
-            if flags:
-                os.posix_fallocate(fd, 0, _BYTES)
-            self._maps[where] = mapped = mmap.mmap(fd, _BYTES)
-        finally:
-            os.close(fd)
-        return mapped
-
-    def _path(self, where: int) -> str:
-        return f"{self._directory}/turns-{where:08x}"
-
-    def keep_only(self, where: int) -> None:
-        """Of all others nothing new is wanted. They stay mapped as long as anybody has any."""
-        for number in [number for number in self._maps if number != where]:
-            self._unmap(number)
-
-    def _unmap(self, where: int) -> None:
-        with suppress(KeyError, BufferError):  # it goes with the last that has any of it
-            self._maps.pop(where).close()
-
-    def remove(self, where: int) -> None:
-        """Nobody will look for this one any more."""
-        self._unmap(where)
-        with suppress(OSError):  # the group ends, or another leader has done it
-            os.unlink(self._path(where))
+def _files(directory: str) -> MappedFiles:
+    return MappedFiles(f"{directory}/turns", _BYTES)
 
 
 class MembersTurns:
     """A member's end. Under the session's lock, but for `at`."""
 
     def __init__(self, directory: str) -> None:
-        self._files = _Files(directory)
+        self._files = _files(directory)
         self._by_file: dict[FileId, Turns] = {}
 
     def open(self, where: int, place: int, me: int, device: int, inode: int) -> None:
@@ -87,7 +40,7 @@ class MembersTurns:
             if turns.ended():
                 self._by_file.pop(file).release()
         try:
-            self._by_file[device, inode] = self._files.turns(where, place, me)
+            self._by_file[device, inode] = Turns(self._files.find(where), place, me)
         except (OSError, ValueError):
             pass  # then we go on asking the leader, who ends them
         self._files.keep_only(where)
@@ -109,7 +62,7 @@ class LeadersTurns:
     """The leader's end: `TurnsMemory` of the core. A successor finds what its predecessor made."""
 
     def __init__(self, directory: str) -> None:
-        self._files = _Files(directory)
+        self._files = _files(directory)
         self._where = 0
         self._next = PLACES
 
@@ -120,7 +73,7 @@ class LeadersTurns:
                 self._where, self._next = self._files.make(), 0
             place = self._next
             self._next += 1
-            turns = self._files.turns(self._where, place, 0)
+            turns = Turns(self._files.find(self._where), place, 0)
         except OSError:
             return None
         turns.begin(tuple(turn[1:] for turn in queue), last)
@@ -136,7 +89,7 @@ class LeadersTurns:
 
     def _read(self, where: int, place: int, end: bool) -> Found:
         try:
-            turns = self._files.turns(where, place, 0)
+            turns = Turns(self._files.find(where), place, 0)
         except (FileNotFoundError, ValueError):
             return _NOTHING  # with its directory, or by somebody's hand: nobody can find it
         taken, rows = turns.end() if end else turns.look()
