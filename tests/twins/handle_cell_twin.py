@@ -28,6 +28,8 @@ class HandleCellTwin:
     def unlock_now(self, agent: int) -> bool:
         if self.user != agent or self.recall or self.waits or self.told_user:
             return False
+        if self.baton is not None:  # it is given back by that
+            return False
         self.user, self.using = 0, INVALID
         return True
 
