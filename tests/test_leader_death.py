@@ -506,3 +506,18 @@ def test_a_leader_that_leaves_hands_over(
                 assert lock.token > first
             assert len(group.members()) == 1
             assert libos_ipc.groups(runtime_dir) == ["g"]
+
+
+def test_a_group_that_ends_while_its_leader_dies_ends_quietly(
+    led: Led, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = led.group._node.session
+    led.group.flush()
+    leader = led.kill(signal.SIGSTOP)
+    last = threading.Thread(target=led.group.close)
+    last.start()
+    poll(lambda: session.leaving, what="it leaves")
+    os.kill(leader, signal.SIGKILL)
+    last.join(DEADLINE_S)
+    assert led.group.closed
+    assert not caplog.records

@@ -214,7 +214,8 @@ class Heir:
         if machine.role is not before:
             fields: dict[str, object] = {"role": machine.role.value, "of": machine.target}
             fields["because"] = str(evidence)
-            if machine.role in _OUTCOMES:
+            ends_with_us = machine.role is Role.LOST and self._node.session.leaving
+            if machine.role in _OUTCOMES and not ends_with_us:
                 self._node.session.perform([Note("succession", fields)])
             elif machine.role is Role.FOLLOWING:  # told of by who leads: once is enough for a group
                 self._node.session.member.tally.events["succession"] += 1
