@@ -415,8 +415,7 @@ def test_ps_shows_every_member_but_itself(
 ) -> None:
     group = found("first")
     other = found("other", leader="embedded")
-    peer = processes.Peer(group)
-    with peer:
+    with processes.Peer(group, lambda group: group.members()) as peer:
         rows = answer_of("ps", "--runtime-dir", runtime_dir)
         mine = [row for row in rows if row["group"] == "first"]
         expected = [member._asdict() for member in group.members()]

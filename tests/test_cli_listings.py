@@ -102,7 +102,8 @@ def test_every_group_or_one(
 
 
 def test_ids_of_the_members(group: libos_ipc.Group) -> None:
-    with processes.Peer(group) as peer, processes.Peer(group, lambda g: g.setpgid(0, 0)) as apart:
+    known = processes.Peer(group, lambda group: group.members())
+    with known as peer, processes.Peer(group, lambda g: g.setpgid(0, 0)) as apart:
         rows = answer_of("ids", "--group", group.token())
         told = {row["id"]: row for row in rows}
         assert list(told) == sorted([group.pid, peer.pid, apart.pid])
@@ -116,7 +117,7 @@ def test_ids_of_the_members(group: libos_ipc.Group) -> None:
 
 
 def test_ids_that_are_asked_for(group: libos_ipc.Group, here: Callable[..., str]) -> None:
-    with processes.Peer(group) as peer:
+    with processes.Peer(group, lambda group: group.members()) as peer:
         own = group.ids.new()
         given = group.ids.new(peer.vmid)
         asked = (given, own, group.pid, 4_000_000)
