@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 from libos_ipc._native import Delegation, QuickLock, Turns
 from libos_ipc.core.codes import Code
-from libos_ipc.core.lock_words import EOF, NO_WAIT, READ, UNLOCK, WAIT, WAIT_TIMED, WRITE
+from libos_ipc.core.lock_words import EOF, GRANTS, NO_WAIT, READ, UNLOCK, WAIT, WAIT_TIMED, WRITE
 from libos_ipc.errors import InvalidArgument, InvalidRange, IpcError, Timeout
 from libos_ipc.locks import TYPE_NAMES, check_range, identify
 from libos_ipc.runtime.agents import current_agent
@@ -37,6 +37,11 @@ class Token(NamedTuple):
 
     epoch: int
     n: int
+
+    @classmethod
+    def of(cls, number: int) -> Self:
+        """That of a grant: processes that hand a lock on may not all know the same leader."""
+        return cls(number // GRANTS + 1, number % GRANTS)
 
 
 class FileLock(QuickLock):
@@ -200,7 +205,7 @@ class FileLock(QuickLock):
     # ---- without leaving C
 
     def _quick_token(self) -> Token:
-        return Token(self._group.epoch, self._quick)
+        return Token.of(self._quick)
 
     def _offer_next(self, keeper: int) -> bool:
         """Whether the file is ours to lock alone: then the next acquisition needs no Python, and
@@ -229,7 +234,7 @@ class FileLock(QuickLock):
             self._vmid = self._handle >> 32
             self._inside[self._vmid] = object()  # not self: a cycle would keep the keeper open
             self._held = self._type
-            self._token = Token(self._group.epoch, number)
+            self._token = Token.of(number)
 
     def _leave_turns(self) -> None:
         """Whoever of us may wait in turns still does so no more."""
@@ -294,7 +299,7 @@ class FileLock(QuickLock):
 
     def _got(self, type: int, number: int) -> None:
         self._held = type
-        self._token = Token(self._group.epoch, number)
+        self._token = Token.of(number)
         self._settled()
 
     def _leave(self) -> _Call | None:

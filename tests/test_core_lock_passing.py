@@ -13,7 +13,17 @@ from simulator.turns import Queue, TurnTwin
 from libos_ipc.core import lock_passing
 from libos_ipc.core.codes import Code
 from libos_ipc.core.lock_passing import MOVES
-from libos_ipc.core.lock_words import EOF, NO_WAIT, READ, UNLOCK, WAIT, WAIT_TIMED, WRITE, Kind
+from libos_ipc.core.lock_words import (
+    EOF,
+    GRANTS,
+    NO_WAIT,
+    READ,
+    UNLOCK,
+    WAIT,
+    WAIT_TIMED,
+    WRITE,
+    Kind,
+)
 from libos_ipc.core.snapshot import restore, snapshot
 
 FAIR = Kind.FAIR
@@ -259,6 +269,23 @@ def test_a_snapshot_has_it(turns: Turns) -> None:
     restore(other, snapshot(leader))
     assert other.state() == leader.state()
     assert other.files.turns
+
+
+def test_numbers_grow_from_one_leader_to_the_next(turns: Turns) -> None:
+    """Those of turns that go on stay less than the next leader's."""
+    play = turns.play
+    last = play.leader.files.turns[8, 9][3]
+    for roster in play.leader, play.shadow:
+        roster.apply(("epoch", 2))
+    assert GRANTS < play.leader.locks.next_number <= 2 * GRANTS
+    assert turns.first.leave(handle(turns.now, turns.n))
+    assert turns.second.take(handle(turns.other, 50), 1, WAIT, True) <= last
+    assert play.set(4, FAIR, WRITE, handle=handle(4, 1)) == -errno.EAGAIN
+    assert play.set(turns.other, FAIR, UNLOCK, handle=handle(turns.other, 50)) == 0
+    assert play.set(4, FAIR, WRITE, handle=handle(4, 1)) == 0
+    assert GRANTS < play.grants[play.last] <= 2 * GRANTS
+    play.leader.apply(("epoch", 2**20))
+    assert play.leader.locks.next_number < 2**62, "there is room for as many more"
 
 
 def test_turns_that_were_hardly_used_do_not_come_back_soon(turns: Turns) -> None:

@@ -21,7 +21,7 @@ from conftest import both_leaders
 from hypothesis import given
 from hypothesis import strategies as st
 from lock_users import until_waiting
-from processes import Forked, Line, poll
+from processes import Forked, Line, leaders, poll
 from simulator.turns import Queue, TurnTwin
 
 from libos_ipc import Deadlock, Group, IpcError, Timeout, WouldBlock, fcntl
@@ -173,6 +173,8 @@ class Other:
                         lock.release()
                     elif what == "quick":
                         line.send(bool(lock._quick))
+                    elif what == "epoch":
+                        line.send(group.epoch)
                     else:
                         lock.release()
                         line.send()
@@ -432,6 +434,27 @@ def test_the_leader_dies_meanwhile(group: Group, path: Path, lock: FileLock, oth
     with lock:
         assert lock.token is not None
         assert lock.token > token
+
+
+def test_tokens_grow_while_only_one_has_heard_of_a_new_leader(
+    group: Group, path: Path, lock: FileLock, other: Other
+) -> None:
+    (leader,) = leaders(Path(group._node.directory.runtime_dir))
+    with group._session.lock:  # nothing is heard here
+        os.kill(leader, signal.SIGKILL)
+        poll(lambda: other.do("epoch") == 2, what="the other one leads")
+        token = other.do("acquire")
+        other.do("release")
+        assert lock._take(LONG_S), "still in turns"
+        assert group.epoch == 1
+        assert lock.token is not None
+        assert lock.token > token
+        held = lock.token
+    poll(lambda: group.epoch == 2, what="it is heard of")
+    assert lock.token == held, "as long as it is held"
+    lock.release()
+    assert other.do("acquire") > held
+    other.do("release")
 
 
 @both_leaders

@@ -28,7 +28,18 @@ from libos_ipc.core.lock_owners import LockOwners
 from libos_ipc.core.lock_space import Freed, LockSpace
 from libos_ipc.core.lock_undo import Undo, UndoMemory
 from libos_ipc.core.lock_waiters import Waiter
-from libos_ipc.core.lock_words import EOF, READ, UNLOCK, Ask, Held, Kind, Owner, Record, agents_of
+from libos_ipc.core.lock_words import (
+    EOF,
+    READ,
+    UNLOCK,
+    Ask,
+    Held,
+    Kind,
+    Owner,
+    Record,
+    agents_of,
+    first_number,
+)
 from libos_ipc.core.wait_graph import Agent
 
 __all__ = ["LockTable", "Place", "place_of"]
@@ -165,6 +176,11 @@ class LockTable:
         owner = Owner(kind, handle)
         if self.owners.take(vmid, owner):
             self._release(owner)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Another leader grants from here on. What goes on without it keeps its numbers: they are
+        less than those that it gives out."""
+        self.next_number = max(self.next_number, first_number(epoch))
 
     # ---- whole processes
 

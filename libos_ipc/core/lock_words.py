@@ -22,6 +22,7 @@ from libos_ipc.core.wait_graph import Agent
 
 __all__ = [
     "EOF",
+    "GRANTS",
     "NO_WAIT",
     "READ",
     "UNLOCK",
@@ -39,6 +40,7 @@ __all__ = [
     "Record",
     "Row",
     "agents_of",
+    "first_number",
     "name_of",
     "place",
 ]
@@ -54,6 +56,11 @@ EOF = 2**63 - 1
 NO_WAIT = 0
 WAIT = 1  #: for ever
 WAIT_TIMED = 2  #: the asker will withdraw it by and by
+
+#: Numbers for its grants that each leader has before it comes to those of the next. Its epoch is
+#: the part above, so that who reads a number need not know who led then.
+GRANTS = 1 << 48
+_LAST_EPOCH = 1 << 14
 
 #: (device, inode)
 FileId: TypeAlias = tuple[int, int]
@@ -137,6 +144,11 @@ class Found(NamedTuple):
     pid: int
     vmid: int
     path: bytes
+
+
+def first_number(epoch: int) -> int:
+    """What the grants of this epoch begin with: more than all numbers of earlier ones."""
+    return (min(epoch, _LAST_EPOCH) - 1) * GRANTS + 1
 
 
 class Decision(NamedTuple):

@@ -80,7 +80,7 @@ class Roster:
         self.sync = SyncServer(find_cycle=lambda agent, blockers: None)
         self._apply: dict[str, Callable[..., None]] = {
             "snapshot": lambda data: restore(self, data),
-            "epoch": lambda epoch: self.sync.apply(("takeover", epoch)),
+            "epoch": self._apply_epoch,
             "relay": self._apply_relay,
             "step": self._apply_step,
             "range": self._apply_range,
@@ -105,6 +105,10 @@ class Roster:
         }
         self._apply |= {kind: partial(self._apply_to_locks, kind) for kind in self.locks.kinds}
         self._apply |= self.files.records
+
+    def _apply_epoch(self, epoch: int) -> None:
+        self.locks.begin_epoch(epoch)
+        self.sync.apply(("takeover", epoch))
 
     def _pid_of(self, vmid: int) -> int:
         process = self.processes.get(vmid)
