@@ -28,7 +28,7 @@ class Slots:
         self.closed: list[tuple[int, int]] = []
         self.turns = TurnsTwin()
 
-    def begin(self, vmid: int, slot: int, first: int, last: int) -> bool:
+    def begin(self, epoch: int, vmid: int, slot: int, first: int, last: int) -> bool:
         self.first[vmid, slot] = first
         self.held[vmid, slot] = []
         return True

@@ -288,6 +288,22 @@ def test_numbers_grow_from_one_leader_to_the_next(turns: Turns) -> None:
     assert play.leader.locks.next_number < 2**62, "there is room for as many more"
 
 
+def test_memory_goes_when_its_end_is_in_the_journal_for_sure(
+    turns: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in the step that ends it: that may be refused, and a successor still has to read it."""
+    play, dropped = turns.play, []
+    monkeypatch.setattr(play.slots.turns, "drop", dropped.append)
+    monkeypatch.setattr(lock_passing, "WASTED", -MOVES)
+    assert play.set(4, FAIR, WRITE) == -errno.EAGAIN
+    assert not play.leader.files.turns
+    assert dropped == []
+    assert play.set(turns.other, FAIR, WRITE, handle=handle(turns.other, 9), wait=WAIT) is None
+    assert turns.unlock(turns.now, turns.n) == 0
+    assert play.leader.files.turns
+    assert dropped == [1]
+
+
 def test_turns_that_were_hardly_used_do_not_come_back_soon(turns: Turns) -> None:
     assert turns.play.set(4, FAIR, WRITE) == -errno.EAGAIN
     play, now, other = turns.play, turns.now, turns.other

@@ -19,7 +19,8 @@ import pytest
 from processes import DEADLINE_S, Forked, Line, Peer, poll, state_of
 
 import libos_ipc
-from libos_ipc import Group, GroupConfig, GroupExists, LeaderLost
+from libos_ipc import Group, GroupConfig, GroupExists, LeaderLost, WouldBlock
+from libos_ipc.core.delegations import STREAK
 from libos_ipc.core.succession_words import Bid, Role
 from libos_ipc.runtime import heir
 from libos_ipc.runtime.group_file import GroupFile
@@ -410,6 +411,15 @@ def test_without_an_heir_the_leader_is_lost(led: Led) -> None:
 # ---- stopped, and deposed
 
 
+def go_on(led: Led, deposed: int) -> None:
+    """Until it knows that it leads no more."""
+    os.kill(deposed, signal.SIGCONT)
+    if led.founder is None:
+        poll(lambda: not processes.leaders(led.runtime_dir), what="the deposed leader has ended")
+    else:
+        poll(lambda: len(led.group.members()) == 2)
+
+
 @pytest.mark.config(leader_stall=0.5)
 def test_a_stopped_leader_is_deposed_and_joins_in_again(led: Led) -> None:
     group = led.group
@@ -418,13 +428,30 @@ def test_a_stopped_leader_is_deposed_and_joins_in_again(led: Led) -> None:
     assert group.members()
     assert group.epoch == 2
     assert group.is_leader
-    os.kill(leader, signal.SIGCONT)
-    if led.founder is None:
-        poll(lambda: not processes.leaders(led.runtime_dir), what="the deposed leader has ended")
-    else:
-        poll(lambda: len(group.members()) == 2)
+    go_on(led, leader)
     assert group.ids.new() != new
     assert group.epoch == 2
+
+
+@pytest.mark.config(leader_stall=0.5)
+def test_a_deposed_leader_gives_no_file_away(led: Led, tmp_path: Path) -> None:
+    """It goes on with what it was asked when it led, in memory that is its successor's by now."""
+    path = tmp_path / "file"
+    path.touch()
+    lock = led.group.file_lock(path)
+    for _ in range(STREAK - 1):
+        with lock:
+            pass
+    with lock:
+        leader = led.kill(signal.SIGSTOP)
+    for _ in range(STREAK):
+        with lock:
+            pass
+    with lock:
+        assert any(row.delegated for row in led.group.locks.table())
+        go_on(led, leader)
+        with pytest.raises(WouldBlock):
+            led.group.file_lock(path, timeout=0).acquire()
 
 
 @pytest.mark.config(leader_stall=0.5)

@@ -77,8 +77,9 @@ class Memory(Protocol):
         """None if nothing is handed on."""
         ...
 
-    def begin(self, vmid: int, slot: int, first: int, last: int) -> bool:
-        """Give an empty slot with these numbers to the process. False if that cannot be."""
+    def begin(self, epoch: int, vmid: int, slot: int, first: int, last: int) -> bool:
+        """Give an empty slot with these numbers to the process. False if that cannot be, or if
+        nobody leads in this epoch any more: then a successor may have given it."""
         ...
 
     def recall(self, vmid: int, slot: int) -> tuple[Entry, ...]:
@@ -148,7 +149,7 @@ class Delegations:
         first = roster.locks.next_number
         last = first + NUMBERS - 1
         assert self._memory is not None
-        if not self._memory.begin(vmid, slot, first, last):
+        if not self._memory.begin(roster.epoch, vmid, slot, first, last):
             return []
         del self._streaks[place]
         what = (vmid, slot, first, last, int(ask.owner.kind), ask.path)

@@ -128,6 +128,8 @@ class LockPassing:
         self._answers = answers
         self._memory = memory
         self._moves: dict[FileId, int] = {}
+        #: where turns have ended since others began
+        self._ended_in: set[int] = set()
 
     # ---- beginning
 
@@ -163,6 +165,7 @@ class LockPassing:
         queue = [Turn(which, *row, 0) for which, row in enumerate(rows, 1)]
         queue[0] = queue[0]._replace(number=number)
         last = self._roster.locks.next_number + NUMBERS
+        self._tidy(self._memory)
         there = self._memory.begin(tuple(queue), last)
         if there is None:
             return []
@@ -232,9 +235,16 @@ class LockPassing:
             effects.append(self._record(("lock", ask._replace(seq=0).plain(), number, now)))
         if most - given.first < WASTED:
             self._moves[file] = -WASTED
-        if all(fields[0] != given.where for fields in self._roster.files.turns.values()):
-            self._memory.drop(given.where)
+        self._ended_in.add(given.where)
         return effects
+
+    def _tidy(self, memory: TurnsMemory) -> None:
+        """Nobody needs what had ended before this step. Not at once: one who led and does not know
+        that others do would take it from them, who have yet to read it."""
+        still = {fields[0] for fields in self._roster.files.turns.values()}
+        for where in self._ended_in - still:
+            memory.drop(where)
+        self._ended_in.clear()
 
     def _wait_on(self, ask: Ask, now: float) -> Effects:
         """Who waited in turns waits in the table. Others may be in a cycle by that, and hear so."""

@@ -64,6 +64,7 @@ class Roster:
         self.spares: dict[int, Spare] = {}
         self.spares_of: dict[int, set[int]] = {}  # who asked for them -> VMIDs
         self.next_vmid = first_vmid
+        self.epoch = 1
         self.ever_joined = False
         #: a process has been moved from one process group into another
         self.regrouped = False
@@ -107,6 +108,7 @@ class Roster:
         self._apply |= self.files.records
 
     def _apply_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
         self.locks.begin_epoch(epoch)
         self.sync.apply(("takeover", epoch))
 

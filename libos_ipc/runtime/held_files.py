@@ -19,6 +19,7 @@ from libos_ipc.core.lock_table import Place
 from libos_ipc.core.lock_words import NO_WAIT, FileId, Kind, Owner, place
 from libos_ipc.core.vocabulary import Body
 from libos_ipc.errors import IpcError, WouldBlock
+from libos_ipc.runtime.journal_file import read_head
 from libos_ipc.runtime.mapped_files import map_file
 from libos_ipc.runtime.rundir import GroupDir
 from libos_ipc.runtime.turns import LeadersTurns, MembersTurns
@@ -69,13 +70,23 @@ class SharedSlots:
 
     def __init__(self, directory: GroupDir) -> None:
         self._path_of = directory.slots
+        self._journal_of = directory.journal
         self.turns = LeadersTurns(directory.path)
         self._members: dict[int, tuple[_Slots, dict[int, Delegation]]] = {}
 
-    def begin(self, vmid: int, slot: int, first: int, last: int) -> bool:
-        """Give an empty slot with these numbers to the process. False if there is no memory."""
+    def begin(self, epoch: int, vmid: int, slot: int, first: int, last: int) -> bool:
+        """Give an empty slot with these numbers to the process. False if there is no memory, or
+        nobody leads in this epoch any more.
+
+        This comes before it is in the journal, and so must look there itself: who was stopped, and
+        goes on with what it was asked then, would find its successor's slots empty.
+        """
         try:
-            self._slot(vmid, slot).begin(first, last)
+            opened = self._slot(vmid, slot)
+            head = read_head(self._journal_of(epoch))
+            if head is None or head.sealed:
+                return False
+            opened.begin(first, last)
         except OSError:
             return False
         return True

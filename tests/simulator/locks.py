@@ -223,7 +223,7 @@ class SimSlots:
         self.slots: dict[tuple[int, int], Slot] = {}
         self.turns = TurnsTwin()
 
-    def begin(self, vmid: int, slot: int, first: int, last: int) -> bool:
+    def begin(self, epoch: int, vmid: int, slot: int, first: int, last: int) -> bool:
         there = self.slots[vmid, slot] = Slot()
         there.closed, there.next, there.last = False, first, last
         return True
