@@ -602,13 +602,14 @@ class QuickLock:
         base: int,
         file: tuple[int, int],
         what: tuple[int, int, int],
-        keeper: int,
+        keeper: object,
         timeout: float | None,
         /,
     ) -> None:
         """From now on lock `what`, type and range, in this slot, as long as the path leads to the
-        file of this device and inode. Handles are base + number; the keeper is ours to close. In
-        turns, for a whole file, it waits for a moment, and no longer than the timeout."""
+        file of this device and inode. Handles are base + number; the keeper is kept for as long as
+        anything is offered or held. In turns, for a whole file, it waits for a moment, and no
+        longer than the timeout."""
     def _withdraw(self) -> None:
         """Nothing is offered any more, until the next offer."""
     def _take(self, timeout: float | None = None, /) -> bool:
@@ -616,9 +617,12 @@ class QuickLock:
         False, it may wait in turns still: see `_asked`."""
     def _give(self) -> bool:
         """Unlock what was locked quickly, if that can be."""
-    def _take_over(self) -> tuple[int, int, int]:
-        """(handle, number, keeper) of what is held quickly, for the caller to unlock and close.
-        ValueError if that is nothing."""
+    def _take_over(self) -> tuple[int, int, Any]:
+        """(handle, number, keeper) of what is held quickly, for the caller to unlock and keep: it
+        is not given back quickly any more. The same again until `_taken_over`. ValueError if that
+        is nothing."""
+    def _taken_over(self) -> None:
+        """It is the caller's: nothing is held quickly, and nothing offered."""
     def _settled(self) -> None:
         """Who waited in turns does so no more, or waits at the leader."""
     @property

@@ -6,9 +6,19 @@ import os
 import time
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
-from libos_ipc._native import Delegation, QuickLock, Turns
+from libos_ipc._native import Delegation, Descriptor, QuickLock, Turns
 from libos_ipc.core.codes import Code
-from libos_ipc.core.lock_words import EOF, GRANTS, NO_WAIT, READ, UNLOCK, WAIT, WAIT_TIMED, WRITE
+from libos_ipc.core.lock_words import (
+    EOF,
+    GRANTS,
+    NO_WAIT,
+    READ,
+    UNLOCK,
+    WAIT,
+    WAIT_TIMED,
+    WRITE,
+    FileId,
+)
 from libos_ipc.errors import InvalidArgument, InvalidRange, IpcError, Timeout
 from libos_ipc.locks import TYPE_NAMES, check_range, identify
 from libos_ipc.runtime.agents import current_agent
@@ -72,7 +82,7 @@ class FileLock(QuickLock):
         self._type = READ if shared else WRITE
         self._mirror = Mirror(group._node.mirrors, start, length or 0) if mirror else None
         self._handle = 0
-        self._keeper = -1
+        self._keeper: Descriptor | None = None
         self._held = UNLOCK
         self._vmid = 0
         #: by the VMID of this process: that somebody acquires or holds it
@@ -85,46 +95,43 @@ class FileLock(QuickLock):
     def acquire(self, timeout: float | None = None) -> Token:
         """Take it; WouldBlock, Timeout or Deadlock if that cannot be. `with` does this."""
         timeout = self._timeout if timeout is None else timeout
-        deadline, before = _deadline(timeout), self._mine
+        deadline, before, me = _deadline(timeout), self._mine, object()
         try:
             if self._take(timeout):
                 return self._quick_token()
-            self._begin()
+            self._begin(me)
             waits_until = self._until  # from when it began to wait in turns
             return self._acquire(timeout, deadline if waits_until is None else waits_until)
-        except BaseException:
+        except BaseException as error:
             if self._mine not in (0, before):  # a signal handler raised when it was taken
                 self.release()
+            self._give_up(me, error)
             self._leave_turns()
-            raise
-
-    def _acquire(self, timeout: float | None, deadline: float | None) -> Token:
-        try:
-            session, code, asks, left = self._call(self._type, timeout)
-            if left is not None and deadline is not None:  # it may have waited in turns already
-                left = max(0.0, deadline - time.monotonic())
-            self._got(self._type, lock(session, code, asks, left))
-            if self._mirror is not None:
-                self._mirror.take(self._keeper, self._type, timeout, deadline)
-        except BaseException as error:
-            self._give_up(error)
             if isinstance(error, Timeout):  # it knows of the last part of that time only
                 raise Timeout(f"{self.path!r} was not free within {timeout} s") from None
             raise
+
+    def _acquire(self, timeout: float | None, deadline: float | None) -> Token:
+        session, code, asks, left = self._call(self._type, timeout)
+        if left is not None and deadline is not None:  # it may have waited in turns already
+            left = max(0.0, deadline - time.monotonic())
+        self._got(self._type, lock(session, code, asks, left))
+        if self._mirror is not None:
+            self._mirror.take(self._kept(), self._type, timeout, deadline)
         assert self._token is not None
         return self._token
 
     async def aacquire(self, timeout: float | None = None) -> Token:
         """`acquire` for asyncio; `async with` does this."""
-        self._begin()
         timeout = self._timeout if timeout is None else timeout
-        deadline = _deadline(timeout)
+        deadline, me = _deadline(timeout), object()
         try:
+            self._begin(me)
             self._got(self._type, await alock(*self._call(self._type, timeout)))
             if self._mirror is not None:
-                await self._mirror.atake(self._keeper, self._type, timeout, deadline)
+                await self._mirror.atake(self._kept(), self._type, timeout, deadline)
         except BaseException as error:
-            self._give_up(error)
+            self._give_up(me, error)
             raise
         assert self._token is not None
         return self._token
@@ -184,7 +191,7 @@ class FileLock(QuickLock):
             self._got(type, lock(*self._call(type, timeout)))
             if self._mirror is not None:
                 try:
-                    self._mirror.take(self._keeper, type, timeout, deadline)
+                    self._mirror.take(self._kept(), type, timeout, deadline)
                 except BaseException:
                     self._got(before, lock(*self._call(before, None)))
                     raise
@@ -207,25 +214,21 @@ class FileLock(QuickLock):
     def _quick_token(self) -> Token:
         return Token.of(self._quick)
 
-    def _offer_next(self, keeper: int) -> bool:
-        """Whether the file is ours to lock alone: then the next acquisition needs no Python, and
-        the keeper is its."""
-        found = os.fstat(keeper)
-        file = (found.st_dev, found.st_ino)
+    def _offer_next(self, keeper: Descriptor, file: FileId) -> None:
+        """If the file is ours to lock, the next acquisition needs no Python."""
         held = self._group._session.held_files
         slot: Delegation | Turns | None = held.slot((*file, False))
         if slot is None and (self._type, self._start, self._end) == (WRITE, 0, EOF):
             slot = held.turns.at(file)
         if slot is None or self._mirror is not None:
-            return False
+            return
         numbers, base = self._group._node.acquisitions, self._vmid << 32 | _ACQUISITION
         what = (self._type, self._start, self._end)
         try:
             name, timeout = os.fsencode(self.path), self._timeout
             self._offer(slot, name, numbers, base, file, what, keeper, timeout)
         except ValueError:
-            return False  # the slot was closed just now
-        return True
+            pass  # the slot was closed just now
 
     def _hold_as_ever(self) -> None:
         """What was locked without leaving C cannot be given back so: we know of it from now on."""
@@ -235,6 +238,7 @@ class FileLock(QuickLock):
             self._inside[self._vmid] = object()  # not self: a cycle would keep the keeper open
             self._held = self._type
             self._token = Token.of(number)
+            self._taken_over()  # last: a signal handler that raises before that changes nothing
 
     def _leave_turns(self) -> None:
         """Whoever of us may wait in turns still does so no more."""
@@ -249,8 +253,8 @@ class FileLock(QuickLock):
 
     # ---- by Python
 
-    def _begin(self) -> None:
-        vmid, me = self._group.vmid, object()
+    def _begin(self, me: object) -> None:
+        vmid = self._group.vmid
         if self._quick or self._waiting >> 32 == vmid:
             raise self._in_use()
         self._withdraw()  # one at a time: by Python, from here until it is left
@@ -259,10 +263,7 @@ class FileLock(QuickLock):
         if self._inside.setdefault(vmid, me) is not me:
             raise self._in_use()
         try:
-            if self._keeper >= 0:
-                os.close(self._keeper)  # of the process that we were forked from
-                self._keeper = -1
-            self._keeper = os.open(self.path, os.O_PATH | os.O_CLOEXEC)
+            self._keeper = Descriptor.open(self.path, os.O_PATH)
         except BaseException:
             self._inside.clear()
             raise
@@ -270,7 +271,7 @@ class FileLock(QuickLock):
         self._last_call = None
         self._vmid = vmid
         asked = self._asked
-        if asked is not None and not self._is_kept(*asked[1:]):
+        if asked is not None and asked[1:] != self._file():
             self._leave_turns()  # the path leads elsewhere by now
             asked = None
         if asked is not None and asked[0] >> 32 == vmid:
@@ -278,9 +279,14 @@ class FileLock(QuickLock):
         else:
             self._handle = vmid << 32 | _ACQUISITION | next(self._group._node.acquisitions)
 
-    def _is_kept(self, device: int, inode: int) -> bool:
-        found = os.fstat(self._keeper)
-        return (found.st_dev, found.st_ino) == (device, inode)
+    def _file(self) -> FileId:
+        """Which file it is, as long as it is kept."""
+        found = os.fstat(self._kept())
+        return found.st_dev, found.st_ino
+
+    def _kept(self) -> int:
+        assert self._keeper is not None
+        return self._keeper.fileno()
 
     def _in_use(self) -> InvalidArgument:
         return InvalidArgument(f"this lock of {self.path!r} is in use already: make another one")
@@ -290,10 +296,8 @@ class FileLock(QuickLock):
             how, timeout = NO_WAIT, None
         else:
             how = WAIT if timeout is None else WAIT_TIMED
-        found = os.fstat(self._keeper)
-        file = (found.st_dev, found.st_ino)
         name = os.fsencode(self.path)[-4096:]
-        known = (self._group.pid, self._handle, how, name, *file, current_agent())
+        known = (self._group.pid, self._handle, how, name, *self._file(), current_agent())
         asks = Asks(1, type, self._start, self._end, *known)
         return self._group._session, Code.FILE_LOCK_TAKE, asks, timeout
 
@@ -305,27 +309,34 @@ class FileLock(QuickLock):
     def _leave(self) -> _Call | None:
         """Hold nothing any more, here: how to unlock, None if nothing of ours is to be unlocked."""
         self._hold_as_ever()
-        if self._keeper < 0:
-            return None  # or this has begun already: see `_last_call`
-        ours = self._vmid == self._group.vmid and not self._group.closed
-        self._last_call = self._call(UNLOCK, None) if ours else None
-        if self._mirror is not None and ours:
-            self._mirror.release()
-        self._held = UNLOCK
-        self._token = None
-        keeper, self._keeper = self._keeper, -1
-        if not (ours and self._offer_next(keeper)):
-            os.close(keeper)
-        self._inside.clear()
+        try:
+            keeper = self._keeper
+            if keeper is None:
+                return None  # or this has begun already: see `_last_call`
+            ours = self._vmid == self._group.vmid and not self._group.closed
+            self._last_call = self._call(UNLOCK, None) if ours else None
+            if self._mirror is not None and ours:
+                self._mirror.release()
+            self._held = UNLOCK
+            self._token = None
+            if ours:
+                self._offer_next(keeper, self._file())
+            self._keeper = None
+        finally:
+            self._inside.clear()  # also if a signal handler raises: nobody comes back to it
         return self._last_call
 
-    def _give_up(self, error: BaseException) -> None:
-        """The acquisition has failed, perhaps in the moment in which it succeeded."""
+    def _give_up(self, me: object, error: BaseException) -> None:
+        """The acquisition has failed, perhaps in the moment in which it succeeded. Nothing if it
+        had not begun, or is another thread's."""
+        if me not in self._inside.values():
+            return
         held = self._held != UNLOCK
         self._leave()
         if held or not isinstance(error, IpcError):
             self._unlock_last()
-        self._settled()
+        if self._asked is not None and self._asked[0] == self._handle:
+            self._settled()
 
     async def __aenter__(self) -> Self:
         await self.aacquire()

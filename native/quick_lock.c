@@ -25,7 +25,6 @@ quick_lock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (self == NULL) {
         return NULL;
     }
-    quick_lock_of(self)->keeper = -1;
     if (agent_look_begin(&quick_lock_of(self)->look) < 0) {
         Py_DECREF(self);
         return NULL;
@@ -59,7 +58,7 @@ as_timeout(PyObject *given, double *timeout)
 
 PyDoc_STRVAR(offer_doc,
              "_offer($self, slot, path, numbers, base, file, what, keeper, timeout, /)\n--\n\n"
-             "From now on lock in this slot; the keeper is ours to close.");
+             "From now on lock in this slot, and keep the keeper.");
 
 static PyObject *
 quick_lock_offer(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
@@ -68,14 +67,12 @@ quick_lock_offer(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
     unsigned long long device, inode, start, end;
     unsigned int type;
     uint64_t base;
-    int64_t keeper;
     double timeout;
 
     if (require_count("_offer", nargs, 8) < 0 || as_timeout(args[7], &timeout) < 0 ||
         as_unsigned(args[3], "base", UINT64_MAX, &base) < 0 ||
         !PyArg_ParseTuple(args[4], "KK:_offer", &device, &inode) ||
-        !PyArg_ParseTuple(args[5], "IKK:_offer", &type, &start, &end) ||
-        as_signed(args[6], "keeper", 0, INT32_MAX, &keeper) < 0) {
+        !PyArg_ParseTuple(args[5], "IKK:_offer", &type, &start, &end)) {
         return NULL;
     }
     if ((delegation_slot(args[0]) == NULL && !is_turns(args[0])) || !PyBytes_Check(args[1]) || !PyIter_Check(args[2]) ||
@@ -92,7 +89,7 @@ quick_lock_offer(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
     self->base = base;
     self->wanted = (struct lock_entry){
         .kind = FAIR, .type = type, .start = start, .end = end, .descriptor = -1, .duplicate = -1};
-    self->keeper = (int)keeper;
+    self->keeper = Py_NewRef(args[6]);
     self->timeout = timeout;
     Py_RETURN_NONE;
 }
@@ -189,7 +186,8 @@ quick_lock_withdraw_method(PyObject *self, PyObject *Py_UNUSED(ignored))
 }
 
 PyDoc_STRVAR(take_over_doc, "_take_over($self, /)\n--\n\n"
-                            "(handle, number, keeper) of what is held quickly; not ours any more.");
+                            "(handle, number, keeper) of what is held quickly, and not given back so "
+                            "any more. Again, if a signal handler raises: until `_taken_over`.");
 
 static PyObject *
 quick_lock_take_over(PyObject *object, PyObject *Py_UNUSED(ignored))
@@ -199,14 +197,23 @@ quick_lock_take_over(PyObject *object, PyObject *Py_UNUSED(ignored))
         PyErr_SetString(PyExc_ValueError, "nothing is held quickly");
         return NULL;
     }
-    PyObject *held = Py_BuildValue("KKi", (unsigned long long)self->wanted.handle,
+    PyObject *held = Py_BuildValue("KKO", (unsigned long long)self->wanted.handle,
                                    (unsigned long long)self->number, self->keeper);
-    if (held != NULL) {
-        self->number = 0;
-        self->keeper = -1;
-        quick_lock_withdraw(self);
-    }
+    self->leaves = held != NULL;
     return held;
+}
+
+PyDoc_STRVAR(taken_over_doc, "_taken_over($self, /)\n--\n\n"
+                             "It is Python's: nothing is held quickly, and nothing offered.");
+
+static PyObject *
+quick_lock_taken_over(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    struct quick_lock *self = quick_lock_of(object);
+    self->number = 0;
+    self->leaves = false;
+    quick_lock_withdraw(self);
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(quick_doc, "The number of the grant of what is held quickly, 0 for nothing.");
@@ -289,6 +296,7 @@ static PyMethodDef quick_lock_methods[] = {
     {"_take", NATIVE_METHOD(quick_lock_take_method), METH_FASTCALL, take_doc},
     {"_give", quick_lock_give_method, METH_NOARGS, give_doc},
     {"_take_over", quick_lock_take_over, METH_NOARGS, take_over_doc},
+    {"_taken_over", quick_lock_taken_over, METH_NOARGS, taken_over_doc},
     {"_settled", quick_lock_settled, METH_NOARGS, settled_doc},
     {"__enter__", quick_lock_enter, METH_NOARGS, enter_doc},
     {"__exit__", NATIVE_METHOD(quick_lock_exit), METH_FASTCALL, exit_doc},

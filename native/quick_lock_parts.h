@@ -17,7 +17,8 @@ struct quick_lock {
     uint64_t base; /* of handles; a number is added to it */
     struct lock_entry wanted;
     uint64_t number; /* of the grant of what is held quickly, as `wanted` says; 0 for nothing */
-    int keeper;      /* a descriptor by which the inode stays in use; -1 for none */
+    PyObject *keeper; /* what keeps the inode in use as long as it is there; NULL for nothing */
+    bool leaves;     /* Python takes over what is held: it is not given back here any more */
     double timeout;  /* how long an acquisition waits; below 0 for as long as it takes */
     uint64_t asked;  /* the handle of an acquisition that may wait in turns still, 0 for none */
     int64_t until;   /* … and for how long it does (of clock.h): 0 for not at all, INT64_MAX for ever */

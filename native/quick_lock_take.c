@@ -6,7 +6,6 @@
 #include "turns_object.h"
 
 #include <sys/stat.h>
-#include <unistd.h>
 
 enum { WAIT = 1, WAIT_TIMED = 2 };
 
@@ -16,9 +15,8 @@ quick_lock_withdraw(struct quick_lock *self)
     Py_CLEAR(self->slot);
     Py_CLEAR(self->path);
     Py_CLEAR(self->numbers);
-    if (self->keeper >= 0 && self->number == 0) {
-        close(self->keeper);
-        self->keeper = -1;
+    if (self->number == 0) {
+        Py_CLEAR(self->keeper);
     }
 }
 
@@ -142,7 +140,7 @@ unlock(struct quick_lock *self)
 bool
 quick_lock_give(struct quick_lock *self)
 {
-    if (self->number == 0 || !unlock(self)) {
+    if (self->number == 0 || self->leaves || !unlock(self)) {
         return false;
     }
     self->number = 0;

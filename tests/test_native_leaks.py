@@ -32,6 +32,7 @@ from libos_ipc._native import (
     SEAT,
     Clerk,
     Delegation,
+    Descriptor,
     Doorbell,
     Exchange,
     Landing,
@@ -360,7 +361,7 @@ def quick_lock() -> Lock:
     given.begin(1, NUMBER)
     found = os.stat("/")
     file = found.st_dev, found.st_ino
-    keeper = os.open("/", os.O_PATH)
+    keeper = Descriptor.open("/", os.O_PATH)
     lock._offer(given, b"/", itertools.count(1), 1, file, (1, 0, NUMBER), keeper, None)
     return lock
 
@@ -371,7 +372,7 @@ def lock_in_turns() -> Lock:
     page = mmap.mmap(-1, mmap.PAGESIZE)
     turns(page).begin(((NUMBER, 1, 1, 1),), NUMBER)
     found = os.stat("/")
-    what: Any = ((found.st_dev, found.st_ino), (1, 0, NUMBER), os.open("/", os.O_PATH), None)
+    what: Any = ((found.st_dev, found.st_ino), (1, 0, NUMBER), PAYLOAD, None)
     lock._offer(turns(page, 2), b"/", itertools.count(1), 1, *what)
     assert not lock._take(1e-9)
     return lock
@@ -927,7 +928,16 @@ def case_quicklock_take_over() -> None:
     lock = quick_lock()
     refused(lock._take_over)
     lock._take()
-    os.close(lock._take_over()[2])
+    lock._take_over()
+
+
+def case_quicklock_taken_over() -> None:
+    lock = quick_lock()
+    lock._taken_over()
+    lock = quick_lock()
+    assert lock._take()
+    assert lock._take_over()[2].fileno() > 0
+    lock._taken_over()
 
 
 def case_quicklock_quick() -> None:

@@ -19,7 +19,7 @@ from lock_users import held
 from processes import Forked, Line, poll
 
 from libos_ipc import Group, InvalidArgument, NotFound, WouldBlock
-from libos_ipc._native import Delegation, QuickLock
+from libos_ipc._native import Delegation, Descriptor, QuickLock
 from libos_ipc.core.delegations import STREAK
 from libos_ipc.file_lock import FileLock
 
@@ -91,7 +91,7 @@ def offer(lock: QuickLock, slot: Delegation, path: Path, /, **changed: object) -
         "file": (found.st_dev, found.st_ino),
         "what": (WRITE, 3, 9),
         **changed,
-        "keeper": os.open(path, os.O_PATH) if keeper is None else keeper,
+        "keeper": Descriptor.open(path, os.O_PATH) if keeper is None else keeper,
         "timeout": None,
     }
     lock._offer(*given.values())  # type: ignore[arg-type]
@@ -120,8 +120,11 @@ def test_with_one_it_is_not(path: Path, slot: Delegation) -> None:
     assert not lock._take(), "held already"
     handle, number, keeper = lock._take_over()
     assert (handle, number) == (5 << 32 | 2, 11)
-    assert os.fstat(keeper).st_ino == os.stat(path).st_ino
-    os.close(keeper)
+    assert os.fstat(keeper.fileno()).st_ino == os.stat(path).st_ino
+    assert lock._take_over() == (handle, number, keeper)
+    assert not lock._give()
+    lock._taken_over()
+    assert (lock._quick, lock._give()) == (0, False)
     assert len(slot.look()[1]) == 1, "it is the caller's to unlock"
     assert not lock._take(), "and the offer is gone"
 
@@ -136,7 +139,7 @@ def test_a_slot_that_is_taken_back_or_in_the_way(path: Path, slot: Delegation) -
     assert other.asked == ["acquire", "release"]
     assert lock.asked == ["release"]
     assert lock._quick == 10, "Python must look after it"
-    os.close(lock._take_over()[2])
+    lock._taken_over()
     offer(lock, slot, path)
     slot.close()
     with lock:
@@ -156,7 +159,7 @@ def test_a_path_that_leads_elsewhere(path: Path, slot: Delegation) -> None:
 
 def test_bad_offers_are_refused(path: Path, slot: Delegation) -> None:
     lock = Slow()
-    keeper = os.open(path, os.O_PATH)
+    keeper = object()
     for changed in (
         {"slot": object()},
         {"path": "text"},
@@ -167,12 +170,11 @@ def test_bad_offers_are_refused(path: Path, slot: Delegation) -> None:
     ):
         with pytest.raises(ValueError, match="cannot be locked quickly"):
             offer(lock, slot, path, keeper=keeper, **changed)
-    for wrong in ({"base": -1}, {"keeper": -1}):
-        with pytest.raises(OverflowError):
-            offer(lock, slot, path, **{"keeper": keeper, **wrong})
+    with pytest.raises(OverflowError):
+        offer(lock, slot, path, keeper=keeper, base=-1)
     with pytest.raises(TypeError):
         lock._offer(slot)  # type: ignore[call-arg]
-    os.close(keeper)
+    assert sys.getrefcount(keeper) == 2, "it was not kept"
     offer(lock, slot, path, numbers=iter(()))
     with pytest.raises(ValueError, match="no number"):
         lock._take()

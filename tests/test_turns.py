@@ -92,7 +92,7 @@ def test_what_the_leader_knows_of_an_acquisition_it_keeps(tmp_path: Path) -> Non
     leader.begin(((1 << 32 | 5, 7, 0, 10),), 1000)
     lock = QuickLock()
     file, what = (found.st_dev, found.st_ino), (WRITE, 0, EOF)
-    keeper = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    keeper = object()
     lock._offer(mine, os.fsencode(path), itertools.count(8), 2 << 32, file, what, keeper, None)
     assert not lock._take(0.001)
     assert lock._asked == (2 << 32 | 8, *file)
