@@ -174,6 +174,25 @@ def test_nested_forks(group: Group) -> None:
 # ---- what a child is
 
 
+@BOTH
+def test_two_members_in_a_process_fork_at_once(group: Group, runtime_dir: Path) -> None:
+    """The child is two members, too, and may lead: its two births do not take that from it."""
+
+    def child(line: Line) -> None:
+        line.send((group.members(), second.members()))
+        line.recv()
+
+    with Group.join(group.name, runtime_dir=runtime_dir) as second:
+        may_lead = group._node.directory.lock.is_there_another_heir
+        for _ in range(4):
+            assert not may_lead()
+            with Forked(child) as forked:
+                assert forked.recv()
+                assert may_lead()
+                forked.send()
+                forked.wait()
+
+
 def test_a_child_starts_afresh(group: Group) -> None:
     """Handlers are inherited; requests, ranges, children and queue are the parent's alone."""
     entered, over = threading.Event(), threading.Event()

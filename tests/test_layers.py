@@ -111,6 +111,7 @@ STATE = {
     ("group", "_hooks"): "what Python calls around forks",
     ("group", "_stacks"): "where a signal has the stacks of this process written",
     ("runtime.lock_file", "_opened"): "lock files must not be opened twice in a process",
+    ("runtime.lock_file", "_guard"): "which two threads must not do at once",
 }
 
 MOST_LINES = 400

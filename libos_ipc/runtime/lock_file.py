@@ -8,8 +8,10 @@ The kernel gives a lock back when its process ends, and a forked child has none 
 so what can be seen here is never older than the processes. Nobody ever waits for a lock.
 
 A POSIX lock goes with the first descriptor of its file that its process closes, whichever that is.
-So the file is opened once in a process, however many look at it (`_opened`), and stays open as
-long as one of them needs it.
+So the file is opened once in a process, however many members of the group it is (`_opened`), and
+stays open as long as one of them needs it; the births of two members run at once in a forked child,
+hence the guard. For the same reason a child closes what its parent had open first of all: later it
+would lose the locks of its own by it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import errno
 import fcntl
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,29 +35,43 @@ _ALL = 0  # as a length: up to the end
 class _Opened:
     """The descriptor of one file in this process, and what it has locked by it."""
 
-    __slots__ = ("fd", "mine", "os_pid", "users")
+    __slots__ = ("fd", "mine", "users")
 
     def __init__(self, path: str, flags: int) -> None:
         self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
-        self.os_pid = os.getpid()
         self.users = 0
         self.mine: set[int] = set()
 
     def is_at(self, path: str) -> bool:
-        """Whether the file still lies there, and is ours, not one that a parent had open."""
+        """Whether the file still lies there."""
         try:
             found = os.stat(path, follow_symlinks=False)
         except OSError:
             return False
         ours = os.fstat(self.fd)
-        return self.os_pid == os.getpid() and (found.st_ino, found.st_dev) == (
-            ours.st_ino,
-            ours.st_dev,
-        )
+        return (found.st_ino, found.st_dev) == (ours.st_ino, ours.st_dev)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 #: By path: open in this process.
 _opened: dict[str, _Opened] = {}
+#: Held to look into it, and to open and close. A thread that the fork has left behind may have it.
+_guard = threading.RLock()
+
+
+def _forked() -> None:
+    global _guard
+    _guard = threading.RLock()
+    for file in _opened.values():
+        file.close()
+    _opened.clear()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class LockFile:
@@ -123,29 +140,29 @@ class LockFile:
 
     def close(self) -> None:
         """Give everything back that was locked in this process, if nobody else here needs the file.
-        In a forked child: its copy of the descriptor."""
-        file, self._file = self._file, None
-        if file is None:
-            return
-        file.users -= 1
-        if file.users == 0 and _opened.get(self._path) is file:
-            del _opened[self._path]
-        if file.users == 0:
-            os.close(file.fd)
-        else:  # found by another thread in between
-            _opened.setdefault(self._path, file)
+        In a forked child the parent's view of it has nothing to give."""
+        with _guard:
+            file, self._file = self._file, None
+            if file is None:
+                return
+            file.users -= 1
+            if file.users == 0:
+                if _opened.get(self._path) is file:
+                    del _opened[self._path]
+                file.close()
 
     # ---- helpers
 
     def _open(self, flags: int = 0) -> _Opened:
-        file = self._file
-        if file is None:
-            file = _opened.get(self._path)
-            if file is None or not file.is_at(self._path):
-                file = _opened[self._path] = _Opened(self._path, flags)
-            file.users += 1
-            self._file = file
-        return file
+        with _guard:
+            file = self._file
+            if file is None:
+                file = _opened.get(self._path)
+                if file is None or not file.is_at(self._path):
+                    file = _opened[self._path] = _Opened(self._path, flags)
+                file.users += 1
+                self._file = file
+            return file
 
     @contextmanager
     def _look(self) -> Iterator[_Opened | None]:
