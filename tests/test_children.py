@@ -29,7 +29,10 @@ from processes import (
 import libos_ipc
 from libos_ipc import Child, Group
 from libos_ipc.core.codes import Code
-from libos_ipc.runtime import children
+from libos_ipc.runtime import children, fork
+
+#: Whether the kernel tells how a process ended that was waited for already.
+KEEPS_EXITS = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 15)
 
 
 def ends_by(sig: int) -> None:
@@ -181,9 +184,28 @@ def test_what_the_program_waited_for_first(group: Group) -> None:
 
 
 @pytest.mark.parametrize("first", ["we", "the program"])
-def test_a_child_that_ends_before_it_has_said_hello(group: Group, first: str) -> None:
-    """It was there, and the parent knows: it wrote its OS pid down before anything else."""
+def test_a_child_that_ends_at_once(group: Group, first: str) -> None:
+    """The fork itself has told which process it is: nobody can be quicker."""
     for code in range(1, 6):
+        os_pid = os.fork()
+        if not os_pid:
+            os._exit(code)
+        if first == "we":
+            assert group.wait(timeout=DEADLINE_S).code == code
+        assert os.waitpid(os_pid, 0) == (os_pid, code << 8)
+        if first != "we":
+            status = group.wait(timeout=DEADLINE_S)
+            assert status.code == code or (status.unknown and not KEEPS_EXITS)
+    poll(lambda: len(group.members()) == 1)
+
+
+@pytest.mark.parametrize("first", ["we", "the program"])
+def test_a_child_that_ends_before_it_has_said_hello(
+    group: Group, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the kernel lists no children: it wrote its OS pid down before anything else."""
+    monkeypatch.setattr(fork, "of_this_thread", lambda: None)
+    for code in (1, 2):
         os_pid = os.fork()
         if not os_pid:
             os._exit(code)
@@ -194,6 +216,29 @@ def test_a_child_that_ends_before_it_has_said_hello(group: Group, first: str) ->
             status = group.wait(timeout=DEADLINE_S)
             assert status.unknown or status.code == code
     poll(lambda: len(group.members()) == 1)
+
+
+def test_a_thread_knows_its_own_children() -> None:
+    found: list[frozenset[int] | None] = []
+    with Forked(lambda line: line.recv()) as child:
+        found.append(children.of_this_thread())
+        thread = threading.Thread(target=lambda: found.append(children.of_this_thread()))
+        thread.start()
+        thread.join()
+        mine, others = found
+        assert mine is not None
+        assert child.os_pid in mine
+        assert others == frozenset()
+
+
+def test_a_fork_to_which_another_thread_has_left_its_children(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not certain then which is the new one, until that has announced itself."""
+    seen = iter([frozenset({3}), frozenset({3, os.getpid(), os.getppid()})])
+    monkeypatch.setattr(fork, "of_this_thread", lambda: next(seen))
+    assert group.spawn(sys.exit, 4).wait(DEADLINE_S).code == 4
+    assert next(seen, None) is None
 
 
 def test_children_that_nobody_waits_for_here_leave_no_descriptors(

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from libos_ipc.core.vocabulary import ChildExit
 
-__all__ = ["ChildRow", "Children", "ExitStatus"]
+__all__ = ["ChildRow", "Children", "ExitStatus", "of_this_thread"]
 
 #: Seconds that an exit status may take to appear where others must reap first.
 STATUS_S = 2.0
@@ -36,6 +36,16 @@ _NOBODY = 2**22 + 1
 def announce(page: mmap.mmap) -> None:
     """In a new child, before anything else of it runs: tell the parent that we exist."""
     _PID.pack_into(page, 0, os.getpid())
+
+
+def of_this_thread() -> frozenset[int] | None:
+    """The OS pids of the processes that this thread has forked and nobody has waited for, with
+    those that other threads left behind. None where the kernel does not tell, or cannot now."""
+    try:
+        with open("/proc/thread-self/children", "rb") as file:
+            return frozenset(map(int, file.read().split()))
+    except OSError:
+        return None
 
 
 class ExitStatus(NamedTuple):

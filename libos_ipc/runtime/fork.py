@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from libos_ipc._native import block_signals, set_blocked
+from libos_ipc.runtime.children import of_this_thread
 from libos_ipc.runtime.threads import OTHERS_SIGNALS
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class ForkHooks:
         self._on_child = on_child
         self._plans: dict[int, list[tuple[Node, ForkPlan | None]]] = {}
         self._blocked: dict[int, int] = {}  # the signals that each thread had blocked itself
-        self._ready: set[int] = set()  # threads whose hook before the fork came to its end
+        #: by thread whose hook before the fork came to its end: the children it had, if known
+        self._ready: dict[int, frozenset[int] | None] = {}
         self._registered = False
 
     def register(self) -> None:
@@ -93,12 +95,13 @@ class ForkHooks:
                 node.pause()
             except Exception:
                 log.exception("pausing for a fork in group %s", node.file.name)
-        self._ready.add(threading.get_ident())
+        self._ready[threading.get_ident()] = of_this_thread() if joins and plans else None
 
     def _after_in_parent(self) -> None:
+        os_pid = self._find_child()
         for node, plan in self._plans.pop(threading.get_ident(), ()):
             try:
-                node.forked_parent(plan)
+                node.forked_parent(plan, os_pid)
             except Exception:
                 log.exception("going on after a fork in group %s", node.file.name)
         self._take_signals()
@@ -126,8 +129,17 @@ class ForkHooks:
         self._blocked.clear()
         self._ready.clear()
 
+    def _find_child(self) -> int:
+        """Which process this thread has forked just now: 0 if that is not certain. It is asked
+        here, as long as nobody can have waited for the child."""
+        before = self._ready.get(threading.get_ident())
+        after = None if before is None else of_this_thread()
+        if before is None or after is None or len(after - before) != 1:
+            return 0
+        return next(iter(after - before))
+
     def _take_signals(self) -> None:
-        self._ready.discard(threading.get_ident())
+        self._ready.pop(threading.get_ident(), None)
         blocked = self._blocked.pop(threading.get_ident(), None)
         if blocked is not None:
             set_blocked(blocked)

@@ -149,15 +149,15 @@ class Forking(Parenthood):
         except IpcError:
             return None
 
-    def forked_parent(self, plan: ForkPlan | None) -> None:
-        """After a fork, or a failed one, in the parent."""
+    def forked_parent(self, plan: ForkPlan | None, os_pid: int) -> None:
+        """After a fork, or a failed one, in the parent. The child is this process, if not 0."""
         session = self.session
         self._pause.let_go(session)
         self.forked[threading.get_ident()] = plan
         under_way = self._forks.pop(threading.get_ident())
         try:
             if plan is not None:
-                self._account(plan, under_way)
+                self._account(plan, under_way, os_pid)
                 plan.sockets.close()
                 session.clock.later(0, self._restock)
             else:
@@ -165,12 +165,14 @@ class Forking(Parenthood):
         finally:
             self._pause.end(self.go)
 
-    def _account(self, plan: ForkPlan, under_way: Fork) -> None:
+    def _account(self, plan: ForkPlan, under_way: Fork, os_pid: int) -> None:
         """There is a child, or the end of its socket tells that there is none."""
         session = self.session
         with session.lock:
             row = self.children.add(plan.pid, plan.vmid)
             row.page = plan.page
+            if os_pid:
+                self.watch_child(row, os_pid)
             now = time.monotonic()
             leader = session.member.leader_vmid
             started = (plan.vmid, plan.pid)
@@ -178,7 +180,8 @@ class Forking(Parenthood):
             # Answered when the leader knows of the child.
             effects = session.member.request(leader, *session.fencing()[1:], under_way, now)[1]
             session.perform(effects)
-        self.expect(row)
+        if not os_pid:
+            self.expect(row)
 
     def _restock(self) -> None:
         session = self.session

@@ -1,8 +1,8 @@
 """What a node knows of its children: which processes they are, and how they ended.
 
-A child that was forked announces itself in a page that both have; the others come with their hello,
-or the leader tells of them. From then on its pidfd is watched. What `wait` does with it stands in
-`children.py` and `spawning.py`.
+Of a child that was forked the kernel tells at once (`fork.py`), or it announces itself in a page
+that both have; the others come with their hello, or the leader tells of them. From then on its
+pidfd is watched. What `wait` does with it stands in `children.py` and `spawning.py`.
 """
 
 from __future__ import annotations
