@@ -171,7 +171,7 @@ class Forking(Parenthood):
         with session.lock:
             row = self.children.add(plan.pid, plan.vmid)
             row.page = plan.page
-            if os_pid:
+            if os_pid and not session.closed:
                 self.watch_child(row, os_pid)
             now = time.monotonic()
             leader = session.member.leader_vmid
