@@ -223,6 +223,27 @@ def test_cancelled_in_whatever_moment(group: Group, file: Path) -> None:
     poll(lambda: rows(group) == [])
 
 
+@both_leaders
+def test_a_coroutine_that_nobody_runs_any_more_leaves_nothing(group: Group, file: Path) -> None:
+    """As when a signal handler raises in the event loop's own code."""
+    loop = asyncio.new_event_loop()
+    waits = group.file_lock(file).aacquire()
+    with group.file_lock(file):
+        task = loop.create_task(waits)
+        while not waiting(group):
+            loop.run_until_complete(asyncio.sleep(0.001))
+        waits.close()
+        until_waiting(group, 0)
+    task.cancel()
+    loop.run_until_complete(asyncio.wait([task]))
+    loop.close()
+    assert not task.cancelled()
+    assert isinstance(task.exception(), RuntimeError), "it was closed before"
+    poll(lambda: not rows(group), what="nothing is held")
+    with group.file_lock(file, timeout=0):
+        pass
+
+
 def test_the_same_task_asking_again_is_refused(group: Group, file: Path) -> None:
     async def main() -> None:
         async with group.file_lock(file):

@@ -16,7 +16,7 @@ from libos_ipc.core.lock_words import EOF, NO_WAIT, UNLOCK, WAIT_TIMED, WRITE, K
 from libos_ipc.core.vocabulary import Body
 from libos_ipc.errors import Deadlock, IpcError, Timeout, WouldBlock
 from libos_ipc.runtime.held_files import Locker
-from libos_ipc.runtime.ticket import Ticket
+from libos_ipc.runtime.ticket import Settled, Ticket
 
 if TYPE_CHECKING:
     from libos_ipc._native import Turns
@@ -46,31 +46,35 @@ def ask_leader(session: Session, code: Code, asks: FileLock, timeout: float | No
     """`lock`, by the leader in any case."""
     ticket = Ticket()
     deadline = None if timeout is None else time.monotonic() + timeout
-    seq = 0
+    asked: list[int] = []
     try:
-        with session.lock:
-            session.check_open()
-            member, now = session.member, time.monotonic()
-            # Known before it is made: a signal handler may raise in between.
-            seq = member.calls.next_number()
-            effects = member.request(member.leader_vmid, code, asks, ticket, now)[1]
-            session.perform(effects)
-        if member.leader is not None and not ticket.settled():
+        _ask(session, code, asks, ticket, asked)
+        if session.member.leader is not None and not ticket.settled():
             _keep_looking(session)
         session.sit(session.member.leader_vmid, ticket.settled, deadline)
         answered = ticket.wait(None if deadline is None else deadline - time.monotonic())
     except BaseException:
-        if seq:
+        for seq in asked:
             _take_back(session, seq)
         raise
     if not answered:
-        if _take_back(session, seq):
+        if _take_back(session, asked[0]):
             raise Timeout(f"the lock of {_path(asks)} was not free within {timeout} s")
         ticket.wait(None)  # it was granted just then
     try:
         return _number(ticket.result())
     except IpcError as error:
         raise _own(error) from None
+
+
+def _ask(session: Session, code: Code, asks: FileLock, ticket: Settled, asked: list[int]) -> None:
+    """Send the request; its number is put down before it is made, since a signal handler may raise
+    in between."""
+    with session.lock:
+        session.check_open()
+        member, now = session.member, time.monotonic()
+        asked.append(member.calls.next_number())
+        session.perform(member.request(member.leader_vmid, code, asks, ticket, now)[1])
 
 
 def unlock_unheard(session: Session, code: Code, asks: FileLock) -> None:
@@ -165,19 +169,24 @@ async def _alock(session: Session, code: Code, asks: FileLock, timeout: float | 
         return granted
     loop = asyncio.get_running_loop()
     ticket = session.landings.at(loop).ticket(loop)
-    seq = session.request(LEADER, code, asks, ticket)
-    if session.member.leader is not None:
-        _keep_looking(session)
+    asked: list[int] = []
     try:
+        _ask(session, code, asks, ticket, asked)
+        if session.member.leader is not None:
+            _keep_looking(session)
         return _number(await asyncio.wait_for(asyncio.shield(ticket.future), timeout))
     except IpcError as error:
         raise _own(error) from None
     except TimeoutError:
-        if await _atake_back(session, seq):
+        if await _atake_back(session, asked[0]):
             raise Timeout(f"the lock of {_path(asks)} was not free within {timeout} s") from None
         return _number(await ticket.future)
     except asyncio.CancelledError:
-        await _atake_back(session, seq)
+        await _atake_back(session, asked[0])
+        raise
+    except BaseException:  # a signal handler raised, or nobody runs this coroutine any more
+        for seq in asked:
+            session.withdraw(seq)
         raise
 
 
