@@ -80,6 +80,8 @@ class Group(Messaging, Signals, Metadata, Sharing):
     def __init__(self, node: Node) -> None:
         from libos_ipc.locks import Locks
 
+        if isinstance(node, str):
+            raise TypeError("a Group is made by Group.create, or Group.join")
         self._node = node
         self._muster = Muster()
         self.ids = Ids(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
     from libos_ipc.runtime.session import Session
 
 __all__ = ["Ids", "Vmids"]
+
+#: What the leader says to a move.
+_REFUSED = {
+    errno.ESRCH: "no such process is in the group: `group.members()` says who is there",
+    errno.EPERM: "it is another process's",
+    errno.EINVAL: "nobody has it, or it is a pid or a process group",
+}
 
 
 class Ids:
@@ -123,7 +131,8 @@ class Ids:
         result = answer[0]
         assert isinstance(result, int)
         if result:
-            raise error_for(-result, f"moving ID {id} to VMID {vmid} was refused")
+            why = _REFUSED.get(-result, "the leader refused it")
+            raise error_for(-result, f"moving ID {id} to VMID {vmid}: {why}")
 
     def alloc_range(self) -> range:
         """The leader's own operation: a range of up to `id_range_size` IDs, ours to give back."""
@@ -138,7 +147,7 @@ class Ids:
         It must name exactly one range of ours as it stands; InvalidRange otherwise, and
         nothing changes.
         """
-        if ids.step != 1 or not ids:
+        if not isinstance(ids, range) or ids.step != 1 or not ids:
             raise InvalidRange(f"{ids} is no range of IDs: give range(first, last + 1)")
         start, end = _checked(ids[0]), _checked(ids[-1])
         with self._group._session.lock:

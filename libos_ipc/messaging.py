@@ -103,6 +103,8 @@ class Messaging:
         What it raises is the answer, under its own errno: `raise PermissionDenied("…")`. It
         runs where handlers run. Forked children inherit it; None takes it away.
         """
+        if hook is not None and not callable(hook):
+            raise InvalidArgument(f"a policy is a function, or None, not {hook!r}")
         self._node.dispatcher.handlers.policy = hook
 
     def send(
@@ -189,15 +191,14 @@ class Messaging:
         >>> group.ping(group.leader_vmid, timeout=1.0)
         """
         session = self._node.session
-        began = 0.0 if timeout is None else time.monotonic()
+        deadline = None if timeout is None else time.monotonic() + timeout
         try:
             answered = session.exchange.ping(vmid, timeout)
         except (TypeError, OverflowError):
             _check_vmid(vmid)
             raise
         if answered is None:
-            left = None if timeout is None else max(began + timeout - time.monotonic(), 0.0)
-            session.ping(vmid, left)
+            session.ping(vmid, deadline, timeout)
         elif not answered:
             raise session.too_late(vmid, Code.PING, timeout)
 

@@ -240,7 +240,7 @@ class Signals:
         """
         sig = _number(sig)
         if sig in _RESERVED:
-            raise InvalidRange(f"signal {sig} cannot be handled")
+            raise InvalidRange(f"signal {sig} cannot be handled: the kernel or the library has it")
         if threading.current_thread() is not threading.main_thread():
             raise InvalidArgument("handlers can be set in the main thread only, where they run")
         node = self._node

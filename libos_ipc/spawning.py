@@ -164,4 +164,5 @@ def wait_for_child(group: Group, pid: int, timeout: float | None) -> ExitStatus:
         if not candidates():
             which = "the last child" if pid == -1 else f"child {pid}"
             raise ChildProcessError(10, f"{which} never came to be: its fork failed")
-    raise Timeout(f"no child ended within {timeout} s")
+    what = "no child" if pid == -1 else f"child {pid} has not"
+    raise Timeout(f"{what} ended within {timeout} s")

@@ -117,8 +117,8 @@ def test_pings_that_are_given_up_take_no_room(group: Group) -> None:
         for _ in range(20):
             group.ping(peer.vmid, timeout=DEADLINE_S)
         peer.stop()
-        with pytest.raises(libos_ipc.Timeout):
-            group.ping(peer.vmid, timeout=0)
+        with pytest.raises(libos_ipc.Timeout, match=f"VMID {peer.vmid} to a ping within 0.02 s"):
+            group.ping(peer.vmid, timeout=0.02)
         assert peer.vmid in group._session._overdue
         peer.kill()
         poll(lambda: peer.vmid not in group._session._overdue, what="it is cleared away")

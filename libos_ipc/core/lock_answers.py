@@ -15,6 +15,9 @@ from libos_ipc.core.vocabulary import Answer, Effects, Journal, Refuse, Say
 
 __all__ = ["LockAnswers", "key_of"]
 
+#: What is not said in more words where it happens.
+_WHY = {errno.EPERM: "not the caller's: the process that was named, or the handle"}
+
 
 class LockAnswers:
     """Turns decisions into effects."""
@@ -76,7 +79,8 @@ class LockAnswers:
 
     def refuse(self, src: int, seq: int, number: int, text: str = "") -> Refuse:
         """An error for an answer."""
-        return Refuse(src, seq, number, text or f"file lock: {errno.errorcode.get(number, number)}")
+        why = _WHY.get(number) or errno.errorcode.get(number, str(number))
+        return Refuse(src, seq, number, text or f"file lock: {why}")
 
 
 def key_of(owner: Owner, file: FileId) -> Key:

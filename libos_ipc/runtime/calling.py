@@ -133,10 +133,10 @@ class Calling:
             else answer
         )
 
-    def ping(self, dst: int, timeout: float | None) -> None:
-        """PING, as a message. One that was not answered in time stays on its way, and the next is
-        the same: a process that is stopped is not asked for more and more answers."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+    def ping(self, dst: int, deadline: float | None, timeout: float | None) -> None:
+        """PING, as a message; `timeout` is for the words. One that was not answered in time stays
+        on its way, and the next is the same: a process that is stopped is not asked for more and
+        more answers."""
         overdue, ticket = self._overdue.get(dst), None
         if overdue:
             with suppress(IndexError):  # another thread had it first
@@ -164,7 +164,8 @@ class Calling:
         who = f"VMID {dst}" if dst else "the leader"
         reason = self.watches.unreached.get(dst)
         because = "" if reason is None else f"; no connection to it can be made: {reason}"
-        return Timeout(f"no answer from {who} to code {code} within {timeout} s{because}")
+        what = "a ping" if code == Code.PING else f"code {code}"
+        return Timeout(f"no answer from {who} to {what} within {timeout} s{because}")
 
     def _keep_time(self) -> None:
         """Something goes out beside the machine, which may have to be asked for again."""
