@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ import pytest
 from processes import DEADLINE_S, Forked, Line, Peer, poll, unread_by_others
 
 import libos_ipc
-from libos_ipc import Group, GroupConfig, Message
+from libos_ipc import Group, GroupConfig, Message, ProtocolError
 
 BOTH = pytest.mark.parametrize("group", ["process", "embedded"], indirect=True)
 #: Codes with the same meaning in all tests.
@@ -93,6 +94,30 @@ def test_handlers_of_every_kind(group: Group) -> None:
         )
 
 
+def test_no_payload_at_all_is_none_to_who_wants_a_type(group: Group) -> None:
+    """Whether by the exchange, a coroutine, or for a batch; for bytes it stays what it is."""
+    got: list[int | None] = []
+
+    def handlers(group: Group) -> None:
+        group.on(80)(lambda message: None)
+        group.on(81, type=int | None)(lambda number, message: [number])
+
+        @group.on(82, type=int | None)
+        async def later(number: int | None, message: Message) -> list[int | None]:
+            return [number]
+
+    group.on(84, type=int | None, batch=True)(lambda numbers, messages: got.extend(numbers))
+    with Peer(group, handlers) as peer:
+        ask = partial(group.request, peer.vmid, timeout=DEADLINE_S)
+        assert ask(80, type=str | None) is None
+        assert ask(80, type=bytes) == b""
+        with pytest.raises(ProtocolError, match="Expected `int`"):
+            ask(80, type=int)
+        assert ask(81, type=list) == ask(82, type=list) == [None]
+        group.send_many(group.vmid, 84, [b"", 7])
+        poll(lambda: got == [None, 7])
+
+
 def test_a_process_may_ask_itself(group: Group) -> None:
     echo(group)
     assert group.request(group.vmid, ECHO, b"me", timeout=DEADLINE_S) == b"me"
@@ -164,6 +189,10 @@ def test_a_coroutine_that_began_before_serve_ends(group: Group) -> None:
 def test_what_is_no_function_handles_nothing(group: Group) -> None:
     with pytest.raises(libos_ipc.InvalidArgument, match="a handler is a function"):
         group.on(ECHO)(5)  # type: ignore[type-var]
+    with pytest.raises(libos_ipc.InvalidArgument, match="a policy is a function"):
+        group.policy(5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"Group\.create"):
+        Group("g")  # type: ignore[arg-type]
 
 
 def test_a_leader_that_only_leads_handles_nothing(group: Group) -> None:

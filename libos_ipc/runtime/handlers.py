@@ -25,6 +25,9 @@ QuickBatch = tuple[Callable[..., Any] | None, Callable[[bytes], Any] | None]
 
 Policy = Callable[[int, int, bytes], object]
 
+#: None, as msgpack has it.
+_NIL = b"\xc0"
+
 
 def as_payload(value: object) -> bytes | memoryview:
     """Bytes-like values go as they are, everything else as msgpack.
@@ -44,13 +47,14 @@ def as_payload(value: object) -> bytes | memoryview:
 
 
 def from_payload(payload: bytes, type: Any) -> Any:
-    """The reverse of `as_payload`; `bytes` is the payload itself. ProtocolError if it is none."""
+    """The reverse of `as_payload`; `bytes` is the payload itself, and no payload at all is None.
+    ProtocolError if it is none."""
     if type is bytes:
         return payload
     import msgspec
 
     try:
-        return msgspec.msgpack.decode(payload, type=type)
+        return msgspec.msgpack.decode(payload or _NIL, type=type)
     except msgspec.MsgspecError as error:
         raise ProtocolError(
             f"the payload is no {getattr(type, '__name__', type)}: {error}"
