@@ -503,8 +503,8 @@ def test_a_signal_handler_that_raises_leaves_nothing(
     try:
         for each in acquire:
             other.do("acquire")
-            signal.setitimer(signal.ITIMER_REAL, after_s)
             with pytest.raises(Raised):
+                signal.setitimer(signal.ITIMER_REAL, after_s)
                 each()
             assert not any(row.waiting for row in group.locks.table())
             other.do("release")
