@@ -359,6 +359,12 @@ def test_large_values(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "value-9-9-9")
     with pytest.raises((ValueError, OSError)):
         read_large(str(tmp_path), Reference(b"value-9-9-9", 5))
+    writer = Slabs(f"{tmp_path}/2.slab-")
+    writer.reserve(1, where)
+    for _ in range(2):  # as a step that a signal handler breaks off is taken again
+        writer.publish(1, 1, where)
+        assert read_large(str(tmp_path), where) == data
+    writer.close()
     slabs.remove_large(str(tmp_path), where.where)
     slabs.remove_large(str(tmp_path), where.where)
     with pytest.raises(FileNotFoundError):

@@ -15,6 +15,7 @@ from sync_users import EXCLUSIVE, SHARED, User
 from test_sync import get, in_thread, waiting_here
 
 from libos_ipc import Group, Timeout
+from libos_ipc.runtime.slabs import LARGE
 from libos_ipc.sync import SyncHandle
 
 
@@ -194,3 +195,28 @@ def test_a_raise_at_any_point_leaves_nothing_behind(
             if not stage.strike.struck:
                 break
         assert point > 10
+
+
+def test_a_large_value_is_committed_or_not(group: Group) -> None:
+    """Wherever a handler raises, its file is there as long as the value is."""
+    with User(group, type=bytes) as rival:
+        handle: SyncHandle[bytes] = group.sync("h", type=bytes)
+        before = b""
+        for point in range(1, 1000):
+            large = point.to_bytes(4, "big") * LARGE
+            handle.lock(EXCLUSIVE)
+            cell: Any = group._session.member.sync.client.cell_of(handle.id)
+            rival.send(("get",))
+            poll(lambda cell=cell: cell.recall)
+            with (strike := Strike(point)):
+                handle.unlock(large)
+            if cell.user:
+                handle.unlock()
+            found = rival.recv()
+            assert found in (before, large), f"point {point}: {strike.struck}"
+            assert found == get(handle)
+            before = found
+            if not strike.struck:
+                break
+        assert point > 10
+        assert before == large

@@ -494,6 +494,10 @@ def test_a_signal_handler_that_raises_leaves_nothing(
     def handler(*_: object) -> None:
         raise Raised
 
+    def interrupted(call: Callable[[], object]) -> None:
+        signal.setitimer(signal.ITIMER_REAL, after_s)
+        call()
+
     before = signal.signal(signal.SIGALRM, handler)
     acquire: list[Callable[[], object]] = [
         lock.acquire,
@@ -504,8 +508,7 @@ def test_a_signal_handler_that_raises_leaves_nothing(
         for each in acquire:
             other.do("acquire")
             with pytest.raises(Raised):
-                signal.setitimer(signal.ITIMER_REAL, after_s)
-                each()
+                interrupted(each)
             assert not any(row.waiting for row in group.locks.table())
             other.do("release")
             assert other.do("acquire", 1.0) > (0, 0)

@@ -124,12 +124,12 @@ class Slabs:
         """Commit: what has been reserved is filled, and then counts. Not interrupted by failure.
 
         A large value that this process had published before is needed no more then: nobody else
-        can be reading what may be changed here.
+        can be reading what may be changed here. The same once more changes nothing.
         """
         record, body = self._records[id], _in_record(data)
         record.native.publish(version, body, zlib.crc32(body))
         former, record.where = record.where, data.where if isinstance(data, Reference) else b""
-        if former:
+        if former not in (b"", record.where):
             remove_large(os.path.dirname(self._prefix), former)
 
     def set_use(self, id: int, in_use: bool) -> None:
