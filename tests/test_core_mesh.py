@@ -62,6 +62,18 @@ def test_a_question_lost_with_its_connection_is_asked_again() -> None:
     assert questions(member.await_room(PEER)) == 1
 
 
+def test_who_waits_for_all_to_arrive_asks_by_every_connection_until_it_has() -> None:
+    """It may have asked before there was one: whoever leaves as soon as it has joined does."""
+    member = a_member()
+    assert questions(member.on_rebuilt(0.0)) == 0, "nobody waits"
+    assert questions(member.ask_progress(PEER)) == 1
+    assert questions(member.on_rebuilt(0.0)) == 1
+    member.send(PEER, USER, b"more", 0.0)
+    member.on_message(PEER, 0, 1, Code.ACK, 0, (), 0.0)
+    assert member.unarrived() == [PEER]
+    assert questions(member.on_rebuilt(0.0)) == 0, "nobody waits for the second"
+
+
 def test_time_asks_in_any_case() -> None:
     member = a_member()
     member.await_room(PEER)

@@ -19,10 +19,11 @@ A second count bounds what a slow receiver costs: bytes are *owed* from sending 
 receiver says that it has consumed them (CREDIT, a running total; resending changes neither
 side's total). Acknowledged means arrived, consumed means taken up by a handler.
 
-A question (PROBE) has no number, so nobody keeps it. Two must not be lost all the same: the one
-that only makes us known, and the one of callers that wait for room, without which the peer
-announces nothing until much has been consumed. They stay *open* and are asked again, like what
-is kept: until the peer has answered, and as long as it owes and a caller waits.
+A question (PROBE) has no number, so nobody keeps it. Three must not be lost all the same: the one
+that only makes us known, the one of callers that wait for room, without which the peer announces
+nothing until much has been consumed, and the one of callers that wait for all to arrive, which it
+acknowledges in its own time. They stay *open* and are asked again, like what is kept: until the
+peer has answered, as long as it owes and a caller waits, and until that much has arrived.
 
 Invariants: kept numbers are acked+1 … sent without a gap; delivered never shrinks; what is
 owed is never negative. An acknowledgement or a credit beyond what was sent is hostile or
@@ -58,6 +59,7 @@ class Link(Ledger):
 
     __slots__ = (
         "asked_at",
+        "awaited",
         "connected",
         "greeting",
         "lane",
@@ -78,9 +80,11 @@ class Link(Ledger):
         self.probed_at_number = 0
         #: numbers of messages that were not sent, and must not be
         self.revoked: frozenset[int] = frozenset()
-        # questions that the peer may not have heard: who we are, and how much it has consumed
+        # questions that the peer may not have heard: who we are, how much it has consumed, and what
+        # has arrived
         self.greeting = False
         self.wanting = 0  # callers that wait for room
+        self.awaited = 0  # the number up to which somebody waits for all to arrive
         #: how far the two have come with a lane, as in `lanes.py`
         self.lane = 0
         #: the first number that goes by the lane, 0 while none does
@@ -139,7 +143,7 @@ class Link(Ledger):
     @property
     def asking(self) -> bool:
         """Whether a question is open."""
-        return self.greeting or (self.wanting > 0 and self.owed > 0)
+        return self.greeting or self.acked < self.awaited or (self.wanting > 0 and self.owed > 0)
 
     def probe_due(self, now: float) -> bool:
         """Whether to ask the peer what it has; each asking doubles the time to the next."""

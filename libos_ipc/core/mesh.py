@@ -72,9 +72,12 @@ class Mesh:
         return link is None or link.has_room(size, self.send_buffer)
 
     def ask_progress(self, dst: int) -> Effects:
-        """Ask `dst` to say at once what has arrived and what it has consumed."""
+        """Ask `dst` to say at once what has arrived, until all has, and what it has consumed."""
         link = self.links.get(dst)
-        return [] if link is None else self._question(link)
+        if link is None:
+            return []
+        link.awaited = link.sent
+        return self._question(link)
 
     def await_room(self, dst: int) -> Effects:
         """A caller begins to wait for room: ask, and ask again, until it stops."""
