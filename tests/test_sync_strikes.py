@@ -174,6 +174,7 @@ SCENES: list[Callable[[Stage], None]] = [
 ]
 
 
+@pytest.mark.parametrize("group", ["process", "embedded"], indirect=True)
 @pytest.mark.parametrize("scene", SCENES)
 def test_a_raise_at_any_point_leaves_nothing_behind(
     group: Group, scene: Callable[[Stage], None]

@@ -41,13 +41,12 @@ from libos_ipc.core.vocabulary import (
     Journal,
     LeaderGone,
     Outgoing,
-    Own,
     Progress,
     make,
 )
 from libos_ipc.errors import IpcError, LeaderLost, PeerDied
 
-__all__ = ["ASKED_OF_LEADER", "Allegiance", "Standing"]
+__all__ = ["ASKED_OF_LEADER", "Allegiance", "Standing", "is_for_leader"]
 
 #: In the table of requests: who is asked as long as nobody leads.
 NOBODY = 0
@@ -58,8 +57,6 @@ _WORDS = _TO_LEADER - WORD_OF.keys()
 ASKED_OF_LEADER = LEADER_CODES | {Code.PID_KILL}
 #: To ourselves, once we lead: tell of our handles.
 _RESUME = Outgoing(Code.SYNC_RESUME, 0, ())
-
-
 #: Words to the leader after which it is asked whether it has written them.
 WORDS_AT_A_TIME = 64
 
@@ -109,6 +106,8 @@ class Allegiance(Leading):
         #: words to the leader of this epoch, of which it is not known that it has written them: it
         #: may acknowledge one, and be deposed
         self._words: deque[Unsaid] = deque()
+        #: what we have said to the leader in us, and it has not heard: see `hear_own`
+        self.own: deque[Unsaid] = deque()
 
     def _dispatch(self, dst: int, message: Outgoing, now: float) -> Effects:
         raise NotImplementedError
@@ -153,7 +152,7 @@ class Allegiance(Leading):
         return code in _WORDS
 
     def _is_put_off(self, message: Outgoing) -> bool:
-        return not self.is_heard and _is_for_leader(message)
+        return not self.is_heard and is_for_leader(message)
 
     def _keep_word(self, number: int, message: Outgoing, now: float) -> Effects:
         """This went to the leader under this number; it wants no answer."""
@@ -218,6 +217,8 @@ class Allegiance(Leading):
         """We lead no more: a successor has sealed our journal."""
         if self.leader is not None:
             self._keep_what_is_owed()
+            self._unsaid += (each for each in self.own if each.message.code not in WORD_OF)
+            self.own.clear()
             self.leader = None
             self.away = {}
             self.deposed = True
@@ -285,8 +286,8 @@ class Allegiance(Leading):
             if message.seq:
                 self.calls.table.move(message.seq, self.leader_vmid)
         if self.leader is not None:  # one by one, and it may be deposed in between
-            self._unsaid = [Unsaid(0, 0, message) for message in messages]
-            return [Own(message) for message in (*messages, _RESUME)]
+            self.own += (Unsaid(0, 0, message) for message in (*messages, _RESUME))
+            return []
         effects: Effects = []
         for message in messages:
             effects += self._dispatch(self.leader_vmid, message, now)
@@ -342,26 +343,25 @@ class Allegiance(Leading):
 
     # ---- as the leader
 
-    def on_own(self, message: Outgoing, now: float) -> Effects:
-        """See `Own`. What we had said before we led is among it, too."""
-        if message is _RESUME:
-            return [*self._resume_handles(now), Progress(self.vmid)] if self.is_heard else []
-        if not _is_for_leader(message):
-            return super().on_own(message, now)
-        if self.leader is None:
-            return []  # deposed: the next leader hears it
-        effects = self._receive(self.vmid, message.code, message.seq, message.body, now)
-        return effects if message.seq else self._say_to_ourselves(message, effects)
+    def _say_to_ourselves(self, message: Outgoing) -> Effects:
+        self.own.append(Unsaid(0, 0, message, self.calls.table.last))
+        return []
 
-    def _say_to_ourselves(self, message: Outgoing, effects: Effects) -> Effects:
-        """A word to the leader in us, and what comes of it: said again if that is not written."""
-        for at, effect in enumerate(effects):
-            if isinstance(effect, Journal):
-                if not any(each.message is message for each in self._unsaid):
-                    self._unsaid.append(Unsaid(0, 0, message, self.calls.table.last))
-                effects.insert(at + 1, Heard(message))
-                return effects
-        self.on_heard(message)
+    def hear_own(self, now: float) -> Effects:
+        """The leader in us hears what was said first to it from here, as it hears others: when all
+        that was decided by then is done. A word is said again if what comes of it is not written.
+        """
+        said = self.own.popleft()
+        message = said.message
+        if message is _RESUME:
+            return [*self._resume_handles(now), Progress(self.vmid)]
+        effects = self._receive(self.vmid, message.code, message.seq, message.body, now)
+        if not message.seq and message.code not in WORD_OF:
+            for at, effect in enumerate(effects):
+                if isinstance(effect, Journal):
+                    self._unsaid.append(said)
+                    effects.insert(at + 1, Heard(message))
+                    break
         return effects
 
     def on_heard(self, message: Outgoing) -> None:
@@ -392,9 +392,9 @@ class Allegiance(Leading):
 def _is_for_peer(message: Outgoing) -> bool:
     """Whether this may be for a process that does not lead: so is the withdrawal of a request that
     was made to it, and how its child ended."""
-    return message.code in (Code.CANCEL, Code.CHILDEXIT) or not _is_for_leader(message)
+    return message.code in (Code.CANCEL, Code.CHILDEXIT) or not is_for_leader(message)
 
 
-def _is_for_leader(message: Outgoing) -> bool:
+def is_for_leader(message: Outgoing) -> bool:
     """Whether this goes to the leader as such. A relayed signal is no request."""
     return message.code in _TO_LEADER or (message.code == Code.PID_KILL and message.seq != 0)

@@ -44,10 +44,6 @@ class Leading(Mesh):
     leader: Leader | None
     #: what is to be said to processes that do not know yet that we lead, by VMID
     away: dict[int, Effects]
-    #: how many lists of words are being said, one within the other
-    _saying: int
-    #: words about sync handles from us to ourselves, while others are being said
-    _put_off: deque[Outgoing]
 
     def answer(self, dst: int, seq: int, body: Body, now: float, of: int = 0) -> Effects:
         """Answer request `seq` of `dst`. Nothing happens if that process is gone."""
@@ -67,15 +63,6 @@ class Leading(Mesh):
     def _reply(self, dst: int, message: Outgoing, now: float) -> Effects:
         raise NotImplementedError
 
-    def _said(self, now: float) -> Effects:
-        """A list of words is through: now what was put off, unless this is inside another."""
-        effects: Effects = []
-        while self._saying == 1 and self._put_off:
-            message = self._put_off.popleft()
-            effects += self._receive(self.vmid, message.code, 0, message.body, now)
-        self._saying -= 1
-        return effects
-
     def lead(self, effects: Effects, now: float) -> Effects:
         """Turn what the leader's machine wants said into messages."""
         return self._lead(effects, now)
@@ -94,7 +81,6 @@ class Leading(Mesh):
     def _lead(self, effects: Effects, now: float, cause: Link | None = None) -> Effects:
         """Perform a step of the leader; `cause`: it comes of the last message on this link."""
         said: Effects = []
-        self._saying += 1
         written = False
         told: list[Told] = []
         for effect in effects:
@@ -116,7 +102,7 @@ class Leading(Mesh):
                         told.append(make(Told, (effect.dst, self.links[effect.dst].sent)))
             else:
                 said.append(effect)
-        return said + self._said(now)
+        return said
 
     def take_back(self, effects: Iterable[Effect]) -> None:
         """These were to be performed, and nothing of it can be: others lead. What has its number

@@ -7,12 +7,11 @@ theirs. A message to ourselves takes the same way as any other, less the link.
 from __future__ import annotations
 
 import errno
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 
 from libos_ipc._native import DRAINED, NEXT
-from libos_ipc.core.allegiance import ASKED_OF_LEADER, NOBODY, Allegiance
+from libos_ipc.core.allegiance import ASKED_OF_LEADER, NOBODY, Allegiance, is_for_leader
 from libos_ipc.core.calls import Calls, DecodeAnswer
 from libos_ipc.core.codes import FIRST_USER_CODE, Code
 from libos_ipc.core.lanes import Lanes
@@ -52,8 +51,6 @@ from libos_ipc.errors import IpcError, PeerDied
 
 __all__ = ["ACK_EVERY", "Member"]
 
-_SYNC_WORDS = WORD_OF.keys() | FROM_SERVER.keys()
-
 #: Received messages after which an acknowledgement is sent although nothing goes the other way.
 ACK_EVERY = 256
 
@@ -85,8 +82,6 @@ class Member(Allegiance):
         self.ids = LocalIds(quarantine_s=quarantine_s)
         self.provision = Provision(self.ids, self._ask_leader)
         self.sync = SyncEnd(max_value, self._tell_leader, self._ask_leader)
-        self._put_off = deque()
-        self._saying = 0
         self._relayed = {}
         self.inbox = Inbox(vmid, leader_vmid, self._ask_leader, self._result_of_kill)
         self._on_own: dict[int, Callable[[int, int, Body, float], Effects]] = {
@@ -164,13 +159,7 @@ class Member(Allegiance):
 
     def sync_do(self, wanted: ClientEffects, now: float) -> Effects:
         """Do what the machine of sync handles wants done."""
-        self._saying += 1
-        try:
-            effects = self.sync.do(wanted, now)
-        except BaseException:
-            self._saying -= 1
-            raise
-        return effects + self._said(now)
+        return self.sync.do(wanted, now)
 
     def consumed(self, src: int, size: int) -> bool:
         """The program has taken up a message of `src`. True if that is to be announced.
@@ -270,12 +259,10 @@ class Member(Allegiance):
         if dst == self.leader_vmid and self._is_put_off(message):
             return self._say_later(message, now)
         if dst == self.vmid:
-            if message.code in _SYNC_WORDS:
-                self._saying += 1
-                self._put_off.append(message)
-                return self._said(now)
-            effects = self._receive(dst, message.code, message.seq, message.body, now)
-            return effects if message.seq else self._say_to_ourselves(message, effects)
+            to_us = message.code == Code.PID_KILL and self._is_to_us(message.body)  # type: ignore[arg-type]
+            if self.leader is not None and is_for_leader(message) and not to_us:
+                return self._say_to_ourselves(message)
+            return self._receive(dst, message.code, message.seq, message.body, now)
         link = self.links.get(dst)
         if link is None:
             link = self.links[dst] = Link(dst)
@@ -354,12 +341,16 @@ class Member(Allegiance):
     def _on_kill(self, src: int, seq: int, body: Body, now: float) -> Effects:
         assert isinstance(body, tuple)
         # For others than us, a request is for the leader in us; its relay is for us.
-        ours = body[4] & 3 < 2 and body[1] == self.inbox.pid  # type: ignore[operator]
+        ours = self._is_to_us(body)
         if seq and self._is_asked_again(src) and not (ours and self.leader is None):
             return []
         if self.leader is not None and not ours and (seq or src != self.vmid):
             return self._ask_own_leader(src, Code.PID_KILL, seq, body, now)
         return self.inbox.on_kill(src, seq, body, now)
+
+    def _is_to_us(self, kill: tuple[object, ...]) -> bool:
+        """Whether this signal is for this very process, and needs no leader."""
+        return kill[4] & 3 < 2 and kill[1] == self.inbox.pid  # type: ignore[operator]
 
     def _result_of_kill(self, dst: int, seq: int, result: int, now: float) -> Effects:
         return self.answer(dst, seq, (result,), now, Code.PID_KILL) if seq else []
@@ -371,8 +362,7 @@ class Member(Allegiance):
     def _on_sync(self, code: int, src: int, seq: int, body: Body, now: float) -> Effects:
         if src != self.leader_vmid or not self.is_heard:
             return []
-        self._saying += 1
-        return self.sync.on_message(code, body, now) + self._said(now)
+        return self.sync.on_message(code, body, now)
 
     def _on_leaders_word(
         self, kind: Callable[..., Effect], src: int, seq: int, body: Body, now: float

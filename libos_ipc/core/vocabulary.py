@@ -144,9 +144,9 @@ class LookForEpoch(NamedTuple):
 
 
 class Own(NamedTuple):
-    """A message from ourselves to ourselves: to be taken up (`on_own`) when all that was decided
-    by then has been performed, one after the other. What comes of it is decided then, and so
-    written behind the rest; and if the journal takes nothing more, it has not been heard."""
+    """What the leader in us says to us: to be taken up (`on_own`) when all that was decided by then
+    has been performed, one after the other. What comes of it is decided then, and so written behind
+    the rest; and if the journal takes nothing more, it has not been heard."""
 
     message: Outgoing
 

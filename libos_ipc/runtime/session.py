@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -120,6 +119,7 @@ class Session(Performing):
     def __init__(
         self, directory: GroupDir, file: GroupFile, member: Member, sockets: Sockets, host: Host
     ) -> None:
+        super().__init__()
         self.directory = directory
         self.file = file
         self.config = file.config
@@ -149,7 +149,6 @@ class Session(Performing):
         self.traffic = LaneTraffic(self)
         self.porter = self.traffic.porter
         self.exchange = self.traffic.exchange
-        self._own = deque()
         self._on_sealed = host.sealed
         self._perform_one = self._table_for(host)
 

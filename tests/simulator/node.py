@@ -82,6 +82,7 @@ LEADER = 1
 EPOCH = 1
 TICK_S = 0.1
 MAX_MESSAGE = 1 << 20
+LEFT_ASIDE = 0.3
 
 
 class Identity(NamedTuple):
@@ -256,9 +257,18 @@ class SimNode:
         for effect in effects:
             table[type(effect)](effect)
         self._performing -= 1
-        while self._own and not self._performing:
-            message = self._own.popleft()
-            self.perform(self.member.on_own(message, self.world.now))
+        if self.member.own and not self._performing and self._leaves_aside():
+            self.world.at(0.0, lambda: self.perform([]), self.process)
+            return
+        while (self._own or self.member.own) and not self._performing:
+            if self._own:
+                self.perform(self.member.on_own(self._own.popleft(), self.world.now))
+            else:
+                self.perform(self.member.hear_own(self.world.now))
+
+    def _leaves_aside(self) -> bool:
+        """Whether this thread leaves it to another one what was said to the leader in us."""
+        return not self._own and self.world.dice.random() < LEFT_ASIDE
 
     def _leader_gone(self, effect: LeaderGone) -> None:
         """Nobody can take over here: `reigns.py` has groups where somebody does."""

@@ -89,6 +89,8 @@ Action: TypeAlias = Callable[[], None]
 LONG = 20
 #: In what is under way: now what it has said to itself.
 _OWN = object()
+#: How often a thread of the program leaves it at that.
+LEFT_ASIDE = 0.5
 
 
 class Log:
@@ -193,8 +195,19 @@ class Process:
     def perform(self, effects: Effects) -> None:
         """What a machine has decided: the next steps of this process. Then what it has said to
         itself."""
+        if effects or self.member.own:
+            self.stack.append(deque([_OWN]))
         if effects:
-            self.stack += deque([_OWN]), deque(effects)
+            self.stack.append(deque(effects))
+
+    def perform_aside(self, effects: Effects) -> None:
+        """The same in a thread of the program. It may leave to another one what was said to the
+        leader in us."""
+        if self.member.own and not self.stack and self.world.dice.random() < LEFT_ASIDE:
+            self.later.append(partial(self.perform, []))
+            self.perform_within(effects)
+        else:
+            self.perform(effects)
 
     def perform_within(self, effects: Effects) -> None:
         """The same for what comes of an effect, while others of its list are still to come."""
@@ -202,9 +215,10 @@ class Process:
             self.stack.append(deque(effects))
 
     def _perform_own(self) -> None:
-        message = self.own.popleft()
+        member, now = self.member, self.now
         self.stack[-1].append(_OWN)
-        self.perform_within(self.member.on_own(message, self.now))
+        more = member.on_own(self.own.popleft(), now) if self.own else member.hear_own(now)
+        self.perform_within(more)
 
     def do(self, *actions: Action) -> None:
         """One after the other, each with all that it performs."""
@@ -223,7 +237,7 @@ class Process:
             self.stack.pop()
 
     def _is_through(self, frame: deque[Any]) -> bool:
-        return not frame or (frame[0] is _OWN and not self.own)
+        return not frame or (frame[0] is _OWN and not self.own and not self.member.own)
 
     def steps(self) -> list[Action]:
         """What this process can do next."""

@@ -158,13 +158,15 @@ class Program:
         to = dst or member.leader_vmid
         seq, effects = member.request(to, code, fields, ticket, self.world.now)
         ticket.seq = seq
-        self.process.perform(effects)
+        self.process.perform_aside(effects)
         return seq, ticket
 
     def tell(self, code: int, fields: Any, dst: int = 0) -> None:
         """A message that wants no answer."""
         member = self.process.member
-        self.process.perform(member.send(dst or member.leader_vmid, code, fields, self.world.now))
+        self.process.perform_aside(
+            member.send(dst or member.leader_vmid, code, fields, self.world.now)
+        )
 
     def failed(self, ticket: Ticket, error: IpcError) -> None:
         """A ticket gets no answer: for a reason that is true."""
@@ -225,18 +227,18 @@ class Program:
         if self.ids and self.world.rng.random() < 0.6:
             id = self.ids.pop()
             back = member.ids.release(id, now) or ()
-            self.process.perform(member.provision.give_back(back, now))
+            self.process.perform_aside(member.provision.give_back(back, now))
             return
         found = member.ids.new(now)
         if found is None:
-            self.process.perform(member.provision.want_range(now))
+            self.process.perform_aside(member.provision.want_range(now))
             return
         if any(found in program.ids for program in self.world.programs()):
             raise Violation(f"ID {found} in use twice")
         self.ids.append(found)
 
     def top_up(self) -> None:
-        self.process.perform(self.process.member.provision.top_up(self.world.now, 2))
+        self.process.perform_aside(self.process.member.provision.top_up(self.world.now, 2))
 
     def find_owner(self) -> None:
         def then(body: Any) -> None:
@@ -327,7 +329,7 @@ class Program:
 
     def reply(self) -> None:
         src, seq, payload = self.asked.pop(self.world.rng.randrange(len(self.asked)))
-        self.process.perform(self.process.member.answer(src, seq, payload, self.world.now))
+        self.process.perform_aside(self.process.member.answer(src, seq, payload, self.world.now))
 
     def withdrawn(self, effect: Withdraw) -> None:
         """Nobody waits for this answer; a lock is the leader's affair."""
@@ -340,7 +342,7 @@ class Program:
         if waiting:
             ticket = self.world.rng.choice(waiting)
             ticket.state = "withdrawn"
-            self.process.perform(self.process.member.withdraw(ticket.seq, self.world.now))
+            self.process.perform_aside(self.process.member.withdraw(ticket.seq, self.world.now))
 
     # ---- the lock
 
@@ -414,22 +416,26 @@ class Program:
             if not self.opening:
                 self.opening = True
                 ticket = Ticket(self, "SYNC_OPEN", 0, self._opened)
-                self.process.perform(member.sync.open(OPEN, ticket, now))
+                self.process.perform_aside(member.sync.open(OPEN, ticket, now))
         elif self.using is not None:
             self.unlock_handle()
         elif self.handle_ticket is not None:
             if rng.random() < 0.3:
                 self.handle_ticket.state = "withdrawn"
                 ticket, self.handle_ticket = self.handle_ticket, None
-                self.process.perform(member.sync_do(client.withdraw(self.handle, ticket), now))
+                self.process.perform_aside(
+                    member.sync_do(client.withdraw(self.handle, ticket), now)
+                )
         elif rng.random() < 0.07:
             id, self.handle = self.handle, 0
-            self.process.perform(member.sync_do(client.close(id), now))
+            self.process.perform_aside(member.sync_do(client.close(id), now))
         else:
             state = rng.choice([State.SHARED, State.EXCLUSIVE])
             ticket = Ticket(self, f"{state.name} of a handle", 0, partial(self._use, state))
             self.handle_ticket = ticket
-            self.process.perform(member.sync_do(client.lock(self.handle, USER, state, ticket), now))
+            self.process.perform_aside(
+                member.sync_do(client.lock(self.handle, USER, state, ticket), now)
+            )
 
     def _opened(self, body: Any) -> None:
         self.opening = False
@@ -447,7 +453,7 @@ class Program:
         state, self.using = self.using, None
         data = b"%d" % self.world.rng.randrange(10**6)
         changed = state is State.EXCLUSIVE and self.world.rng.random() < 0.8
-        self.process.perform(
+        self.process.perform_aside(
             member.sync_do(
                 member.sync.client.unlock(self.handle, USER, data if changed else None),
                 self.world.now,
@@ -492,7 +498,7 @@ class Program:
             if ticket.state == "open":
                 ticket.state = "left"
         member = self.process.member
-        self.process.perform(member.sync_do(member.sync.client.close_all(), self.world.now))
+        self.process.perform_aside(member.sync_do(member.sync.client.close_all(), self.world.now))
 
     def say_goodbye(self) -> None:
         def then(body: Any) -> None:

@@ -42,6 +42,7 @@ class World:
         self.seed = seed
         self.knobs = knobs
         self.rng = rng
+        self.dice = random.Random(seed)  # for what changes little else
         self.now = 0.0
         self.steps = 0
         self.trace: list[tuple[object, ...]] = []
