@@ -133,3 +133,17 @@ def test_it_loads_nothing_that_only_programs_need(runtime_dir: Path) -> None:
         check=True,
     )
     assert done.stdout.split() == ["|"]
+
+
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", ">&- 2>&-"])
+def test_a_founder_without_standard_streams(runtime_dir: Path, closed: str) -> None:
+    """As daemons are that have closed theirs: what they open next has these numbers."""
+    program = """
+import sys, libos_ipc
+with libos_ipc.Group.create("g") as group:
+    child = group.spawn(lambda: sys.exit(len(group.members())))
+    sys.exit(child.wait().code)
+"""
+    command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, program]
+    assert subprocess.run(command, check=False).returncode == 2
+    no_leaders(runtime_dir)

@@ -19,6 +19,7 @@ was forked meanwhile, by another thread, may hold the founder's end of the socke
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -58,7 +59,7 @@ class LeaderStart:
     def __init__(self, directory: GroupDir) -> None:
         self._socket, theirs = socket.socketpair()
         self._given = False
-        with theirs:
+        with _above_standard_streams(theirs) as theirs:
             try:
                 self._intermediate = _start(directory, theirs.fileno())
             except BaseException:
@@ -102,6 +103,15 @@ class LeaderStart:
         number, text = json.loads(word)
         if number:
             raise error_for(number, text)
+
+
+def _above_standard_streams(theirs: socket.socket) -> socket.socket:
+    """A process without standard streams has other things by their numbers, which in a new process
+    are the streams again."""
+    if theirs.fileno() > 2:
+        return theirs
+    with theirs:
+        return socket.socket(fileno=fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 3))
 
 
 def _start(directory: GroupDir, fd: int) -> subprocess.Popen[bytes]:
