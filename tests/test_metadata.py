@@ -154,6 +154,8 @@ def test_the_stacks_of_a_process(group: Group) -> None:
         text = group.getmeta(child.recv(), "stack")
         assert "a_function_with_a_name" in text
         assert text.startswith("MainThread")
+        assert "\nlibos_ipc:\n" in text, "the library's threads are known by their name"
+        assert "unknown" not in text
     assert "test_the_stacks_of_a_process" in group.getmeta(group.pid, "stack")
 
 

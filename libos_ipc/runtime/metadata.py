@@ -20,6 +20,7 @@ from libos_ipc.core.counters import Counters
 from libos_ipc.core.vocabulary import GetMeta
 from libos_ipc.runtime.process_state import start_time
 from libos_ipc.runtime.processes import KINDS, Usage, read_process
+from libos_ipc.runtime.threads import is_quick
 
 if TYPE_CHECKING:
     from libos_ipc.runtime.session import Session
@@ -79,7 +80,7 @@ def python_stacks() -> str:
     parts = []
     for ident, frame in sorted(sys._current_frames().items(), key=lambda item: item[0] != main):
         thread = threads.get(ident)
-        name = thread.name if thread else "unknown"
+        name = "libos_ipc" if is_quick(frame) else thread.name if thread else "unknown"
         number = f", thread {thread.native_id}" if thread else ""
         # Looking up source lines may read files; a thread that has moved on meanwhile is shown
         # where it was.

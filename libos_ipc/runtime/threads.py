@@ -16,12 +16,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from libos_ipc._native import block_signals
 from libos_ipc.runtime.processes import STACK_SIGNAL
 from libos_ipc.runtime.shortage import AGAIN_S
 
-__all__ = ["OTHERS_SIGNALS", "Gate", "QuickThread", "join_native"]
+if TYPE_CHECKING:
+    from types import FrameType
+
+__all__ = ["OTHERS_SIGNALS", "Gate", "QuickThread", "is_quick", "join_native"]
 
 #: Give up waiting for a thread's end after so many seconds: it is then somebody's bug.
 JOIN_S = 10.0
@@ -117,6 +121,13 @@ class QuickThread:
         """Wait until it has ended, for the kernel too."""
         if self._running.acquire(timeout=JOIN_S):
             _await_kernel(self._native_id)
+
+
+def is_quick(frame: FrameType) -> bool:
+    """Whether this is what a `QuickThread` runs, which `threading` knows by no name."""
+    while frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code is QuickThread._run.__code__
 
 
 def _await_kernel(native_id: int) -> None:
