@@ -98,6 +98,7 @@ def run_target(
     except SystemExit as stop:
         code = _exit_code(stop)
     except BaseException:
+        print(f"process {group.pid} of group {group.name!r}:", file=sys.stderr)
         traceback.print_exc()
     finally:
         try:

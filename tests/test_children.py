@@ -121,6 +121,16 @@ def test_waiting_has_a_time_limit(group: Group) -> None:
     assert child.wait(DEADLINE_S).signal == signal.SIGKILL
 
 
+def test_a_target_that_raises_says_in_which_process(
+    group: Group, capfd: pytest.CaptureFixture[str]
+) -> None:
+    child = group.spawn(lambda: 1 / 0)
+    assert child.wait(DEADLINE_S).code == 1
+    said = capfd.readouterr().err.splitlines()
+    assert said[0] == f"process {child.pid} of group {group.name!r}:"
+    assert said[-1] == "ZeroDivisionError: division by zero"
+
+
 def test_any_child(group: Group) -> None:
     pids = {group.spawn(sys.exit, n).pid: n for n in range(5)}
     while pids:

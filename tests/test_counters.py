@@ -139,6 +139,16 @@ def test_top(group: libos_ipc.Group, runtime_dir: Path, tmp_path: Path) -> None:
         assert row.split()[5] == "-"
 
 
+def test_top_of_which_group(group: libos_ipc.Group, runtime_dir: Path) -> None:
+    """Of the only one, which need not be named; else the others are, by which it could be."""
+    top = ("top", "--runtime-dir", runtime_dir, "--interval", "0.05")
+    assert f"group {group.name}, epoch 1" in cli(*top).stdout
+    with libos_ipc.Group.create("other", runtime_dir=runtime_dir):
+        said = cli(*top)
+        assert said.returncode == 2
+        assert f"'LIBOS_IPC_GROUP'); alive: {group.name}, other" in said.stderr
+
+
 def test_top_on_a_terminal(group: libos_ipc.Group, runtime_dir: Path) -> None:
     words = ("top", "--group", group.name, "--runtime-dir", runtime_dir, "--count", "2")
     status, screen = on_terminal(*words, "--interval", "0.05")

@@ -28,11 +28,18 @@ class Place(NamedTuple):
     #: Whether the group was named on the command line, and not by the environment.
     explicit: bool
 
-    def visit(self) -> AbstractContextManager[Group]:
-        """Be in the one group for the time of a `with`. A usage error if none was named."""
-        if not self.group:
-            raise click.UsageError("Missing option '--group' (env var: 'LIBOS_IPC_GROUP').")
-        return visiting(self.group, self.runtime_dir)
+    def visit(self, *, only: bool = False) -> AbstractContextManager[Group]:
+        """Be in the one group for the time of a `with`. A usage error if none was named, and it is
+        not allowed to mean the `only` one that there is, or there are others."""
+        name = self.group
+        if not name:
+            alive = groups(self.runtime_dir)
+            if not only or len(alive) != 1:
+                which = f"alive: {', '.join(alive)}" if alive else "no group is alive here"
+                text = f"Missing option '--group' (env var: 'LIBOS_IPC_GROUP'); {which}"
+                raise click.UsageError(text)
+            name = alive[0]
+        return visiting(name, self.runtime_dir)
 
     def ask(
         self, question: Callable[[Group], list[_Answer]]

@@ -44,13 +44,15 @@ _HEADS = (
 def command(interval: float, count: int | None, place: Place, as_json: bool) -> int:
     """Show the members of a group at work: rates of messages, latencies, locks, shared values.
 
+    Where only one group is alive it need not be named.
+
     OUT and IN are messages per second, the library's own included. LATENCY is the time in which the
     process's worker answers, a dash if it does not. ASKS are requests that wait for an answer,
     BACKLOG bytes received that no handler has taken up; LOCKS are held and WAITS waited for.
     """
     live = sys.stdout.isatty() and not as_json
     looks = itertools.count() if count is None and live else range(count or 1)
-    with place.visit() as group, closing(Sampler(group)) as sampler:
+    with place.visit(only=True) as group, closing(Sampler(group)) as sampler:
         sampler.look()
         samples = _paced(sampler, interval, iter(looks))
         if live:
