@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 from conftest import both_leaders
-from processes import Peer, poll
+from processes import Peer, poll, state_of
 from prometheus_client import CollectorRegistry, generate_latest
 from test_cli import cli, on_terminal
 
 import libos_ipc
 from libos_ipc.core.counters import Counters, Tally
 from libos_ipc.core.links import Link
-from libos_ipc.core.vocabulary import Outgoing
+from libos_ipc.core.vocabulary import Outgoing, TakeLane
 from libos_ipc.prometheus import register
 
 CODE = 70
@@ -87,6 +87,23 @@ def test_a_death_is_logged_and_counted(
         "by": group.vmid,
         "vmid": peer.vmid,
     }
+    where = f"group {group.name}, epoch {group.epoch}, by {group.vmid}"
+    assert record.getMessage() == f"member gone: vmid {peer.vmid} ({where})"
+
+
+def test_a_lane_that_went_with_its_process_is_no_event(group: libos_ipc.Group) -> None:
+    def take() -> None:
+        with group._session.lock:
+            group._session.traffic._take(TakeLane(peer.vmid, 999, 0, 0))
+
+    with Peer(group, serve) as peer:
+        group.request(peer.vmid, CODE, b"")
+        take()
+        assert group.events() == {"cannot take a lane": 1}
+        peer.kill(signal.SIGKILL)
+        poll(lambda: state_of(peer.os_pid) in ("Z", ""))
+        take()
+        assert group.events()["cannot take a lane"] == 1
 
 
 def test_prometheus(group: libos_ipc.Group) -> None:

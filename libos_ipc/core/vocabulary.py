@@ -335,6 +335,12 @@ class Note(NamedTuple):
     event: str
     fields: dict[str, object]
 
+    def said(self, where: dict[str, object]) -> str:
+        """It as a line: the event, and what belongs to it and to the place where it happened."""
+        both = self.fields, where
+        own, others = (", ".join(f"{name} {value}" for name, value in f.items()) for f in both)
+        return f"{self.event}: {own} ({others})"
+
 
 Effect: TypeAlias = (
     Open

@@ -116,7 +116,9 @@ class LaneTraffic:
         try:
             ours = self.lanes.take(peer, self._process(peer), memory, theirs, line)
         except OSError as error:
-            self._note("cannot take a lane", peer, str(error))
+            watches = session.watches
+            if watches.process_of(peer) and not watches.is_dying(peer):  # else it cannot be helped
+                self._note("cannot take a lane", peer, str(error))
             result = -(error.errno or errno.EIO)
         else:
             self._connect(peer)

@@ -369,9 +369,9 @@ class Session(Performing):
 
     def _note(self, effect: Note) -> None:
         self.member.tally.events[effect.event] += 1
-        given = {"event": effect.event, "group": self.file.name, "epoch": self.member.epoch}
-        fields = {**given, "by": self.member.vmid, **effect.fields}
-        log.warning("%s: %s", effect.event, fields, extra={"libos_ipc": fields})
+        given = {"group": self.file.name, "epoch": self.member.epoch, "by": self.member.vmid}
+        fields = {"event": effect.event, **given, **effect.fields}
+        log.warning("%s", effect.said(given), extra={"libos_ipc": fields})
 
     # ---- what happens, in the worker
 
