@@ -227,6 +227,28 @@ def test_serve_handles_in_the_callers_thread(group: Group) -> None:
         assert child.result() == "served"
 
 
+def test_a_coroutine_that_ends_with_its_loop_is_no_failure(
+    group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`asyncio.run` cancels what is left, at Ctrl-C or at its end: one line says so."""
+
+    async def main() -> None:
+        begun = asyncio.Event()
+
+        @group.on(NOTE)
+        async def endless(message: Message) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        group.send(group.vmid, NOTE)
+        await asyncio.wait_for(begun.wait(), DEADLINE_S)
+
+    asyncio.run(main())
+    (record,) = caplog.records
+    assert record.getMessage() == f"message of VMID {group.vmid}, code {NOTE}: handler cancelled"
+    assert record.exc_info is None
+
+
 def test_an_exception_is_the_requesters_with_its_traceback(group: Group) -> None:
     def broken(group: Group) -> None:
         @group.on(80)

@@ -54,6 +54,9 @@ def refuse(
         plain = number != errno.EREMOTEIO and isinstance(error, NoHandler | ProtocolError)
         text = str(error.args[-1]) if plain else "".join(traceback.format_exception(error))
         replies.refuse(message.src, message.seq, number, text)
+    elif type(error).__name__ == "CancelledError":  # of asyncio, which may not be loaded
+        what = "message of VMID %d, code %d: handler cancelled"
+        log.warning(what, message.src, message.code)
     elif not isinstance(error, NoHandler):
         log.error(
             "message of VMID %d, code %d: handler failed",
