@@ -140,7 +140,7 @@ class FileLock(QuickLock):
         """Give it back; the next has it when this returns. Does nothing in a forked child, or if
         it is not held."""
         try:
-            call = None if self._give() or self.held is None else self._leave()
+            call = self._leave() if not self._give() and self._has else None
             if call is not None:
                 lock(*call)
         except IpcError:
@@ -152,7 +152,7 @@ class FileLock(QuickLock):
     async def arelease(self) -> None:
         """`release` for asyncio; `async with` does this."""
         try:
-            call = None if self.held is None else self._leave()
+            call = self._leave() if self._has else None
             if call is not None:
                 await alock(*call)
         except IpcError:
@@ -163,7 +163,7 @@ class FileLock(QuickLock):
 
     def _part(self) -> None:
         """A signal handler has raised, or a task was cancelled, in the middle of it."""
-        if self.held is not None or self._last_call is not None:
+        if self._has or self._last_call is not None:
             self._leave()
             self._unlock_last()
 
@@ -199,14 +199,26 @@ class FileLock(QuickLock):
         return self._token
 
     @property
+    def _has(self) -> bool:
+        """Whether there is anything to leave, also of the process that this one was forked from."""
+        return bool(self._quick) or self._held != UNLOCK
+
+    @property
+    def _ours(self) -> bool:
+        """Whether that is this process's, and was not given back with the group."""
+        return self._vmid == self._group.vmid and not self._group.closed
+
+    @property
     def held(self) -> str | None:
         """`"read"`, `"write"`, or None."""
-        type = self._type if self._quick else self._held
+        type = UNLOCK if not self._ours else self._type if self._quick else self._held
         return None if type == UNLOCK else TYPE_NAMES[type]
 
     @property
     def token(self) -> Token | None:
         """The fencing token of the present acquisition."""
+        if not self._ours:
+            return None
         return self._quick_token() if self._quick else self._token
 
     # ---- without leaving C
@@ -313,7 +325,7 @@ class FileLock(QuickLock):
             keeper = self._keeper
             if keeper is None:
                 return None  # or this has begun already: see `_last_call`
-            ours = self._vmid == self._group.vmid and not self._group.closed
+            ours = self._ours
             self._last_call = self._call(UNLOCK, None) if ours else None
             if self._mirror is not None and ours:
                 self._mirror.release()

@@ -384,7 +384,8 @@ def test_a_fork_holds_nothing(group: Group, file: Path) -> None:
     """And gives nothing back, though its `with` ends."""
 
     def child(line: Line) -> None:
-        assert lock.held is None or rows(group)[0].pid != group.pid
+        assert (lock.held, lock.token) == (None, None)
+        assert rows(group)[0].pid != group.pid
         lock.release()
         line.send()
         line.recv()

@@ -286,6 +286,7 @@ def test_a_forks_copy_holds_nothing(group: Group, path: Path) -> None:
     lock = quick(group, path)
 
     def child(line: Line) -> str | None:
+        assert (lock.held, lock.token) == (None, None)
         lock.release()
         with pytest.raises(WouldBlock):
             lock.acquire(timeout=0)
@@ -304,6 +305,7 @@ def test_a_closed_group_gives_it_back(found: object, path: Path) -> None:
     lock = quick(group, path)
     lock.acquire()
     group.close()
+    assert (lock.held, lock.token) == (None, None)
     lock.release()
     assert lock.held is None
 
