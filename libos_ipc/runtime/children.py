@@ -15,6 +15,7 @@ import fcntl
 import mmap
 import os
 import struct
+import threading
 from typing import NamedTuple
 
 from libos_ipc.core.vocabulary import ChildExit
@@ -40,9 +41,10 @@ def announce(page: mmap.mmap) -> None:
 
 def of_this_thread() -> frozenset[int] | None:
     """The OS pids of the processes that this thread has forked and nobody has waited for, with
-    those that other threads left behind. None where the kernel does not tell, or cannot now."""
+    those that other threads left behind. None where the kernel does not tell, or cannot now, and
+    where /proc has other numbers than we: it is another namespace's, and has no such thread."""
     try:
-        with open("/proc/thread-self/children", "rb") as file:
+        with open(f"/proc/self/task/{threading.get_native_id()}/children", "rb") as file:
             return frozenset(map(int, file.read().split()))
     except OSError:
         return None
