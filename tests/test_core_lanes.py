@@ -84,6 +84,16 @@ def offered(a: End, b: End) -> None:
     a.done(a.member.lanes.offer(b.member.vmid, 40, 41, 7, 0.0))
 
 
+@pytest.mark.parametrize(("lane_after", "offers"), [(100, 1), (0, 0)])
+def test_many_bytes_are_worth_a_lane_as_many_messages_are(lane_after: int, offers: int) -> None:
+    a = End(2, lane_after)
+    a.send(3, bytes(60_000))
+    assert a.wants == []
+    for _ in range(3):
+        a.send(3, bytes(10_000))
+    assert a.wants == [OfferLane(3)] * offers
+
+
 def taken(a: End, b: End) -> None:
     b.hear(a, a.connection)
     assert b.wants == [TakeLane(a.member.vmid, 40, 41, 7)]

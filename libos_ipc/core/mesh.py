@@ -28,6 +28,9 @@ from libos_ipc.core.vocabulary import (
 
 __all__ = ["Mesh"]
 
+#: Bytes to a process that are worth the memory of a lane, as some messages are.
+LANE_BYTES = 64 * 1024
+
 
 class Mesh:
     """One process's links to all that it has talked to, by VMID."""
@@ -158,6 +161,7 @@ class Mesh:
     # ---- sending
 
     def _numbered(self, link: Link, message: Outgoing, now: float) -> Effects:
+        before = link.sent_bytes
         number = link.stamp(message, weight(message.code, message.body), now)
         if link.lane_from:
             return [make(Write, (link.peer, number, link.acknowledge(), message))]
@@ -165,7 +169,8 @@ class Mesh:
             effects = self._connect(link, now)
         else:
             effects = [make(Transmit, (link.peer, number, link.acknowledge(), message))]
-        if number == self.lane_after and not link.lane:
+        enough = number == self.lane_after or before < LANE_BYTES <= link.sent_bytes
+        if enough and self.lane_after and not link.lane:
             effects.append(OfferLane(link.peer))
         return effects
 
