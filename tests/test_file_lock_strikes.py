@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import both_leaders
 from lock_users import rows
 from processes import poll
 from strikes import Strike
@@ -14,7 +15,7 @@ from strikes import Strike
 from libos_ipc import Group
 from libos_ipc.file_lock import FileLock
 
-pytestmark = pytest.mark.parametrize("group", ["process"], indirect=True)
+pytestmark = both_leaders
 
 
 def at_each_point(
