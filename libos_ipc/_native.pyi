@@ -273,6 +273,17 @@ def block_signals(mask: int, /) -> int:
     """Leave these signals (bit n - 1 for number n) to other threads, beside those that the calling
     thread leaves to them already. The mask until now."""
 
+def children() -> bytes:
+    """What the kernel lists of the calling thread's children: their OS pids, in decimal, each with
+    a space behind it. OSError."""
+
+def note_process(page: Buffer, /) -> None:
+    """Write the number of this process, as a native int64, into the first eight bytes there."""
+
+def notify(fd: int, /) -> None:
+    """Add one to this eventfd, which does not block, and go on at once: who is woken by it has the
+    interpreter lock when the calling thread lets go of it. OSError."""
+
 def set_blocked(mask: int, /) -> int:
     """Leave these signals to other threads, and no others. The mask until now."""
 
@@ -844,6 +855,9 @@ class Lane:
         self, number: int, acked: int, code: int, seq: int, payload: bytes | memoryview, /
     ) -> bool: ...
     def flush(self) -> bool: ...
+    #: what is sent wakes nobody: it is seen with what comes next, or by `ring`
+    quiet: bool
+    def ring(self) -> None: ...
     def remind(self) -> bool: ...
     def settle(self, idle: bool, /) -> None: ...
     def receive(self, max_message: int, /) -> tuple[int, int, int, int, bytes | int] | None: ...

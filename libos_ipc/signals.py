@@ -268,7 +268,7 @@ class Signals:
         signalling = node.signalling
         fresh = sigs - signalling.handlers.keys() - signalling.held
         if fresh:
-            signalling.held |= fresh
+            signalling.hold(fresh)
             self._tell_caught()
         found = signalling.wait(sigs, timeout)
         if found is None:

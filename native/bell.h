@@ -87,7 +87,7 @@ bool bell_collect(struct bell *bell, uint64_t lines[BELL_WORDS]);
 /* The owner: who has been given some will not ask again now, although there may be more. */
 void bell_rest(struct bell *bell);
 
-/* The owner: a line is to be looked at once more. */
+/* From any process: a line is to be looked at, by whoever looks next; nobody is woken for it. */
 void bell_again(struct bell *bell, unsigned line);
 
 #endif

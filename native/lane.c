@@ -3,6 +3,7 @@
 #include "arguments.h"
 #include "shared.h"
 
+#include <structmember.h>
 #include <unistd.h>
 
 enum { HEADS = 4096, SMALLEST = 4096, DESKS_AT = 1024 };
@@ -50,9 +51,12 @@ drop_lost(struct lane *lane)
 static void
 close_lane(struct lane *lane)
 {
+    if (lane->memory == NULL) {
+        return; /* what this thread holds it may hold on */
+    }
     if (lane->process != getpid()) {
         drop_lost(lane);
-    } else if (lane->memory != NULL) {
+    } else {
         desk_abandon(lane->asked); /* in a child it is the parent's, who may be asking */
     }
     while (lane->first != NULL) {
@@ -120,6 +124,7 @@ lane_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
 
     close_lane(lane_of(self));
+    drop_lost(lane_of(self)); /* closed by the parent while they held it */
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -144,7 +149,12 @@ lane_require_open(const struct lane *lane)
 void
 lane_ring(const struct lane *lane)
 {
-    if (lane->bell != NULL) {
+    if (lane->bell == NULL) {
+        return;
+    }
+    if (lane->quiet) {
+        bell_again(lane->bell, lane->line);
+    } else {
         bell_ring(lane->bell, lane->line);
     }
 }
@@ -238,6 +248,16 @@ lane_remind(PyObject *self, PyObject *Py_UNUSED(ignored))
                            (!channel_filled(&lane->in, &filled) || filled > 0));
 }
 
+PyDoc_STRVAR(ring_doc, "ring($self, /)\n--\n\n"
+                       "Wake who reads at the other end, for what was sent while the lane was quiet.");
+
+static PyObject *
+ring_method(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    lane_ring(lane_of(self));
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(receive_doc, "receive($self, max_message, /)\n--\n\n"
                           "(number, acked, code, seq, payload) of the next message, None if it is "
                           "not there yet; in the place of the payload of a large message that asks "
@@ -264,11 +284,18 @@ static PyMethodDef lane_methods[] = {
     {"reach", NATIVE_METHOD(lane_reach), METH_FASTCALL, reach_doc},
     {"send", NATIVE_METHOD(lane_send), METH_FASTCALL, send_doc},
     {"flush", flush_method, METH_NOARGS, flush_doc},
+    {"ring", ring_method, METH_NOARGS, ring_doc},
     {"remind", lane_remind, METH_NOARGS, remind_doc},
     {"settle", lane_settle, METH_O, settle_doc},
     {"receive", lane_receive, METH_O, receive_doc},
     {"close", lane_close, METH_NOARGS, close_doc},
     {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef lane_members[] = {
+    {"quiet", T_BOOL, offsetof(struct lane, quiet), 0,
+     "Whether what is sent wakes nobody: it is seen with what comes next, or by `ring`."},
+    {NULL, 0, 0, 0, NULL},
 };
 
 static PyGetSetDef lane_attributes[] = {
@@ -287,6 +314,7 @@ static PyType_Slot lane_slots[] = {
     {Py_tp_new, lane_new},
     {Py_tp_dealloc, lane_dealloc},
     {Py_tp_methods, lane_methods},
+    {Py_tp_members, lane_members},
     {Py_tp_getset, lane_attributes},
     {0, NULL},
 };

@@ -49,6 +49,7 @@ struct lane {
     struct bell *bell; /* theirs, NULL until it is known */
     struct reception *reception; /* theirs; where the bell is */
     unsigned line;
+    char quiet; /* what is sent wakes nobody */
     struct channel_end out;
     struct channel_end in;
     uint64_t unread_since; /* up to where the other end had read, the last time; UINT64_MAX for all */

@@ -8,6 +8,8 @@
 #include <fcntl.h>
 #include <linux/kcmp.h>
 #include <signal.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -146,6 +148,85 @@ system_set_blocked(PyObject *module, PyObject *bits)
     return change_mask(SIG_SETMASK, bits);
 }
 
+/* Python's own lets go of the interpreter lock, which whoever is woken would have before us; it does not
+ * block where the counter cannot be full. */
+static PyObject *
+system_notify(PyObject *module, PyObject *number)
+{
+    (void)module;
+    const uint64_t one = 1;
+    int fd;
+
+    if (as_int(number, "fd", &fd) < 0) {
+        return NULL;
+    }
+    if (write(fd, &one, sizeof one) < 0 && errno != EAGAIN) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
+/* All that there is to read, a piece at a time. NULL with an exception. */
+static PyObject *
+read_all(int fd)
+{
+    char piece[4096];
+    PyObject *all = PyBytes_FromStringAndSize(NULL, 0);
+
+    while (all != NULL) {
+        const ssize_t size = read(fd, piece, sizeof piece);
+        if (size < 0 && errno != EINTR) {
+            PyErr_SetFromErrno(PyExc_OSError);
+            Py_CLEAR(all);
+        } else if (size == 0) {
+            break;
+        } else if (size > 0) {
+            PyBytes_ConcatAndDel(&all, PyBytes_FromStringAndSize(piece, size));
+        }
+    }
+    return all;
+}
+
+/* By the thread's number in our own namespace: where /proc is another's, there is no such thread. With the
+ * interpreter lock: the kernel does not block for it, and whoever forks has no time to wait for others. */
+static PyObject *
+system_children(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    (void)module;
+    char path[sizeof "/proc/self/task//children" + 3 * sizeof(long)];
+
+    snprintf(path, sizeof path, "/proc/self/task/%ld/children", syscall(SYS_gettid));
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    PyObject *all = read_all(fd);
+    close(fd);
+    return all;
+}
+
+static PyObject *
+system_note_process(PyObject *module, PyObject *page)
+{
+    (void)module;
+    const int64_t process = getpid();
+    Py_buffer there;
+
+    if (PyObject_GetBuffer(page, &there, PyBUF_WRITABLE) < 0) {
+        return NULL;
+    }
+    const bool fits = there.len >= (Py_ssize_t)sizeof process;
+    if (fits) {
+        memcpy(there.buf, &process, sizeof process);
+    }
+    PyBuffer_Release(&there);
+    if (!fits) {
+        PyErr_SetString(PyExc_ValueError, "a process's number takes eight bytes");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef system_methods[] = {
     {"tgkill", NATIVE_METHOD(system_tgkill), METH_FASTCALL,
      "tgkill($module, process, thread, sig, /)\n--\n\n"
@@ -162,6 +243,16 @@ static PyMethodDef system_methods[] = {
     {"set_blocked", system_set_blocked, METH_O,
      "set_blocked($module, mask, /)\n--\n\n"
      "Leave these signals to other threads, and no others. The mask until now."},
+    {"children", system_children, METH_NOARGS,
+     "children($module, /)\n--\n\n"
+     "What the kernel lists of the calling thread's children, as proc(5) has it, read at once."},
+    {"note_process", system_note_process, METH_O,
+     "note_process($module, page, /)\n--\n\n"
+     "Write the number of this process into the first eight bytes there."},
+    {"notify", system_notify, METH_O,
+     "notify($module, fd, /)\n--\n\n"
+     "Add one to this eventfd, which does not block, and go on at once: who is woken by it has the "
+     "interpreter lock when we let go of it."},
     {NULL, NULL, 0, NULL},
 };
 

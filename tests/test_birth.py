@@ -26,6 +26,7 @@ from processes import (
 
 import libos_ipc
 from libos_ipc import Group
+from libos_ipc.runtime.lanes import Lanes
 from libos_ipc.runtime.session import Session
 from libos_ipc.runtime.threads import Gate
 
@@ -226,7 +227,10 @@ def test_a_leader_that_is_killed_meanwhile(
         forked.result()
 
 
-def test_a_parent_that_is_killed_meanwhile(group: Group, let_be: Callable[[], None]) -> None:
+@pytest.mark.parametrize("when", ["meanwhile", "before the leader is woken"])
+def test_a_parent_that_is_killed(
+    group: Group, let_be: Callable[[], None], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
     """The child is a member all the same."""
     said, saying = os.pipe()
 
@@ -237,6 +241,8 @@ def test_a_parent_that_is_killed_meanwhile(group: Group, let_be: Callable[[], No
 
     def parent(line: Line) -> None:
         let_be()
+        if when != "meanwhile":
+            monkeypatch.setattr(Lanes, "ring", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         with Forked(grandchild) as forked:
             forked.recv()
             line.send()
@@ -244,9 +250,10 @@ def test_a_parent_that_is_killed_meanwhile(group: Group, let_be: Callable[[], No
 
     try:
         with Forked(parent) as forked:
-            forked.recv()
-            forked.kill()
-            forked.wait()
+            if when == "meanwhile":
+                forked.recv()
+                forked.kill()
+            assert os.WTERMSIG(forked.wait()) == signal.SIGKILL
         let_be()
         assert int(os.read(said, 16))
     finally:

@@ -14,7 +14,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import Forked, Line, descriptors, poll
+from processes import DEADLINE_S, Forked, Line, descriptors, poll
 from shared_memory import memory
 
 from libos_ipc._native import BELL_LINES, PORTER, SEAT, Doorbell, Lane, Malformed, Shared
@@ -333,6 +333,27 @@ def test_what_lies_unread_is_rung_again(pair: Pair) -> None:
     assert pair.doorbells[1].take() == []
     one.close()
     assert not one.remind()
+
+
+def test_what_is_sent_quietly_wakes_nobody_until_it_is_rung(pair: Pair) -> None:
+    """It is there all the same for who looks."""
+    one, other = pair.ends
+    count = memoryview(pair.bells[1]).cast("B")[:4].cast("I")
+    woken: list[bool] = []
+    sleeper = threading.Thread(
+        target=lambda: woken.append(pair.doorbells[1].sleep(PORTER, time.monotonic() + DEADLINE_S))
+    )
+    sleeper.start()
+    poll(lambda: memoryview(pair.bells[1]).cast("B")[4:8].cast("I")[0] & PORTER)
+    before = count[0]
+    one.quiet = True
+    one.send(1, 0, 64, 0, b"")
+    one.quiet = False
+    assert (count[0], other.receive(MOST)) == (before, (1, 0, 64, 0, b""))
+    one.ring()
+    sleeper.join(DEADLINE_S)
+    assert woken == [True]
+    assert pair.doorbells[1].take() == [3]
 
 
 @pytest.mark.parametrize("who", [SEAT, PORTER])

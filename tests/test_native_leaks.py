@@ -1019,6 +1019,30 @@ def case_block_signals() -> None:
     _native.set_blocked(before)
 
 
+def case_children() -> None:
+    with contextlib.suppress(OSError):
+        _native.children()
+
+
+def case_note_process() -> None:
+    page = bytearray(8)
+    _native.note_process(page)
+    assert int.from_bytes(page, sys.byteorder) == os.getpid()
+    refused(_native.note_process, bytearray(7))
+    refused(_native.note_process, bytes(8))
+
+
+def case_notify() -> None:
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    try:
+        _native.notify(fd)
+        refused(_native.notify, "1")
+    finally:
+        os.close(fd)
+    with contextlib.suppress(OSError):
+        _native.notify(fd)
+
+
 def case_set_blocked() -> None:
     _native.set_blocked(_native.set_blocked(0))
     refused(_native.set_blocked, "9")
@@ -1365,6 +1389,20 @@ def case_lane_remind() -> None:
     one.send(1, 0, 70, 0, PAYLOAD)
     assert not one.remind()
     assert other.remind()
+
+
+def case_lane_ring() -> None:
+    one, _ = lane()
+    one.send(1, 0, 70, 0, PAYLOAD)
+    one.ring()
+
+
+def case_lane_quiet() -> None:
+    one, _ = lane()
+    one.quiet = True
+    one.send(1, 0, 70, 0, PAYLOAD)
+    assert one.quiet
+    refused(setattr, one, "quiet", PAYLOAD)
 
 
 def case_lane_window() -> None:

@@ -37,7 +37,8 @@ def test_lanes_are_answered_before_the_transport_stands(
         member.on(ASK)(lambda message: member.request(message.src, ECHO, b"?", timeout=DEADLINE_S))
 
     def miss() -> bool:
-        group._session.carriage.miss()
+        with group._session.lock:
+            group._session.carriage.miss()
         return tried.is_set()
 
     with Peer(group, asker) as peer:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 from libos_ipc.core.member import Member
 from libos_ipc.core.sync_words import Reference
 from libos_ipc.core.vocabulary import GetMeta, Publish, SignalInfo
+from libos_ipc.errors import NotJoined
 from libos_ipc.runtime.batons import MembersBatons
 from libos_ipc.runtime.deposits import MembersDeposits
 from libos_ipc.runtime.descriptions import Descriptions
@@ -64,11 +66,17 @@ class Belongings:
         member.sync.client.open_baton = self.batons.open
         member.sync.client.open_deposit = self.deposits.open
 
-    def belongings_reborn(self) -> None:
-        """In a forked child: handlers and descriptions are its own, what waited is not."""
-        self.signalling.reborn()
-        self.descriptions.reborn()
-        self.mirrors.close()
+    def partings(self) -> list[Callable[[], object]]:
+        """What a forked child does with them; see `Forking.part`."""
+        parents, steps = self.session, list[Callable[[], object]]()
+        if len(parents.member.sync.client):
+            gone = NotJoined("the sync handle was opened by the parent: this process was forked")
+            # First, or what is the parent's would be ended, or taken back.
+            steps += [self.batons.close, self.deposits.close]
+            steps.append(lambda: parents.perform(parents.member.sync.on_server_lost(gone)))
+        if self.signalling.used:  # handlers are the child's own, what waited is not
+            steps.append(self.signalling.reborn)
+        return [*steps, self.descriptions.reborn, self.mirrors.reborn]
 
     def close_belongings(self) -> None:
         """The process has left."""

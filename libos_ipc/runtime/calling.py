@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from libos_ipc._native import Exchange, Lock
@@ -76,6 +77,31 @@ class Calling:
         else:
             self.landings.close()
 
+    def partings_of_callers(self, own: int) -> list[Callable[[], object]]:
+        """What a forked child does about those who wait in it, of whose requests one, of number
+        `own`, may be the fork's: a thread that forked while it waited (in a signal handler) learns
+        that it waits in vain."""
+        steps: list[Callable[[], object]] = [
+            partial(setattr, self, "closed", True),
+            self.member.ids.withdraw,
+            self.exchange.close,
+            # It may be held for ever, by a thread that is not in this process.
+            partial(self.lock.acquire, False),
+            self.lock.release,
+        ]
+        if self._waiting:
+            steps.insert(-1, self.progress.notify_all)
+        if self.listeners:  # event loops of the parent
+            steps.append(self.listeners.clear)
+        if len(self.member.calls) > (own > 0) or self.landings.used:
+            steps.append(self._end_parents_requests)
+        return steps
+
+    def _end_parents_requests(self) -> None:
+        error = NotJoined("the request was the parent's: this process was forked")
+        with self.lock:
+            self.end_requests(error, forked=True)
+
     def counters(self) -> Counters:
         """What has passed between this process and the others."""
         with self.lock:
@@ -112,7 +138,7 @@ class Calling:
         seq = 0
         done = None
         try:
-            if dst != LEADER and self._has_lane(dst):
+            if dst != LEADER and self.has_lane(dst):
                 self._keep_time()  # first: it may be time that brings what was sent before
                 payload = payload_of(Outgoing(code, 0, body))
                 done = self.exchange.call(dst, code, payload, ticket, deadline)
@@ -181,10 +207,10 @@ class Calling:
 
     def sit(self, peer: int, done: Callable[[], object], deadline: float | None) -> None:
         """Take the seat from which answers of this peer are seen first. See `Seat.sit`."""
-        seat = self.porter if self._has_lane(peer) else self.loop
+        seat = self.porter if self.has_lane(peer) else self.loop
         seat.sit(done, deadline, urgent=True)
 
-    def _has_lane(self, peer: int) -> bool:
+    def has_lane(self, peer: int) -> bool:
         link = self.member.links.get(peer)
         return link is not None and link.lane_from != 0
 

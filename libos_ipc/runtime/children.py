@@ -15,9 +15,9 @@ import fcntl
 import mmap
 import os
 import struct
-import threading
 from typing import NamedTuple
 
+from libos_ipc._native import children
 from libos_ipc.core.vocabulary import ChildExit
 
 __all__ = ["ChildRow", "Children", "ExitStatus", "of_this_thread"]
@@ -28,15 +28,10 @@ STATUS_S = 2.0
 ENDED_KEPT = 1024
 
 
-#: The OS pid of a new child, in a page of memory that it shares with its parent.
+#: The OS pid that a new child first of all notes in a page of memory, which its parent has too.
 _PID = struct.Struct("q")
 #: An OS pid that no process has: Linux has none over 2**22.
 _NOBODY = 2**22 + 1
-
-
-def announce(page: mmap.mmap) -> None:
-    """In a new child, before anything else of it runs: tell the parent that we exist."""
-    _PID.pack_into(page, 0, os.getpid())
 
 
 def of_this_thread() -> frozenset[int] | None:
@@ -44,8 +39,7 @@ def of_this_thread() -> frozenset[int] | None:
     those that other threads left behind. None where the kernel does not tell, or cannot now, and
     where /proc has other numbers than we: it is another namespace's, and has no such thread."""
     try:
-        with open(f"/proc/self/task/{threading.get_native_id()}/children", "rb") as file:
-            return frozenset(map(int, file.read().split()))
+        return frozenset(map(int, children().split()))
     except OSError:
         return None
 
@@ -71,16 +65,29 @@ class ExitStatus(NamedTuple):
 class ChildRow:
     """One child that has not been waited for."""
 
-    __slots__ = ("ended_at", "os_pid", "ours", "page", "pid", "pidfd", "status", "told", "vmid")
+    __slots__ = (
+        "ended_at",
+        "os_pid",
+        "ours",
+        "page",
+        "pid",
+        "pidfd",
+        "status",
+        "told",
+        "vmid",
+        "watched",
+    )
 
     def __init__(self, pid: int, vmid: int) -> None:
         self.pid = pid
         self.vmid = vmid
         self.os_pid = 0
         self.pidfd = -1
+        #: whether the end that the pidfd tells is waited for
+        self.watched = False
         #: started by `group.fork`: ours to reap
         self.ours = False
-        #: where it was to `announce` itself, if a fork of ours made it
+        #: where it was to announce itself, if a fork of ours made it
         self.page: mmap.mmap | None = None
         self.told: ChildExit | None = None
         self.status: ExitStatus | None = None

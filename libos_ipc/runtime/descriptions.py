@@ -127,6 +127,7 @@ class Descriptions:
     """Of one process in one group. Any thread."""
 
     def __init__(self) -> None:
+        self.used = False  #: anything was ever locked by a descriptor: set first of all
         #: held from `begin` until the leader has been told what follows from it
         self.telling = threading.RLock()
         self._lock = threading.Lock()
@@ -311,7 +312,7 @@ class Descriptions:
             for file, posix in self._posix.items():
                 if not posix.is_busy() and not _leads_to(posix.fd, file):
                     gone.append((Kind.POSIX, 0, *file))
-            numbers: list[int] | None = None
+            numbers: list[int] = []
             for handle, one in self._by_handle.items():
                 if one.is_busy() or one.is_of(one.fd):
                     continue
@@ -337,9 +338,10 @@ class Descriptions:
 
     def reborn(self) -> None:
         """In a forked child: it has the descriptions, too, and none of the POSIX locks."""
-        self.telling = threading.RLock()
-        self._lock = threading.Lock()
         self._forking = False
+        if not self.used:
+            return
+        self.telling, self._lock = threading.RLock(), threading.Lock()
         self.quick.clear()
         self._adopt(self.flocks.withdraw_all())
         for posix in self._posix.values():

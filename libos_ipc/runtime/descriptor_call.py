@@ -44,6 +44,7 @@ class DescriptorCall:
         self._alone = False  # the leader has not heard of it
         self._slot: Delegation | None = None  # where that was done
         # What was closed is given up before other threads ask for anything by the same file.
+        descriptions.used = True
         with descriptions.telling:
             self._place = descriptions.begin(fd, kind, session.member.vmid, weakref.ref(self))
             try:

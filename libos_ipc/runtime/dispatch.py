@@ -24,6 +24,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -56,16 +57,7 @@ class Dispatcher:
         self.on_alone: Callable[[], None] = lambda: None
         self._header_weight = header_weight
         self._me = 0
-        self._replies: Replies | None = None
-        self._seat: Seat | None = None
-        self._exchange: Exchange | None = None
         self._finish: Callable[[], None] = lambda: None
-        self._wanted = 1
-        self._ready = False
-        self._serving = False
-        self._reset()
-
-    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._queue: SimpleQueue[Message | None] = SimpleQueue()
         self._held: deque[Message] = deque()
@@ -73,8 +65,11 @@ class Dispatcher:
         self._withdrawn: set[tuple[int, int]] = set()
         self._waiting: set[tuple[int, int]] = set()
         self._threads: dict[threading.Thread, bool] = {}  # whether inside a handler
-        self._stopping = False
+        self._stopping = self._serving = False
         self.tasks: Tasks | None = None
+        self._replies: Replies | None = None
+        self._seat: Seat | None = None
+        self._exchange: Exchange | None = None
 
     # ---- life
 
@@ -88,18 +83,18 @@ class Dispatcher:
             self._exchange = reader.exchange
             self._finish = reader.finish_round
         self._stopping = False
-        if self._ready:
+        if self.handlers.ready:
             self._spawn()
         if self.tasks is not None:
             self.tasks.resume()
 
-    def reborn(self) -> None:
-        """In a forked child: the handlers stay, queue and threads were the parent's."""
-        if self.tasks is not None:
-            self.tasks.abandon()
-        self._reset()
-        self._serving = False
-        self._replies = self._seat = self._exchange = None
+    def partings(self) -> list[Callable[[], object]]:
+        """What a forked child does: the handlers stay, queue and threads were the parent's. See
+        `Forking.part`."""
+        fresh = Dispatcher(self._header_weight)
+        fresh.handlers, fresh.on_alone = self.handlers, self.on_alone
+        be_fresh = partial(setattr, self, "__dict__", vars(fresh))
+        return [be_fresh] if self.tasks is None else [self.tasks.abandon, be_fresh]
 
     def pause(self) -> None:
         """End the threads that are idle, or become so within the patience of a fork."""
@@ -142,7 +137,7 @@ class Dispatcher:
     ) -> None:
         """Let `function` handle messages of this code, on `threads` threads or more."""
         self.handlers.add(code, Handler(function, type, batch))
-        self._wanted = max(self._wanted, threads)
+        self.handlers.threads = max(self.handlers.threads, threads)
         self.set_ready()
 
     def set_ready(self) -> None:
@@ -150,7 +145,7 @@ class Dispatcher:
         with self._lock:
             while self._held:
                 self._queue.put(self._held.popleft())
-            self._ready = True  # only now: nothing may overtake what was held
+            self.handlers.ready = True  # only now: nothing may overtake what was held
         self._spawn()
 
     def _spawn(self) -> None:
@@ -159,7 +154,7 @@ class Dispatcher:
                 return
             for thread in [t for t in self._threads if not t.is_alive()]:
                 del self._threads[thread]
-            while len(self._threads) < self._wanted:
+            while len(self._threads) < self.handlers.threads:
                 thread = threading.Thread(target=self._run, name="libos_ipc dispatch", daemon=True)
                 self._threads[thread] = False
                 try:
@@ -175,9 +170,9 @@ class Dispatcher:
         """Take a message in."""
         if message.seq:
             self._waiting.add((message.src, message.seq))
-        if not self._ready:
+        if not self.handlers.ready:
             with self._lock:
-                if not self._ready:
+                if not self.handlers.ready:
                     self._held.append(message)
                     return
         self._queue.put(message)
@@ -219,7 +214,7 @@ class Dispatcher:
             return self._ahead.popleft()
         if self._seat is not None and queue.empty():  # `pause` puts something in, too
             if self._exchange is not None:
-                quick, shared = self.handlers.quick, self._wanted > 1
+                quick, shared = self.handlers.quick, self.handlers.threads > 1
                 self._exchange.serve(self, self._replies, quick, queue.qsize, shared)
                 if queue is not self._queue:
                     return None  # a handler forked, and this is the child
@@ -332,7 +327,7 @@ class Dispatcher:
         The one behind them has to be taken, too: it is the next of the exchange if that serves.
         """
         code = run[0].code
-        while self._wanted == 1 and len(run) < MOST_AT_ONCE:
+        while self.handlers.threads == 1 and len(run) < MOST_AT_ONCE:
             try:
                 message = self._queue.get_nowait()
             except Empty:

@@ -21,7 +21,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from libos_ipc._native import block_signals, set_blocked
 from libos_ipc.runtime.children import of_this_thread
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from libos_ipc.runtime.node import Node
     from libos_ipc.runtime.sockets import Sockets
 
-__all__ = ["ForkHooks", "ForkPlan"]
+__all__ = ["ForkHooks", "ForkPlan", "Parting"]
 
 log = logging.getLogger("libos_ipc")
 
@@ -48,9 +49,27 @@ class ForkPlan(NamedTuple):
     page: mmap.mmap  #: shared with the child, which first of all writes its OS pid there
 
 
+class Parting(NamedTuple):
+    """What the two processes of a fork do first of all, in this order, made ready before it.
+
+    Whatever Python touches after a fork is a page to be copied, since it counts a reference there:
+    a call of a method touches the names on the way to it, the order in which classes are searched
+    for these, the function and its code. So calls are bound beforehand, and objects made.
+    """
+
+    parents: list[Callable[[], object]]
+    childs: list[Callable[[], object]]
+    #: what then begins the child's life in a thread, beside something else; None if it has none
+    begin: Callable[[Callable[[], None]], None] | None
+
+
+#: What was made ready for a child, as far as it was.
+Ready: TypeAlias = "tuple[ForkPlan | None, Parting | None]"
+
+
 class ForkHooks:
     """The hooks of this process, for all groups that it is in: `nodes` lists these. `on_fork` is
-    called first of all, `on_child` last in the child."""
+    called first of all, `on_child` last in the child, in any thread."""
 
     def __init__(
         self,
@@ -61,7 +80,7 @@ class ForkHooks:
         self._nodes = nodes
         self._on_fork = on_fork
         self._on_child = on_child
-        self._plans: dict[int, list[tuple[Node, ForkPlan | None]]] = {}
+        self._plans: dict[int, dict[Node, Ready]] = {}
         self._blocked: dict[int, int] = {}  # the signals that each thread had blocked itself
         #: by thread whose hook before the fork came to its end: the children it had, if known
         self._ready: dict[int, frozenset[int] | None] = {}
@@ -80,54 +99,68 @@ class ForkHooks:
     def _before(self) -> None:
         self._on_fork()
         joins = not _is_for_exec(sys._getframe(1))
-        plans = self._plans[threading.get_ident()] = []
+        plans = self._plans[threading.get_ident()] = {}
         for node in list(self._nodes()):
             node.await_birth()  # after which it may be known to be none
         for node in list(self._nodes()):
             try:
-                plans.append((node, node.prepare_fork(joins)))
+                plans[node] = node.prepare_fork(joins), None
             except Exception:
                 log.exception("preparing a fork in group %s", node.file.name)
         self._blocked[threading.get_ident()] = block_signals(0)  # known first, whatever a handler
         block_signals(OTHERS_SIGNALS)  # raises that comes now
-        for node, _ in plans:
+        for node, (plan, _) in plans.items():
             try:
-                node.pause()
+                plans[node] = plan, node.pause(plan)
             except Exception:
                 log.exception("pausing for a fork in group %s", node.file.name)
         self._ready[threading.get_ident()] = of_this_thread() if joins and plans else None
 
     def _after_in_parent(self) -> None:
         os_pid = self._find_child()
-        for node, plan in self._plans.pop(threading.get_ident(), ()):
+        for node, (plan, parting) in self._plans.pop(threading.get_ident(), {}).items():
             try:
-                node.forked_parent(plan, os_pid)
+                node.forked_parent(plan, parting, os_pid)
             except Exception:
                 log.exception("going on after a fork in group %s", node.file.name)
         self._take_signals()
 
     def _after_in_child(self) -> None:
-        mine: list[tuple[Node, ForkPlan | None]] = []
-        if threading.get_ident() in self._ready:
-            mine = self._plans.pop(threading.get_ident())
-        others, self._plans = self._plans, {}
-        for plans in others.values():
-            for _, plan in plans:
+        me = threading.get_ident()
+        prepared, self._plans = self._plans, {}
+        mine = prepared.pop(me, {}) if me in self._ready else {}
+        for plans in prepared.values():
+            for plan, _ in plans.values():
                 if plan is not None:
                     plan.sockets.close()
-        planned = [node for node, _ in mine]
-        # What a signal handler that raised has broken off: no group is the parent's here.
-        mine += [(node, None) for node in list(self._nodes()) if node not in planned]
-        for node, plan in mine:
+        for node in self._nodes():
+            # What a signal handler that raised has broken off: no group is the parent's here.
+            mine.setdefault(node, (None, None))
+        beginnings = []
+        for node, (plan, parting) in mine.items():
             try:
-                node.forked_child(plan)
+                _, steps, begin = parting or node.part(plan)
+                for step in steps:
+                    step()
+                if begin is not None:
+                    beginnings.append(begin)
             except Exception:
                 log.exception("joining group %s after a fork", node.file.name)
                 node.on_lost()
-        self._on_child()
+        # Last, and the rest in one of these threads: each takes the interpreter as soon as it can.
+        rest: Callable[[], None] = partial(self._end_child, mine)
+        for begin in beginnings:
+            begin(rest)
+            rest = _nothing
+        rest()
         self._take_signals()
         self._blocked.clear()
         self._ready.clear()
+
+    def _end_child(self, made: dict[Node, Ready]) -> None:
+        """What is not needed at once, and the end of what was made ready."""
+        self._on_child()
+        made.clear()
 
     def _find_child(self) -> int:
         """Which process this thread has forked just now: 0 if that is not certain. It is asked
@@ -143,6 +176,10 @@ class ForkHooks:
         blocked = self._blocked.pop(threading.get_ident(), None)
         if blocked is not None:
             set_blocked(blocked)
+
+
+def _nothing() -> None:
+    """All is done already."""
 
 
 def _is_for_exec(caller: FrameType) -> bool:

@@ -16,16 +16,19 @@ import mmap
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from libos_ipc._native import note_process
 from libos_ipc.core.codes import Code
 from libos_ipc.core.leader import Leader
 from libos_ipc.core.provision import SPARE_PAIRS
 from libos_ipc.core.roster import Record
-from libos_ipc.errors import IpcError, NotJoined
-from libos_ipc.runtime.children import Children, announce
+from libos_ipc.errors import IpcError
+from libos_ipc.runtime.belongings import Identity
+from libos_ipc.runtime.children import Children
 from libos_ipc.runtime.dispatch import Dispatcher
-from libos_ipc.runtime.fork import ForkPlan
+from libos_ipc.runtime.fork import ForkPlan, Parting
 from libos_ipc.runtime.held_files import Fork
 from libos_ipc.runtime.parenthood import Parenthood
 from libos_ipc.runtime.pause import Pause
@@ -118,9 +121,23 @@ class Forking(Parenthood):
                 self.reclaim(*pair)
             return None
 
-    def pause(self) -> None:
-        """Right before the fork: have no thread of ours in its way."""
-        self._pause.begin(self.session, self.dispatcher)
+    def pause(self, plan: ForkPlan | None) -> Parting | None:
+        """Right before the fork: have no thread of ours in its way. What the child does then, if
+        that can be said now.
+
+        Where the leader reads a lane of ours it is told now, while that copies no pages and nobody
+        can lock anything in between; and not woken for it.
+        """
+        session = self.session
+        if not self._pause.begin(session, self.dispatcher):
+            return None
+        leader = session.member.leader_vmid
+        if plan is not None and session.has_lane(leader):
+            if session.clock.idle:
+                session.clock.stay_awake()  # without waking the worker, which we do afterwards
+            with session.traffic.lanes.quietly(leader):
+                self._account(plan, self._forks[threading.get_ident()])
+        return self.part(plan)
 
     def _plan(self, vmid: int, pid: int) -> ForkPlan:
         sockets = Sockets.make(self.directory, vmid)
@@ -149,93 +166,132 @@ class Forking(Parenthood):
         except IpcError:
             return None
 
-    def forked_parent(self, plan: ForkPlan | None, os_pid: int) -> None:
+    def forked_parent(self, plan: ForkPlan | None, parting: Parting | None, os_pid: int) -> None:
         """After a fork, or a failed one, in the parent. The child is this process, if not 0."""
         session = self.session
-        self._pause.let_go(session)
-        self.forked[threading.get_ident()] = plan
         under_way = self._forks.pop(threading.get_ident())
         try:
-            if plan is not None:
-                self._account(plan, under_way, os_pid)
-                plan.sockets.close()
-                session.clock.later(0, self._restock)
-            else:
+            if plan is not None and parting is not None:
+                self._hold_child(plan.vmid, os_pid)
+            for step in parting.parents if parting else self._returning(plan):
+                step()
+            if plan is None:
                 under_way.end()
+            elif not under_way.seq:
+                with session.lock:
+                    self._account(plan, under_way)
+                    self._hold_child(plan.vmid, os_pid)
         finally:
             self._pause.end(self.go)
+            # Last: whoever is woken wants the processor and the interpreter.
+            if plan is not None:
+                session.clock.later(0, partial(self._follow_up, plan, parting))
 
-    def _account(self, plan: ForkPlan, under_way: Fork, os_pid: int) -> None:
-        """There is a child, or the end of its socket tells that there is none."""
+    def _hold_child(self, vmid: int, os_pid: int) -> None:
+        """It is this process, if not 0, and nobody can have waited for it yet. Under the lock."""
+        row = self.children.by_vmid(vmid)
+        if os_pid and row is not None and not self.session.closed:
+            with contextlib.suppress(OSError):
+                row.open(os_pid)
+            if row.pidfd < 0:
+                row.os_pid = 0  # we go by what it announces
+
+    def _returning(self, plan: ForkPlan | None) -> list[Callable[[], object]]:
+        """What the parent does first after a fork."""
+        forked = partial(self.forked.__setitem__, threading.get_ident(), plan)
+        closing = [] if plan is None else plan.sockets.closing()
+        return [*self._pause.returning(self.session), *closing, forked]
+
+    def _account(self, plan: ForkPlan, under_way: Fork) -> None:
+        """There is a child, or the end of its socket tells that there is none. Under the lock."""
+        session, now = self.session, time.monotonic()
+        member, leader = session.member, session.member.leader_vmid
+        self.children.add(plan.pid, plan.vmid).page = plan.page
+        session.perform(member.send(leader, Code.CHILD_STARTED, (plan.vmid, plan.pid), now))
+        # Answered when the leader knows of the child.
+        under_way.seq, effects = member.request(leader, *session.fencing()[1:], under_way, now)
+        session.perform(effects)
+
+    def _follow_up(self, plan: ForkPlan, parting: Parting | None) -> None:
+        """Behind a fork, in the worker: the leader reads of it, the stock is filled up, and the
+        child looked for. What was made for it ends here, where nobody waits."""
         session = self.session
         with session.lock:
-            row = self.children.add(plan.pid, plan.vmid)
-            row.page = plan.page
-            if os_pid and not session.closed:
-                self.watch_child(row, os_pid)
-            now = time.monotonic()
-            leader = session.member.leader_vmid
-            started = (plan.vmid, plan.pid)
-            session.perform(session.member.send(leader, Code.CHILD_STARTED, started, now))
-            # Answered when the leader knows of the child.
-            effects = session.member.request(leader, *session.fencing()[1:], under_way, now)[1]
-            session.perform(effects)
-        if not os_pid:
-            self.expect(row)
-
-    def _restock(self) -> None:
-        session = self.session
-        with session.lock:
+            session.traffic.lanes.ring(session.member.leader_vmid)
             session.perform(session.member.provision.top_up(time.monotonic()))
+            self.watch_forked(plan.vmid)
 
-    def forked_child(self, plan: ForkPlan | None) -> None:
-        """After a fork, in the child."""
-        parents, children, before = self.session, self.children, self.identity
-        if plan is not None:
-            announce(plan.page)
-        parents.disown()
-        gone = NotJoined("the sync handle was opened by the parent: this process was forked")
-        self.batons.close()  # first, or what is the parent's would be ended, or taken back
-        self.deposits.close()
-        parents.perform(parents.member.sync.on_server_lost(gone))
-        self.slabs.close()
-        self.dispatcher.reborn()
-        self.belongings_reborn()
-        self.leading = False
-        self.children = Children()
-        self._pause = Pause(self.descriptions)
-        self._gate = threading.Lock()
-        self._forks.clear()
+    def part(self, plan: ForkPlan | None) -> Parting:
+        """What we and a child do first of all, made ready: before the fork, if nothing of it can
+        change until then, or else in the child."""
+        parents, children = self.session, self.children
+        kept = [vars(self), vars(self.dispatcher)]  # to end them takes pages, too
+        under_way = self._forks.get(threading.get_ident())
+        steps = [*parents.partings(under_way), *self.partings(), *self.dispatcher.partings()]
+        slabs, batons, deposits = self.slabs, self.batons, self.deposits
 
         def abandon() -> None:
             """Close our copies of what the parent has open."""
+            kept.clear()
+            for memory in (slabs, batons, deposits):
+                memory.close()
             parents.abandon()
             children.close()
             self.directory.lock.close()
             self.forget_journal()
 
         if plan is None:
-            abandon()
-            self.reserve.release()
-            self.on_lost()
-            return
-        self.identity = before._replace(
-            vmid=plan.vmid, pid=plan.pid, ppid=before.pid, parent_vmid=before.vmid
-        )
-        plan.sockets.take_over()
-        del self.session, self.heir, self.slabs
-        self._birth = Gate()
+            steps += [self._forget_forks, abandon, self.reserve.release, self.on_lost]
+            return Parting(self._returning(plan), steps, None)
+        sockets = plan.sockets
         begun: list[Callable[[], None]] = []
+        first: list[Callable[[], None]] = []
 
         def live(thread: QuickThread | None) -> None:
             if not begun:  # it begins anew where there was no memory
-                begun.append(self._be_born(plan.sockets, abandon, parents, thread))
+                first[0]()
+                begun.append(self._be_born(sockets, abandon, parents, thread))
             begun[0]()
 
-        try:
-            QuickThread(live)
-        except (RuntimeError, MemoryError):  # there is no thread to be had
-            self._be_born(plan.sockets, abandon, parents, None)
+        thread = QuickThread(live)
+
+        def begin(rest: Callable[[], None]) -> None:
+            first.append(rest)
+            try:
+                thread.start()
+            except (RuntimeError, MemoryError):  # there is no thread to be had
+                rest()
+                self._be_born(sockets, abandon, parents, None)
+
+        be_somebody = partial(setattr, self, "__dict__", self._attributes_of(plan))
+        announce = partial(note_process, plan.page)
+        steps = [announce, *steps, be_somebody, *sockets.taking_over()]
+        return Parting(self._returning(plan), steps, begin)
+
+    def _attributes_of(self, plan: ForkPlan) -> dict[str, Any]:
+        """What this is in a child: for the rest, whoever asks waits."""
+        before = self.identity
+        attributes = vars(self) | {
+            "identity": Identity(
+                plan.vmid, plan.pid, before.pid, before.pgid, before.vmid, before.may_lead
+            ),
+            "leading": False,
+            "children": Children(),
+            "_pause": Pause(self.descriptions),
+            "_gate": threading.Lock(),
+            "_forks": {},
+            "_birth": Gate(),
+        }
+        for name in ("session", "heir", "slabs", "batons", "deposits"):
+            del attributes[name]
+        return attributes
+
+    def _forget_forks(self) -> None:
+        self._gate = threading.Lock()
+        self._forks.clear()
+        self._pause = Pause(self.descriptions)
+        self.children = Children()
+        self.leading = False
 
     def _be_born(
         self,

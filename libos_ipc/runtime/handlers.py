@@ -105,6 +105,9 @@ class Handlers:
 
     def __init__(self) -> None:
         self._by_code: dict[int, Handler] = {}
+        #: whether messages are handled from now on, and not held; and how many threads are to do it
+        self.ready = False
+        self.threads = 1
         self._policy: Policy | None = None
         #: those that the exchange may call itself; the same object for good, since it has that
         self.quick: dict[int, Quick | QuickBatch] = {}

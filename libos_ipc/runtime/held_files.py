@@ -132,6 +132,8 @@ class Fork:
 
     def __init__(self, forks: dict[Fork, None]) -> None:
         self._forks = forks
+        #: the request's number, once it has been sent
+        self.seq = 0
 
     def resolve(self, payload: Body) -> None:
         """The leader knows."""
@@ -157,11 +159,14 @@ class HeldFiles:
         self._slots: _Slots | None = None
         self._by_place: dict[Place, Delegation] = {}
         self._opened: dict[int, tuple[Place, Delegation]] = {}
+        #: whether we were ever given anything
+        self.used = False
         #: under way, or not known to the leader
         self._forks: dict[Fork, None] = {}
 
     def open(self, slot: int, device: int, inode: int, flock: bool) -> None:
         """The leader has given us this file. Under the session's lock."""
+        self.used = True
         try:
             if self._slots is None:
                 self._slots = _Slots(self._path, 0)
@@ -170,6 +175,11 @@ class HeldFiles:
             self._opened[slot] = (device, inode, flock), opened
         except (OSError, ValueError):
             pass  # then we go on asking the leader, who takes it back
+
+    def open_turns(self, where: int, place: int, me: int, device: int, inode: int) -> None:
+        """The same of a file that we lock in turns with others."""
+        self.used = True
+        self.turns.open(where, place, me, device, inode)
 
     def close_slot(self, slot: int) -> None:
         """The leader has taken it back. Under the session's lock.

@@ -151,6 +151,8 @@ class Landings:
 
     def __init__(self, look: Callable[[float], bool]) -> None:
         self._look = look
+        #: whether any loop ever had one
+        self.used = False
         self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLanding] = (
             WeakKeyDictionary()
         )
@@ -161,6 +163,7 @@ class Landings:
 
     def _add(self, loop: asyncio.AbstractEventLoop) -> LoopLanding:
         self._drop_closed()
+        self.used = True
         landing = self._by_loop[loop] = LoopLanding(loop, self._look)
         return landing
 
@@ -183,7 +186,6 @@ class Landings:
 
     def abandon(self) -> None:
         """In a forked child."""
-        if self._by_loop:  # else less is touched, which is the parent's until it is copied
-            for loop, landing in self._all():
-                landing.abandon(loop)
-            self._by_loop.clear()
+        for loop, landing in self._all():
+            landing.abandon(loop)
+        self._by_loop.clear()

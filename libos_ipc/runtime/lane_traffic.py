@@ -89,7 +89,7 @@ class LaneTraffic:
         self.lanes.drop(peer)
 
     def close(self) -> None:
-        """Give all memory back. After the porter was stopped, or in a forked child."""
+        """Give all memory back. After the porter was stopped, or the lanes were left."""
         self.exchange.close()
         self.lanes.close()
 

@@ -9,7 +9,8 @@ process only its own bell keeps a descriptor.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from libos_ipc._native import BELL_LINES, PORTER, Clerk, Doorbell, Lane, Malformed, Shared
 
@@ -123,8 +124,12 @@ class Lanes:
                 self.bell.again(end.line)
                 self.bell.nudge(PORTER)
 
+    def closing(self) -> list[Callable[[], None]]:
+        """What leaves them to the parent, in the thread of a forked child that has forked."""
+        return [end.lane.close for end in self._ends.values()]
+
     def close(self) -> None:
-        """Give everything back. In a forked child too."""
+        """Give everything back. In a forked child after that."""
         for peer in list(self._ends):
             self.drop(peer)
         self._memory.close()
@@ -159,6 +164,25 @@ class Lanes:
         end = self._ends.get(peer)
         if end is not None:  # otherwise the peer's end was told just now
             self._go_on(end, end.lane.send(number, acked, code, seq, payload))
+
+    @contextmanager
+    def quietly(self, peer: int) -> Iterator[None]:
+        """What is sent to `peer` by its lane in here wakes nobody: it is read with what comes next,
+        or when we `ring`."""
+        end = self._ends.get(peer)
+        if end is not None:
+            end.lane.quiet = True
+        try:
+            yield
+        finally:
+            if end is not None:
+                end.lane.quiet = False
+
+    def ring(self, peer: int) -> None:
+        """Have `peer` read what was sent to it, if there is a lane."""
+        end = self._ends.get(peer)
+        if end is not None:
+            end.lane.ring()
 
     def _go_on(self, end: _End, more: bool) -> None:
         """The rest of what waits there is for whoever reads next, if it can go at all."""

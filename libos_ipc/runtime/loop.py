@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from libos_ipc._native import notify
 from libos_ipc.runtime.seat import Seat
 from libos_ipc.runtime.shortage import AGAIN_S
 from libos_ipc.runtime.threads import QuickThread
@@ -67,8 +68,8 @@ class Loop(Seat):
             self._epoll.unregister(fd)
 
     def wake(self) -> None:
-        """Begin a round now. Any thread."""
-        os.eventfd_write(self._wake_fd, 1)
+        """Begin a round now. Any thread, which goes on at once."""
+        notify(self._wake_fd)
 
     def start(
         self, first: Callable[[], None], thread: QuickThread | None = None
@@ -85,7 +86,10 @@ class Loop(Seat):
         def work() -> None:
             self._begin(first)
 
-        self._thread = thread or QuickThread(lambda own: work())
+        if thread is None:
+            thread = QuickThread(lambda own: work())
+            thread.start()
+        self._thread = thread
         return work
 
     def _begin(self, first: Callable[[], None]) -> None:
@@ -118,9 +122,10 @@ class Loop(Seat):
         """Have no round begin until `let_go`. False if the present one has not ended in time."""
         return self._rounds.acquire(timeout=timeout)
 
-    def let_go(self) -> None:
-        """Rounds may begin again."""
-        self._rounds.release()
+    @property
+    def let_go(self) -> Callable[[], None]:
+        """What lets rounds begin again."""
+        return self._rounds.release
 
     def run(self) -> None:
         """Poll and call until ended."""

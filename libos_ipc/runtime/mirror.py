@@ -33,12 +33,15 @@ class Mirrors:
     """The open descriptions of one process, by file: those in use, and those that wait for one."""
 
     def __init__(self) -> None:
+        #: whether there ever was any
+        self.used = False
         self._lock = threading.Lock()
         self._idle: dict[FileId, list[Descriptor]] = {}
         self._all: list[Descriptor] = []
 
     def take(self, keeper: int, type: int) -> Descriptor:
         """A description of the file that `keeper` leads to, good for this type of lock."""
+        self.used = True
         found = os.fstat(keeper)
         with self._lock:
             idle = self._idle.get((found.st_dev, found.st_ino))
@@ -60,9 +63,14 @@ class Mirrors:
         with self._lock:
             self._idle.setdefault((found.st_dev, found.st_ino), []).append(file)
 
+    def reborn(self) -> None:
+        """In a forked child, which has nothing of it."""
+        if self.used:
+            self._lock = threading.Lock()
+            self.close()
+
     def close(self) -> None:
-        """Close everything: the group is closed, or this is a forked child, which has nothing."""
-        self._lock = threading.Lock()
+        """Close everything: the group is closed."""
         for file in self._all:
             file.close()
         self._all.clear()

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from libos_ipc.core.codes import Code
 from libos_ipc.core.roster import Record
 from libos_ipc.core.vocabulary import ChildExit
-from libos_ipc.runtime.children import Children, ChildRow
+from libos_ipc.runtime.children import STATUS_S, Children, ChildRow
 from libos_ipc.runtime.leadership import Leadership
 from libos_ipc.runtime.shortage import persist
 
@@ -31,8 +31,23 @@ class Parenthood(Leadership):
         super().__init__(founding)
         self.children = Children()
 
-    def expect(self, row: ChildRow) -> None:
-        """It was forked just now: learn which process it is, when it has announced itself."""
+    def watch_forked(self, vmid: int) -> None:
+        """It was forked just now: wait for its end, or learn first which process it is, when it has
+        announced itself. Under the session's lock."""
+        row = self.children.by_vmid(vmid)
+        if row is None:
+            return
+        if row.os_pid:
+            persist(self.session, lambda: self._register(row))
+        else:
+            self._expect(row)
+
+    def _register(self, row: ChildRow) -> None:
+        if row.pidfd >= 0 and not row.watched:
+            self.session.loop.register(row.pidfd, lambda: self._on_child_end(row))
+            row.watched = True
+
+    def _expect(self, row: ChildRow) -> None:
         self.session.clock.later(LOOK_S, lambda: self._look_for(row))
 
     def _look_for(self, row: ChildRow) -> None:
@@ -43,7 +58,7 @@ class Parenthood(Leadership):
             if os_pid:
                 self.watch_child(row, os_pid)
             else:
-                self.expect(row)
+                self._expect(row)
 
     # ---- what the session tells, under its lock
 
@@ -74,7 +89,7 @@ class Parenthood(Leadership):
 
         def watch() -> None:
             if row.open(os_pid):
-                self.session.loop.register(row.pidfd, lambda: self._on_child_end(row))
+                self._register(row)
             else:
                 self.session.clock.later(0, lambda: self._on_child_end(row))
 
@@ -104,7 +119,8 @@ class Parenthood(Leadership):
         with session.lock:
             session.loop.unregister(row.pidfd)
             if row.status is None and not row.examine(time.monotonic()):
-                session.clock.later(0.01, lambda: self._on_child_end(row))
+                again_s = 0.01 if row.pidfd >= 0 else STATUS_S  # no kernel tells of that one
+                session.clock.later(again_s, lambda: self._on_child_end(row))
             else:
                 self.children.settle(row)
             session.tell_progress()

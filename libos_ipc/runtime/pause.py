@@ -16,6 +16,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from libos_ipc.runtime.descriptions import Descriptions
@@ -43,9 +44,11 @@ class Pause:
         self._ended = 0  # those for which there are no threads
         #: by thread that forks: whether it is one of the others, None before that is known
         self._still: dict[int, bool | None] = {}
+        self._holding: set[int] = set()  #: threads that hold the session's lock
 
-    def begin(self, session: Session, dispatcher: Dispatcher) -> None:
-        """Right before a fork. Blocks until no thread is in the way."""
+    def begin(self, session: Session, dispatcher: Dispatcher) -> bool:
+        """Right before a fork. Blocks until no thread is in the way. True if the session's lock is
+        held until `let_go`, as it nearly always is."""
         me = threading.get_ident()
         with self._lock:
             self._under_way += 1
@@ -54,7 +57,8 @@ class Pause:
                 self._descriptions.begin_fork()
         if THREADS_MAY_STAY and dispatcher.tasks is None and _hold(session):
             self._still[me] = True
-            return
+            self._holding.add(me)
+            return True
         with self._lock:
             self._still[me] = False
             self._ended += 1
@@ -62,12 +66,19 @@ class Pause:
                 session.halt()
                 dispatcher.pause()
                 session.unplug()
+        if session.lock.acquire(timeout=PATIENCE_S):
+            self._holding.add(me)
+        return me in self._holding
 
-    def let_go(self, session: Session) -> None:
-        """Right after it, in the parent: the threads that stayed go on."""
-        if self._still.get(threading.get_ident()):
-            session.lock.release()
-            session.loop.let_go()
+    def returning(self, session: Session) -> list[Callable[[], object]]:
+        """What has the threads that stayed go on, right after it, in the parent."""
+        me = threading.get_ident()
+        if me not in self._holding:
+            return []
+        steps: list[Callable[[], object]] = [partial(self._holding.remove, me)]
+        if self._still[me]:
+            steps.append(session.loop.let_go)
+        return [session.lock.release, *steps]
 
     def end(self, go: Callable[[], object]) -> None:
         """After that, in the parent: `go` begins the threads anew if there are none. Nothing for a

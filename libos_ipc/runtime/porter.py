@@ -81,7 +81,9 @@ class Porter(Seat):
         self._begin_sitting()
         self.exchange.halted = False
         self._lanes.clerk.start()
-        self._thread = QuickThread(lambda own: self._run())
+        thread = QuickThread(lambda own: self._run())
+        thread.start()
+        self._thread = thread
 
     def stop(self) -> None:
         """End the thread, and return when it is gone and nobody sits. Not from a round."""

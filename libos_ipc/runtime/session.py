@@ -11,7 +11,6 @@ A session outlives its transport, which is ended before a fork and made again wh
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -62,7 +61,7 @@ from libos_ipc.runtime.clock import Clock
 from libos_ipc.runtime.codec import pack
 from libos_ipc.runtime.condition import Condition
 from libos_ipc.runtime.group_file import GroupFile
-from libos_ipc.runtime.held_files import HeldFiles
+from libos_ipc.runtime.held_files import Fork, HeldFiles
 from libos_ipc.runtime.lane_traffic import LaneTraffic
 from libos_ipc.runtime.liveness import Watchers
 from libos_ipc.runtime.loop import Loop
@@ -180,7 +179,7 @@ class Session(Performing):
             HandleDropped: lambda effect: host.handle_dropped(effect.key),
             Delegated: lambda effect: self.held_files.open(*effect),
             Recalled: self._give_back,
-            InTurns: lambda effect: self.held_files.turns.open(*effect),
+            InTurns: lambda effect: self.held_files.open_turns(*effect),
             Publish: host.publish,
             Unpublish: lambda effect: host.unpublish(effect.id),
             Discard: lambda effect: host.discard(effect.where),
@@ -258,39 +257,19 @@ class Session(Performing):
             self.sockets.close()
             self.host.reserve.release()
 
-    def disown(self) -> None:
-        """In a forked child, first of all: leave to the parent its requests, the memory that it
-        shares with others, and the sockets at which it listens.
-
-        A thread that forked while it waited (in a signal handler) learns that it waits in vain.
-        """
-        self.closed = True
-        self.member.ids.withdraw()
-        error = NotJoined("the request was the parent's: this process was forked")
-        self._abandon_lock()
-        with self.lock:
-            self.listeners.clear()  # event loops of the parent
-            self.end_requests(error, forked=True)
-        self.held_files.close()
-        self.traffic.close()
-        self.sockets.close()
+    def partings(self, fork: Fork | None) -> list[Callable[[], object]]:
+        """What a forked child does first of all: leave to the parent its requests, the memory that
+        it shares with others, and the sockets at which it listens."""
+        held = [self.held_files.close] if self.held_files.used else []
+        callers = self.partings_of_callers(0 if fork is None else fork.seq)
+        return [*callers, *held, *self.traffic.lanes.closing(), *self.sockets.closing()]
 
     def abandon(self) -> None:
-        """After that, in any thread: close our copies of its other descriptors."""
+        """After that, in any thread: close our copies of its other descriptors, and memory."""
+        self.traffic.close()
         self.watches.abandon()
         self.loop.close()
         self.watchers.close()
-
-    def _abandon_lock(self) -> None:
-        """Wake who waits under the lock, and take another one: that may be held for ever, by a
-        thread that is not in this process."""
-        lock, progress = self.lock, self.progress
-        lock.acquire(blocking=False)
-        progress.notify_all()
-        with contextlib.suppress(RuntimeError):  # that thread had it, and did not know yet
-            lock.release()
-        self.lock = Lock()
-        self.progress = Condition(self.lock)
 
     # ---- performing, under the lock
 

@@ -62,6 +62,8 @@ class Signalling:
         self.handlers: dict[int, Handler] = {}
         #: numbers that `sigwait` has asked for: they wait instead of acting
         self.held: set[int] = set()
+        #: whether there was ever any of either
+        self.used = False
         self.pending = Pending()
         self.all_of_them: Callable[[], Collection[Signalling]] = lambda: (self,)
         self._awaited: list[frozenset[int]] = []
@@ -94,10 +96,16 @@ class Signalling:
         former = self.handlers.get(sig)
         if signal.getsignal(LOOK_SIGNAL) == signal.SIG_DFL:
             signal.signal(LOOK_SIGNAL, _look)
+        self.used = True
         before = trampoline.put(sig, self._on_real)
         self.handlers[sig] = handler
         self.held.discard(sig)
         return former or before
+
+    def hold(self, sigs: frozenset[int]) -> None:
+        """From now on these wait instead of acting."""
+        self.used = True
+        self.held |= sigs
 
     def uninstall(self, sig: int, action: Any) -> Any:
         """Back to what Python knows: SIG_DFL or SIG_IGN. What waits is treated like that, too."""

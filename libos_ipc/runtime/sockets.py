@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _socket
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 from libos_ipc.runtime.liveness import BACKLOG, listen_at
@@ -44,10 +46,13 @@ class Sockets(NamedTuple):
             sockets.close()
             raise
 
-    def take_over(self) -> None:
-        """In the forked child: from now on the kernel names us as the one who listens."""
-        for listener in self:
-            listener.listen(BACKLOG)
+    def taking_over(self) -> list[Callable[[], None]]:
+        """What a forked child does: from then on the kernel names it as the one who listens."""
+        return [partial(listener.listen, BACKLOG) for listener in self]
+
+    def closing(self) -> list[Callable[[], None]]:
+        """What closes our copies, beneath Python's own objects for them."""
+        return [partial(_socket.socket.close, listener) for listener in self]
 
     def close(self) -> None:
         """Close our copies."""

@@ -75,9 +75,9 @@ class Gate:
 
 
 class QuickThread:
-    """A daemon thread that runs `function(itself)`; making it waits for nothing but for room in the
-    system, if there is none: RuntimeError then. The function begins anew where there was no memory
-    for something: nobody else would read what comes.
+    """A daemon thread that runs `function(itself)`; to start it waits for nothing but for room in
+    the system, if there is none: RuntimeError then. The function begins anew where there was no
+    memory for something: nobody else would read what comes.
 
     It leaves signals to the others: the main thread, where Python handles them, would not be
     interrupted by one that the kernel gives to this thread.
@@ -88,6 +88,15 @@ class QuickThread:
         self._native_id = 0
         self._running = threading.Lock()
         self._running.acquire()
+
+    def start(self) -> None:
+        """Once."""
+        try:
+            _thread.start_new_thread(self._run, ())
+        except RuntimeError:
+            self._start_patiently()
+
+    def _start_patiently(self) -> None:
         deadline = time.monotonic() + _PATIENCE_S
         while not self._starts(time.monotonic() > deadline):
             time.sleep(AGAIN_S)
