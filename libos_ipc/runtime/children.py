@@ -95,11 +95,12 @@ class ChildRow:
 
     def open(self, os_pid: int) -> bool:
         """Learn which process it is. False if it is gone already; OSError if it cannot be held."""
-        self.os_pid = os_pid
         try:
             self.pidfd = os.pidfd_open(os_pid)
         except ProcessLookupError:
+            self.os_pid = os_pid
             return False
+        self.os_pid = os_pid
         return True
 
     def announced(self) -> int:

@@ -11,7 +11,9 @@ preparation and closes what the others' had opened.
 
 From the pause on, until parent and child are members as ever, the thread that forks takes no
 signal: a handler that uses the group would wait for what that thread itself holds over the fork
-(`pause.py`), or, in the child, find the parent's session.
+(`pause.py`), or, in the child, find the parent's session. Another thread may still take one, and
+Python run its handler in the main thread, in one of our hooks: should it raise there, the parent
+goes on all the same (`each`).
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from libos_ipc.runtime.node import Node
     from libos_ipc.runtime.sockets import Sockets
 
-__all__ = ["ForkHooks", "ForkPlan", "Parting"]
+__all__ = ["ForkHooks", "ForkPlan", "Parting", "each", "twice"]
 
 log = logging.getLogger("libos_ipc")
 
@@ -117,13 +119,19 @@ class ForkHooks:
         self._ready[threading.get_ident()] = of_this_thread() if joins and plans else None
 
     def _after_in_parent(self) -> None:
-        os_pid = self._find_child()
-        for node, (plan, parting) in self._plans.pop(threading.get_ident(), {}).items():
-            try:
-                node.forked_parent(plan, parting, os_pid)
-            except Exception:
-                log.exception("going on after a fork in group %s", node.file.name)
-        self._take_signals()
+        try:
+            calls = self._calls_of_parent()
+        except BaseException:
+            each(self._calls_of_parent())
+            raise
+        each(calls)
+
+    def _calls_of_parent(self) -> list[Callable[[], object]]:
+        me, child = threading.get_ident(), list[int]()
+        calls: list[Callable[[], object]] = [lambda: child.append(self._find_child())]
+        for node, ready in self._plans.get(me, {}).items():
+            calls += node.forked_parent(*ready, child)
+        return [*calls, partial(self._plans.pop, me, None), partial(twice, self._take_signals)]
 
     def _after_in_child(self) -> None:
         me = threading.get_ident()
@@ -172,10 +180,37 @@ class ForkHooks:
         return next(iter(after - before))
 
     def _take_signals(self) -> None:
-        self._ready.pop(threading.get_ident(), None)
-        blocked = self._blocked.pop(threading.get_ident(), None)
+        me = threading.get_ident()
+        blocked = self._blocked.get(me)
         if blocked is not None:
             set_blocked(blocked)
+        self._ready.pop(me, None)
+        self._blocked.pop(me, None)
+
+
+def each(calls: Iterable[Callable[[], object]]) -> None:
+    """Call all of them. In the main thread a signal handler may raise at the end of any, and in the
+    middle of one that is Python: that ends this one alone, and is raised behind the last."""
+    left = iter(calls)
+    raised: BaseException | None = None
+    while True:
+        try:
+            for call in left:
+                call()
+            break
+        except BaseException as error:
+            raised = error
+    if raised is not None:
+        raise raised
+
+
+def twice(call: Callable[[], object]) -> None:
+    """Call it, and once more if it was broken off: it does what is left to do."""
+    try:
+        call()
+    except BaseException:
+        call()
+        raise
 
 
 def _nothing() -> None:

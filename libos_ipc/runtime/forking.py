@@ -28,7 +28,7 @@ from libos_ipc.errors import IpcError
 from libos_ipc.runtime.belongings import Identity
 from libos_ipc.runtime.children import Children
 from libos_ipc.runtime.dispatch import Dispatcher
-from libos_ipc.runtime.fork import ForkPlan, Parting
+from libos_ipc.runtime.fork import ForkPlan, Parting, twice
 from libos_ipc.runtime.held_files import Fork
 from libos_ipc.runtime.parenthood import Parenthood
 from libos_ipc.runtime.pause import Pause
@@ -166,30 +166,36 @@ class Forking(Parenthood):
         except IpcError:
             return None
 
-    def forked_parent(self, plan: ForkPlan | None, parting: Parting | None, os_pid: int) -> None:
-        """After a fork, or a failed one, in the parent. The child is this process, if not 0."""
-        session = self.session
-        under_way = self._forks.pop(threading.get_ident())
-        try:
-            if plan is not None and parting is not None:
-                self._hold_child(plan.vmid, os_pid)
-            for step in parting.parents if parting else self._returning(plan):
-                step()
-            if plan is None:
-                under_way.end()
-            elif not under_way.seq:
-                with session.lock:
-                    self._account(plan, under_way)
-                    self._hold_child(plan.vmid, os_pid)
-        finally:
-            self._pause.end(self.go)
-            # Last: whoever is woken wants the processor and the interpreter.
-            if plan is not None:
-                session.clock.later(0, partial(self._follow_up, plan, parting))
+    def forked_parent(
+        self, plan: ForkPlan | None, parting: Parting | None, child: list[int]
+    ) -> list[Callable[[], object]]:
+        """What the parent does after a fork, or a failed one. The child is the process in the list
+        by then, if there is one, and not 0."""
+        calls = [*(parting.parents if parting else self._returning(plan))]
+        if plan is not None and parting is not None:
+            calls.insert(0, partial(self._hold_child, plan.vmid, child))
+        calls.append(partial(self._tell_of_fork, self._forks, plan, child))
+        calls.append(partial(twice, partial(self._pause.end, self.go)))
+        if plan is not None:  # last: whoever is woken wants the processor and the interpreter
+            follow_up = partial(self._follow_up, plan, parting)
+            calls.append(partial(twice, partial(self.session.clock.later, 0, follow_up)))
+        return calls
 
-    def _hold_child(self, vmid: int, os_pid: int) -> None:
-        """It is this process, if not 0, and nobody can have waited for it yet. Under the lock."""
-        row = self.children.by_vmid(vmid)
+    def _tell_of_fork(
+        self, forks: dict[int, Fork], plan: ForkPlan | None, child: list[int]
+    ) -> None:
+        """Tell the leader what it has not been told yet."""
+        under_way = forks.pop(threading.get_ident())
+        if plan is None:
+            under_way.end()
+        elif not under_way.seq:
+            with self.session.lock:
+                self._account(plan, under_way)
+                self._hold_child(plan.vmid, child)
+
+    def _hold_child(self, vmid: int, child: list[int]) -> None:
+        """Nobody can have waited for it yet. Under the lock."""
+        row, os_pid = self.children.by_vmid(vmid), sum(child)
         if os_pid and row is not None and not self.session.closed:
             with contextlib.suppress(OSError):
                 row.open(os_pid)

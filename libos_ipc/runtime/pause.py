@@ -40,9 +40,8 @@ class Pause:
     def __init__(self, descriptions: Descriptions) -> None:
         self._descriptions = descriptions
         self._lock = threading.Lock()
-        self._under_way = 0
-        self._ended = 0  # those for which there are no threads
-        #: by thread that forks: whether it is one of the others, None before that is known
+        self._ended = False  # there are no threads
+        #: by thread that forks: whether that is with threads, None before that is known
         self._still: dict[int, bool | None] = {}
         self._holding: set[int] = set()  #: threads that hold the session's lock
 
@@ -51,9 +50,8 @@ class Pause:
         held until `let_go`, as it nearly always is."""
         me = threading.get_ident()
         with self._lock:
-            self._under_way += 1
             self._still[me] = None
-            if self._under_way == 1:
+            if len(self._still) == 1:
                 self._descriptions.begin_fork()
         if THREADS_MAY_STAY and dispatcher.tasks is None and _hold(session):
             self._still[me] = True
@@ -61,8 +59,8 @@ class Pause:
             return True
         with self._lock:
             self._still[me] = False
-            self._ended += 1
-            if self._ended == 1:
+            if not self._ended:
+                self._ended = True
                 session.halt()
                 dispatcher.pause()
                 session.unplug()
@@ -82,18 +80,14 @@ class Pause:
 
     def end(self, go: Callable[[], object]) -> None:
         """After that, in the parent: `go` begins the threads anew if there are none. Nothing for a
-        fork that was not begun here, since a signal handler raised in the hook."""
-        me = threading.get_ident()
+        fork that was not begun here, or has ended."""
         with self._lock:
-            if me not in self._still:
-                return
-            self._under_way -= 1
-            if self._under_way == 0:
+            self._still.pop(threading.get_ident(), None)
+            if not self._still:
                 self._descriptions.end_fork()
-            if self._still.pop(me) is False:
-                self._ended -= 1
-                if self._ended == 0:
-                    go()
+            if self._ended and False not in self._still.values():
+                go()
+                self._ended = False
 
 
 def _hold(session: Session) -> bool:
