@@ -193,10 +193,9 @@ def test_what_the_program_waited_for_first(group: Group) -> None:
     os.close(go)
 
 
-@pytest.mark.parametrize("first", ["we", "the program"])
-def test_a_child_that_ends_at_once(group: Group, first: str) -> None:
-    """The fork itself has told which process it is: nobody can be quicker."""
-    for code in range(1, 6):
+def end_at_once(group: Group, first: str, times: int, *, or_unknown: bool) -> None:
+    """Fork children that end at once; `first` waits for each, then the other."""
+    for code in range(1, times + 1):
         os_pid = os.fork()
         if not os_pid:
             os._exit(code)
@@ -205,8 +204,14 @@ def test_a_child_that_ends_at_once(group: Group, first: str) -> None:
         assert os.waitpid(os_pid, 0) == (os_pid, code << 8)
         if first != "we":
             status = group.wait(timeout=DEADLINE_S)
-            assert status.code == code or (status.unknown and not KEEPS_EXITS)
+            assert status.code == code or (status.unknown and or_unknown)
     poll(lambda: len(group.members()) == 1)
+
+
+@pytest.mark.parametrize("first", ["we", "the program"])
+def test_a_child_that_ends_at_once(group: Group, first: str) -> None:
+    """The fork itself has told which process it is: nobody can be quicker."""
+    end_at_once(group, first, 5, or_unknown=not KEEPS_EXITS)
 
 
 @pytest.mark.parametrize("first", ["we", "the program"])
@@ -215,17 +220,7 @@ def test_a_child_that_ends_before_it_has_said_hello(
 ) -> None:
     """Where the kernel lists no children: it wrote its OS pid down before anything else."""
     monkeypatch.setattr(fork, "of_this_thread", lambda: None)
-    for code in (1, 2):
-        os_pid = os.fork()
-        if not os_pid:
-            os._exit(code)
-        if first == "we":
-            assert group.wait(timeout=DEADLINE_S).code == code
-        assert os.waitpid(os_pid, 0) == (os_pid, code << 8)
-        if first != "we":
-            status = group.wait(timeout=DEADLINE_S)
-            assert status.unknown or status.code == code
-    poll(lambda: len(group.members()) == 1)
+    end_at_once(group, first, 2, or_unknown=True)
 
 
 def test_a_thread_knows_its_own_children() -> None:

@@ -22,7 +22,6 @@ from libos_ipc.core.provision import Provision
 from libos_ipc.core.signals import Inbox
 from libos_ipc.core.sync_desk import WORD_OF
 from libos_ipc.core.sync_end import FROM_SERVER, SyncEnd
-from libos_ipc.core.sync_handle import Effects as ClientEffects
 from libos_ipc.core.vocabulary import (
     Body,
     ChildExit,
@@ -156,10 +155,6 @@ class Member(Allegiance):
             return [Resolve(ticket, answer)]
 
         return self._ask_leader(Code.CHANGE_ID_OWNER, (id, owner), then, now)
-
-    def sync_do(self, wanted: ClientEffects, now: float) -> Effects:
-        """Do what the machine of sync handles wants done."""
-        return self.sync.do(wanted, now)
 
     def consumed(self, src: int, size: int) -> bool:
         """The program has taken up a message of `src`. True if that is to be announced.
@@ -381,7 +376,7 @@ class Member(Allegiance):
         return self.send(self.leader_vmid, code, body, now)
 
     def _resume_handles(self, now: float) -> Effects:
-        return self.sync_do(self.sync.client.resume(), now)
+        return self.sync.do(self.sync.client.resume(), now)
 
 
 def _gone_error(peer: int) -> IpcError:

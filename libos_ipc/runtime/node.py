@@ -168,7 +168,7 @@ class Node(Forking):
         session, member = self.session, self.session.member
         with session.lock:
             session.check_open()
-            session.perform(member.sync_do(member.sync.client.close_all(), time.monotonic()))
+            session.perform(member.sync.do(member.sync.client.close_all(), time.monotonic()))
 
     def flush(self, timeout: float | None) -> None:
         """Wait until all that was sent has arrived. Timeout names who has not got everything."""

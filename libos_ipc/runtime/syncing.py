@@ -57,7 +57,7 @@ def _open_in_vain(node: Node, ask: Ask) -> None:
                 session.clock.later(0.01, close)
             elif ask.granted and not session.closed:
                 effects = session.member.sync.client.close(ask.value[0])
-                session.perform(session.member.sync_do(effects, time.monotonic()))
+                session.perform(session.member.sync.do(effects, time.monotonic()))
 
     close()
 

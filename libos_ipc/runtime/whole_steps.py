@@ -42,7 +42,7 @@ def take_whole(
     try:
         wanted = begin(client)
         if wanted and not (end is not None and end(wanted)):
-            session.perform(session.member.sync_do(wanted, time.monotonic()))
+            session.perform(session.member.sync.do(wanted, time.monotonic()))
     except BaseException:
         if wanted is None:
             left = client.return_to(id, before)
@@ -68,6 +68,6 @@ def _undone(wanted: Effects, sent: int) -> Effects:
 
 def _perform(session: Session, left: Effects) -> None:
     member, now = session.member, time.monotonic()
-    effects = member.sync_do(left, now)
+    effects = member.sync.do(left, now)
     # In order: what had been sent before, and did not get out, goes first.
     session.perform(member.send_again(member.leader_vmid, now) + effects)

@@ -224,7 +224,7 @@ class Program:
             parent = node.identity.parent or member.leader_vmid
             self.world.history.on_ending(node, parent, told)
             node.perform(member.send(parent, Code.CHILDEXIT, told, self.world.now))
-        node.perform(member.sync_do(member.sync.client.close_all(), self.world.now))
+        node.perform(member.sync.do(member.sync.client.close_all(), self.world.now))
         self.world.history.sync.on_vanished(node.vmid)
         yield from self.flush(2.0)
         ticket = self._ask(Code.LEAVE)

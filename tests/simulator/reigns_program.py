@@ -424,17 +424,17 @@ class Program:
                 self.handle_ticket.state = "withdrawn"
                 ticket, self.handle_ticket = self.handle_ticket, None
                 self.process.perform_aside(
-                    member.sync_do(client.withdraw(self.handle, ticket), now)
+                    member.sync.do(client.withdraw(self.handle, ticket), now)
                 )
         elif rng.random() < 0.07:
             id, self.handle = self.handle, 0
-            self.process.perform_aside(member.sync_do(client.close(id), now))
+            self.process.perform_aside(member.sync.do(client.close(id), now))
         else:
             state = rng.choice([State.SHARED, State.EXCLUSIVE])
             ticket = Ticket(self, f"{state.name} of a handle", 0, partial(self._use, state))
             self.handle_ticket = ticket
             self.process.perform_aside(
-                member.sync_do(client.lock(self.handle, USER, state, ticket), now)
+                member.sync.do(client.lock(self.handle, USER, state, ticket), now)
             )
 
     def _opened(self, body: Any) -> None:
@@ -454,7 +454,7 @@ class Program:
         data = b"%d" % self.world.rng.randrange(10**6)
         changed = state is State.EXCLUSIVE and self.world.rng.random() < 0.8
         self.process.perform_aside(
-            member.sync_do(
+            member.sync.do(
                 member.sync.client.unlock(self.handle, USER, data if changed else None),
                 self.world.now,
             )
@@ -498,7 +498,7 @@ class Program:
             if ticket.state == "open":
                 ticket.state = "left"
         member = self.process.member
-        self.process.perform_aside(member.sync_do(member.sync.client.close_all(), self.world.now))
+        self.process.perform_aside(member.sync.do(member.sync.client.close_all(), self.world.now))
 
     def say_goodbye(self) -> None:
         def then(body: Any) -> None:

@@ -141,7 +141,7 @@ class Syncing:
         node = self._node
         id = self.ids.pop(name)
         try:
-            node.perform(node.member.sync_do(node.member.sync.client.close(id), self._world.now))
+            node.perform(node.member.sync.do(node.member.sync.client.close(id), self._world.now))
         except NotJoined:
             pass  # another thread was faster
         except IpcError as error:
@@ -160,10 +160,10 @@ class Syncing:
         self._threads += 1
         thread, ticket = self._threads, self._ticket()
         asked = client.lock(id, thread, state, ticket, patience_s is not None)
-        node.perform(node.member.sync_do(asked, world.now))
+        node.perform(node.member.sync.do(asked, world.now))
         answered = yield Wait(ticket.settled, patience_s, ticket)
         if not answered:
-            node.perform(node.member.sync_do(client.withdraw(id, ticket), world.now))
+            node.perform(node.member.sync.do(client.withdraw(id, ticket), world.now))
             if not ticket.settled():
                 ticket.state = "withdrawn"
             if ticket.state == "withdrawn" or ticket.error is not None:
@@ -185,7 +185,7 @@ class Syncing:
             wanted = client.unlock(id, thread, data)
         except NotJoined:
             return  # closed by force: the process leaves
-        effects = node.member.sync_do(wanted, world.now)
+        effects = node.member.sync.do(wanted, world.now)
         commits = [effect for effect in effects if isinstance(effect, Publish)]
         if data is not None and not commits:
             history.on_passed(id, version + 1)
