@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <time.h>
 
-enum { NS_PER_S = 1000000000 };
+#define NS_PER_S INT64_C(1000000000)
 
 static inline int64_t
 now_ns(void)
