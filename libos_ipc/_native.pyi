@@ -487,8 +487,9 @@ class Deposit:
     """
 
     def __new__(cls, table: Any, index: int, id: int, epoch: int) -> Self: ...
-    def put(self, state: int, record: Record | None, /) -> None:
-        """This may be taken from us, until we take it back, with the value in this record."""
+    def put(self, state: int, over: int, record: Record | None, /) -> None:
+        """This may be taken from us, until we take it back, with the value in this record; all
+        waits have ended up to the number `over`."""
     def take_back(self, state: int, /) -> bool:
         """Nothing may be taken any more. False if we have less than this by now."""
     def left(self, state: int, /) -> int:
@@ -499,9 +500,11 @@ class Deposit:
 def find_deposit(table: Any, id: int, epoch: int, state: int, /) -> int | None:
     """In which slab the value is of what is put there; None if this state is not."""
 
-def lower_deposit(table: Any, id: int, epoch: int, state: int, slab: int, to: int, /) -> int | None:
+def lower_deposit(
+    table: Any, id: int, epoch: int, state: int, slab: int, to: int, /
+) -> tuple[int, int] | None:
     """Leave only this of it, if it is put there still, with its value in that slab: at which byte
-    of it, -1 for nowhere; None if it is not."""
+    of it, -1 for nowhere, and up to which number all waits have ended there; None if it is not."""
 
 class HandleCell:
     """What a process has of a sync handle: the base of `LocalHandle`; see native/handle_cell.h.
@@ -515,6 +518,8 @@ class HandleCell:
     using: int
     recall: int
     told_user: int
+    #: of the last wait for the lock
+    number: int
     value: Value
     #: committed here, after the last grant
     own: bool

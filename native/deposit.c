@@ -19,8 +19,9 @@ enum {
 
 /* In shared memory, zeroed to begin with. */
 struct cell {
-    _Alignas(16) _Atomic uint64_t word;
+    _Atomic uint64_t word;
     _Atomic uint64_t where;
+    _Atomic uint64_t over;
 };
 
 enum { TABLE_BYTES = DEPOSIT_CELLS * sizeof(struct cell) };
@@ -67,7 +68,7 @@ word_now(const struct cell *cell)
 }
 
 void
-deposit_put(struct deposit *deposit, uint32_t state, const struct record *record)
+deposit_put(struct deposit *deposit, uint32_t state, uint64_t over, const struct record *record)
 {
     uint64_t slab = 0, where = UINT64_MAX;
 
@@ -79,6 +80,7 @@ deposit_put(struct deposit *deposit, uint32_t state, const struct record *record
     }
     deposit->put = deposit->base | (slab & SLAB_MASK) << SLAB_AT;
     atomic_store_explicit(&deposit->cell->where, where, memory_order_relaxed);
+    atomic_store_explicit(&deposit->cell->over, over, memory_order_relaxed);
     atomic_store_explicit(&deposit->cell->word, deposit->put | state, memory_order_release);
 }
 
@@ -111,20 +113,21 @@ left_of(const struct deposit *deposit, uint32_t state)
 
 /* ---- for Python: the process's end */
 
-PyDoc_STRVAR(put_doc, "put($self, state, record, /)\n--\n\n"
+PyDoc_STRVAR(put_doc, "put($self, state, over, record, /)\n--\n\n"
                       "This may be taken from us, until we take it back, with the value in this "
-                      "record, if there is one.");
+                      "record, if there is one. All waits have ended up to the number `over`.");
 
 static PyObject *
 deposit_put_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    uint64_t state;
+    uint64_t state, over;
 
-    if (require_count("put", nargs, 2) < 0 ||
-        as_unsigned(args[0], "state", STATE_MASK, &state) < 0) {
+    if (require_count("put", nargs, 3) < 0 ||
+        as_unsigned(args[0], "state", STATE_MASK, &state) < 0 ||
+        as_unsigned(args[1], "over", UINT64_MAX, &over) < 0) {
         return NULL;
     }
-    deposit_put(deposit_at(self), (uint32_t)state, record_of(args[1]));
+    deposit_put(deposit_at(self), (uint32_t)state, over, record_of(args[2]));
     Py_RETURN_NONE;
 }
 
@@ -228,13 +231,14 @@ find_deposit(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t narg
 
 PyDoc_STRVAR(lower_doc, "lower_deposit($module, table, id, epoch, state, slab, to, /)\n--\n\n"
                         "Leave only this of it, if it is put there still, with its value in that "
-                        "slab: at which byte of it, -1 for nowhere; None if it is not.");
+                        "slab: (at which byte of it, -1 for nowhere; up to which number all waits "
+                        "have ended there); None if it is not.");
 
 static PyObject *
 lower_deposit(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
     struct asked asked;
-    uint64_t slab, to, word, where = 0;
+    uint64_t slab, to, word, where = 0, over = 0;
 
     if (require_count("lower_deposit", nargs, 6) < 0 ||
         as_unsigned(args[4], "slab", SLAB_MASK, &slab) < 0 ||
@@ -245,13 +249,15 @@ lower_deposit(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nar
     const bool lowered = cell != NULL && (word >> SLAB_AT & SLAB_MASK) == slab &&
                          swing(cell, word, (word & ~(uint64_t)STATE_MASK) | to);
     if (lowered) {
+        /* What was put again meanwhile has the same record, and all that had ended has ended still. */
         where = atomic_load_explicit(&cell->where, memory_order_relaxed);
+        over = atomic_load_explicit(&cell->over, memory_order_relaxed);
     }
     PyBuffer_Release(&asked.memory);
     if (!lowered) {
         Py_RETURN_NONE;
     }
-    return where > INT64_MAX ? PyLong_FromLong(-1) : PyLong_FromUnsignedLongLong(where);
+    return Py_BuildValue("LK", where > INT64_MAX ? -1LL : (long long)where, (unsigned long long)over);
 }
 
 /* ---- the object */

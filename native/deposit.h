@@ -9,10 +9,14 @@
  *
  *     word u64: handle << 32 | epoch << 12 | slab << 4 | state      0: nothing is put there
  *     where u64: at which byte of the slab the value is that was committed here last; all ones for none
+ *     over  u64: up to which number those have ended who waited for the handle in this process
  *
  *     put:        0                          -> all there is (the process)
  *     take back:  what was put               -> 0 (the process)
  *     lower:      what was put in our epoch  -> the same with a lower state (the leader)
+ *
+ * The number tells the leader what it need not do any more: what was asked for those waits and comes only
+ * now is over, whoever was served by what it had granted to an earlier one.
  *
  * The epoch keeps out a leader that was deposed and does not know it yet: from the moment in which a
  * process has told the next one what it has, a former one finds nothing. Before that it may take, and is
@@ -35,9 +39,10 @@ enum { DEPOSIT_CELLS = 512, DEPOSIT_PROBES = 8 };
 struct deposit;
 struct deposit *deposit_of(PyObject *object);
 
-/* Lets it be taken that the process has this state, with the value in this record; NULL if it has
- * committed none. Nothing if something is put already: that may be less by now. */
-void deposit_put(struct deposit *deposit, uint32_t state, const struct record *record);
+/* Lets it be taken that the process has this state, where all waits have ended up to the number `over`,
+ * with the value in this record; NULL if it has committed none. Nothing if something is put already: that
+ * may be less by now. */
+void deposit_put(struct deposit *deposit, uint32_t state, uint64_t over, const struct record *record);
 
 /* Lets nothing be taken any more. False if the process does not have `state` by now. */
 bool deposit_take_back(struct deposit *deposit, uint32_t state);

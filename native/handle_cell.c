@@ -63,7 +63,7 @@ handle_cell_put(const struct handle_cell *cell)
     struct deposit *deposit = deposit_of(cell->deposit);
 
     if (deposit != NULL && is_idle(cell)) {
-        deposit_put(deposit, cell->state, record_of(cell->record));
+        deposit_put(deposit, cell->state, cell->number, record_of(cell->record));
     }
 }
 
@@ -309,6 +309,24 @@ cell_set(PyObject *self, PyObject *value, void *closure)
     return 0;
 }
 
+static PyObject *
+cell_get_last(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLongLong(cell_of(self)->number);
+}
+
+static int
+cell_set_last(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    uint64_t number;
+
+    if (as_unsigned(value != NULL ? value : Py_None, "a number", UINT64_MAX, &number) < 0) {
+        return -1;
+    }
+    cell_of(self)->number = number;
+    return 0;
+}
+
 #define NUMBER(name, field, doc)                                                                  \
     {name, cell_get, cell_set, doc, (void *)offsetof(struct handle_cell, field)}
 
@@ -319,6 +337,7 @@ static PyGetSetDef cell_attributes[] = {
     NUMBER("using", using, "As what that has it."),
     NUMBER("recall", recall, "The state to go down to, 0 for none."),
     NUMBER("told_user", told, "Whom the server takes for the user."),
+    {"number", cell_get_last, cell_set_last, "The number of the last wait for the lock.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

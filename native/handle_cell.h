@@ -32,6 +32,7 @@ struct handle_cell {
     PyObject *record;     /* where values are committed; None or NULL until that is known */
     PyObject *baton;      /* by which EXCLUSIVE is taken and given; None or NULL for none */
     PyObject *deposit;    /* where the leader may take it while it is not used; None or NULL for nowhere */
+    uint64_t number;      /* of the last wait for the lock */
     unsigned int opened;  /* how often; 0 when the handle is not open here any more */
     unsigned int state;
     unsigned int user;    /* the agent that has the lock, 0 for none, and … */

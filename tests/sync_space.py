@@ -599,6 +599,16 @@ class Space:
             at += 1
         self.check_liveness()
 
+    def walk(self, steps: list[tuple[Any, ...]]) -> None:
+        """Take these steps alone, one after the other."""
+        at = self.nodes.number(self.first())
+        self.before.append((0, ()))
+        for step in steps:
+            node = self.nodes.things[at]
+            assert step in self.possible(node)
+            before, at = at, self.nodes.number(self.take(at, node, step))
+            self.before.append((before, step))
+
     def take(self, at: int, node: Node, step: tuple[Any, ...]) -> Node:
         name, *args = step
         parts = [list(part) if part.__class__ is tuple else part for part in node]

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from libos_ipc._native import (
     find_deposit,
     lower_deposit,
 )
+from libos_ipc.core.sync_deposits import Taken
 from libos_ipc.core.sync_handle import LocalHandle
 from libos_ipc.core.sync_words import ConfirmUpgrade, Remains, Value
 from libos_ipc.errors import WouldBlock
@@ -37,13 +39,18 @@ from libos_ipc.runtime.slabs import LARGE, Slabs
 from libos_ipc.sync import SyncHandle
 
 INVALID = State.INVALID
-NOTHING = Remains(None, False)
+NOTHING = Taken(None, 0)
 
 # ---- the memory
 
+
+def leader_of(memory: Memory) -> DepositsTwin:
+    return DepositsTwin(memory, lambda vmid, id: Remains(None, False))
+
+
 STATES, EPOCHS = st.integers(1, 3), st.integers(1, 2)
 STEPS = st.one_of(
-    st.tuples(st.just("put"), STATES),
+    st.tuples(st.just("put"), STATES, st.integers(0, 2**64 - 1)),
     st.tuples(st.sampled_from(["take_back", "left"]), STATES),
     st.tuples(st.just("lower"), EPOCHS, STATES, STATES),
 )
@@ -54,13 +61,14 @@ def test_the_memory_is_as_its_twin(epoch: int, steps: list[tuple[Any, ...]]) -> 
     """A process, a leader, and one that is deposed."""
     table, memory = mmap.mmap(-1, DEPOSIT_BYTES), Memory()
     ours, twin = Deposit(table, 9, 7, epoch), DepositTwin(memory, 2, 7, epoch)
-    leader = DepositsTwin(memory, lambda vmid, id: NOTHING)
+    leader = leader_of(memory)
     for name, *args in steps:
         if name == "lower":
             when, state, to = args
             slab = find_deposit(table, 7, when, state)
             lowered = slab is not None and lower_deposit(table, 7, when, state, slab, to)
-            assert (lowered == -1) == (leader.lower(when, 2, 7, state, to) is not None)
+            known = leader.lower(when, 2, 7, state, to)
+            assert (lowered or None) == (known and (-1, known.over))
         else:
             more = (None,) if name == "put" else ()
             assert getattr(ours, name)(*args, *more) == getattr(twin, name)(*args, *more)
@@ -84,14 +92,14 @@ def test_what_another_process_may_have_written() -> None:
     """Whatever it is, we have less then: never more, and never for ever in between."""
     table = mmap.mmap(-1, DEPOSIT_BYTES)
     deposit = Deposit(table, 7, 7, 1)
-    deposit.put(EXCLUSIVE, None)
+    deposit.put(EXCLUSIVE, 0, None)
     for state in range(16):
-        word = int.from_bytes(table[112:120], "little") & ~15 | state
-        table[112:120] = word.to_bytes(8, "little")
+        word = int.from_bytes(table[168:176], "little") & ~15 | state
+        table[168:176] = word.to_bytes(8, "little")
         assert deposit.left(EXCLUSIVE) in (INVALID, SHARED, EXCLUSIVE)
         assert deposit.left(SHARED) in (INVALID, SHARED)
     for garbage in (b"\xff" * 8, b"\1" + bytes(7)):
-        table[112:120] = garbage
+        table[168:176] = garbage
         assert not deposit.take_back(EXCLUSIVE)
         assert deposit.left(EXCLUSIVE) == INVALID
         assert deposit.take_back(INVALID)
@@ -115,7 +123,7 @@ class Ends:
         if data is not None:
             self.slabs.reserve(id, data)
             self.slabs.publish(id, 5, data)
-        deposit.put(state, self.slabs.record(id))
+        deposit.put(state, 0, self.slabs.record(id))
         return deposit
 
 
@@ -134,10 +142,10 @@ def test_the_value_comes_with_it(ends: Ends, tmp_path: Path) -> None:
     ends.put(9, SHARED, b"nine")
     lower = ends.leader.lower
     assert lower(1, 2, 7, SHARED, INVALID) is None  # it is not what is there
-    assert lower(1, 2, 7, EXCLUSIVE, SHARED) == Remains(Value(5, b"seven"), False)
+    assert lower(1, 2, 7, EXCLUSIVE, SHARED) == Taken(Value(5, b"seven"), 0)
     assert lower(1, 2, 7, SHARED, INVALID) == NOTHING
     assert lower(1, 2, 7, SHARED, INVALID) is None
-    assert lower(1, 2, 8, EXCLUSIVE, INVALID) == Remains(Value(5, bytes(3 * LARGE // 2)), False)
+    assert lower(1, 2, 8, EXCLUSIVE, INVALID) == Taken(Value(5, bytes(3 * LARGE // 2)), 0)
     assert lower(1, 3, 9, SHARED, INVALID) is None  # there is no such member
     assert lower(1, 2, 9, SHARED, INVALID) == NOTHING
 
@@ -154,7 +162,7 @@ def test_what_cannot_be_read_is_not_taken(ends: Ends, tmp_path: Path) -> None:
 def test_a_place_that_is_none_has_no_value(ends: Ends, tmp_path: Path, at: int) -> None:
     ends.put(7, EXCLUSIVE, b"seven")
     with open(tmp_path / "2.deposits", "r+b") as file:
-        file.seek(16 * 7 + 8)
+        file.seek(24 * 7 + 8)
         file.write(at.to_bytes(8, "little"))
     assert ends.leader.lower(1, 2, 7, EXCLUSIVE, INVALID) == NOTHING
 
@@ -164,11 +172,11 @@ def test_whatever_is_written_there_the_leader_goes_on(ends: Ends, tmp_path: Path
     ends.put(7, EXCLUSIVE, b"seven")
     with open(tmp_path / "2.deposits", "r+b") as file, open(tmp_path / "2.slab-0", "r+b") as slab:
         table, values = mmap.mmap(file.fileno(), 0), mmap.mmap(slab.fileno(), 0)
-    whole = table[112:128], values[:256]
+    whole = table[168:192], values[:256]
     taken = 0
     for _ in range(3000):
-        table[112:128], values[:256] = whole
-        for memory, at, size in ((values, 0, 48), (table, 112, 16)):
+        table[168:192], values[:256] = whole
+        for memory, at, size in ((values, 0, 48), (table, 168, 24)):
             for _ in range(dice.randrange(3)):
                 where = at + dice.randrange(size)
                 memory[where] = dice.randrange(256)
@@ -190,7 +198,7 @@ def test_a_leader_of_another_epoch_takes_nothing(ends: Ends) -> None:
     assert ends.leader.lower(1, 2, 7, SHARED, INVALID) is None
     assert ends.leader.lower(2, 2, 7, SHARED, INVALID) == NOTHING
     assert not deposit.take_back(SHARED)
-    former.put(SHARED, None)  # it has let go of the memory
+    former.put(SHARED, 0, None)  # it has let go of the memory
     assert deposit.left(SHARED) == INVALID
 
 
@@ -227,9 +235,9 @@ def test_a_cell_takes_back_before_it_locks() -> None:
     cell = cell_with(Deposit(table, 7, 7, 1), SHARED)
     assert cell.deposit is not None
     for to, locked in ((None, True), (INVALID, False)):
-        cell.deposit.put(SHARED, None)
+        cell.deposit.put(SHARED, 0, None)
         if to is not None:
-            assert lower_deposit(table, 7, 1, SHARED, 0, to) == -1
+            assert lower_deposit(table, 7, 1, SHARED, 0, to) == (-1, 0)
         assert cell.lock_now(1, SHARED) is locked
         assert find_deposit(table, 7, 1, SHARED) is None
         assert cell.unlock_now(1) is locked
@@ -276,7 +284,7 @@ def test_a_signal_handler_that_raises_changes_nothing(taken: State | None) -> No
         handle.deposit = struck = Struck(memory, 2, 9, 1)
         handle.put()
         if taken is not None:
-            DepositsTwin(memory, lambda vmid, id: NOTHING).lower(1, 2, 9, EXCLUSIVE, taken)
+            leader_of(memory).lower(1, 2, 9, EXCLUSIVE, taken)
         struck.broken = broken
         try:
             handle.take_back()
@@ -316,6 +324,26 @@ def test_one_who_holds_his_interpreter_in_native_code_keeps_nobody_waiting(group
         assert user("timed", EXCLUSIVE, 0.0)[0] == "WouldBlock"
         handle.unlock()
         assert user("get") == 5
+
+
+@both_leaders
+@pytest.mark.parametrize("timeout", [0.0, 0.01])
+def test_who_has_given_up_a_wait_keeps_nobody_waiting_either(group: Group, timeout: float) -> None:
+    with group.sync("h", type=int) as handle, Stuck(group, type=int) as user:
+        for n, (kept, wanted) in enumerate(product([INVALID, SHARED], [SHARED, EXCLUSIVE])):
+            put(handle, n)
+            if kept == SHARED:
+                assert user("get") == n
+            handle.lock(SHARED if wanted == EXCLUSIVE else EXCLUSIVE, timeout=DEADLINE_S)
+            if (kept, wanted) != (SHARED, SHARED):
+                assert user("timed", wanted, timeout)[0] in ("WouldBlock", "Timeout")
+            handle.unlock()
+            assert user("get") == n
+            poll(lambda: user("state") == has(group, user.vmid))  # what was given up may be granted
+            user.stick()
+            put(handle, n + 10)
+            user.free()
+            assert user("get") == n + 10
 
 
 @both_leaders
@@ -374,6 +402,12 @@ def state_of(group: Group) -> set[int]:
     """VMIDs of those who have anything of the only handle."""
     (row,) = group.sync_table()
     return {vmid for vmid, state, _ in row.states if state > INVALID}
+
+
+def has(group: Group, vmid: int) -> int:
+    """What the leader takes this one to have of the only handle."""
+    (row,) = group.sync_table()
+    return next(state for each, state, _ in row.states if each == vmid)
 
 
 @both_leaders

@@ -791,15 +791,16 @@ def case_deposit() -> None:
 
 
 def case_deposit_put() -> None:
-    deposit().put(2, None)
-    deposit().put(3, record())
-    refused(deposit().put, NUMBER, None)
-    refused(deposit().put, 2)
+    deposit().put(2, 0, None)
+    deposit().put(3, 2**64 - 1, record())
+    refused(deposit().put, NUMBER, 0, None)
+    refused(deposit().put, 2, NUMBER * NUMBER, None)
+    refused(deposit().put, 2, 0)
 
 
 def case_deposit_take_back() -> None:
     ours = deposit()
-    ours.put(2, None)
+    ours.put(2, 0, None)
     assert not ours.take_back(3)
     assert ours.take_back(2)
     refused(ours.take_back, PAYLOAD)
@@ -807,7 +808,7 @@ def case_deposit_take_back() -> None:
 
 def case_deposit_left() -> None:
     ours = deposit()
-    ours.put(2, None)
+    ours.put(2, 0, None)
     assert ours.left(3) == 2
     refused(ours.left, PAYLOAD)
 
@@ -816,13 +817,13 @@ def case_deposit_release() -> None:
     ours = deposit()
     for _ in range(2):
         ours.release()
-    ours.put(2, None)
+    ours.put(2, 0, None)
     assert ours.take_back(2)
 
 
 def case_find_deposit() -> None:
     table = mmap.mmap(-1, _native.DEPOSIT_BYTES)
-    deposit(table).put(2, None)
+    deposit(table).put(2, 0, None)
     assert _native.find_deposit(table, 7, 1, 2) == 0
     assert _native.find_deposit(table, 7, 1, 3) is None
     refused(_native.find_deposit, bytearray(8), 7, 1, 2)
@@ -832,8 +833,8 @@ def case_find_deposit() -> None:
 
 def case_lower_deposit() -> None:
     table = mmap.mmap(-1, _native.DEPOSIT_BYTES)
-    deposit(table).put(3, record())
-    assert _native.lower_deposit(table, 7, 1, 3, 0, 2) == 64
+    deposit(table).put(3, 2**64 - 1, record())
+    assert _native.lower_deposit(table, 7, 1, 3, 0, 2) == (64, 2**64 - 1)
     assert _native.lower_deposit(table, 7, 1, 3, 0, 2) is None
     refused(_native.lower_deposit, bytearray(8), 7, 1, 3, 0, 2)
     refused(_native.lower_deposit, table, 7, 1, 3, NUMBER, 2)

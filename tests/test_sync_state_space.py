@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from sync_space import Limits, Space, Violation
 
 from libos_ipc.core import sync_client, sync_server, sync_table
 from libos_ipc.core.sync_client import SyncClient
-from libos_ipc.core.sync_deposits import Depositor
+from libos_ipc.core.sync_deposits import Depositor, Taken
 from libos_ipc.core.sync_handle import Effects, LocalHandle
 from libos_ipc.core.sync_server import SyncServer
 from libos_ipc.core.sync_table import Entry, Handle, Row, SyncTable
@@ -64,6 +65,9 @@ WORLDS = {
     "another leader, closing": Limits(locks=1, closes=1, failovers=1, on_death="raise", writes=1),
     "taken": Limits(deposits=True),
     "taken, giving up": Limits(locks=1, withdrawals=1, deposits=True),
+    "taken, two threads give up": Limits(
+        threads=(2, 1), locks=1, writes=0, withdrawals=1, deposits=True
+    ),
     "taken, two threads in one": Limits(threads=(2, 1), writes=0, deposits=True),
     "taken, three": Limits(threads=(1, 1, 1), locks=1, deposits=True),
     "taken, watching": Limits(locks=1, watches=1, deposits=True),
@@ -257,17 +261,21 @@ def takes_nothing_back(self: Depositor) -> None:
 
 def puts_what_is_watched(self: Depositor) -> None:
     if self.deposit is not None and self.state > State.INVALID and not self.user:
-        self.deposit.put(self.state, None)
+        self.deposit.put(self.state, self.number, None)
 
 
 def takes_without_the_value(self: SyncServer, *args: Any) -> bool:
     assert self.deposits is not None
     lower = self.deposits.lower
-    self.deposits.lower = lambda *given: lower(*given) and Remains(None, False)  # type: ignore[method-assign]
+    self.deposits.lower = lambda *given: (left := lower(*given)) and Taken(None, left.over)  # type: ignore[method-assign]
     try:
         return real_taken(self, *args)
     finally:
         del self.deposits.lower  # type: ignore[method-assign]
+
+
+def takes_what_is_over_for_news(self: SyncTable, vmid: int, id: int, state: int, over: int) -> None:
+    self._apply_drop(vmid, id, state)
 
 
 def takes_and_says_nothing(self: SyncServer, done: Decision, *args: Any) -> bool:
@@ -325,6 +333,29 @@ def test_a_fault_is_found(monkeypatch: pytest.MonkeyPatch, fault: tuple[Any, ...
         monkeypatch.setattr(where, name, replacement)
     with pytest.raises(Violation, match=found):
         explored(WORLDS[world])
+
+
+SHARED, EXCLUSIVE = State.SHARED, State.EXCLUSIVE
+
+#: One is granted what it gave up, uses that for the next one, has it taken, and asks for less.
+TAKEN_BEFORE_IT_IS_HEARD = [
+    *(("lock", 0, 1, SHARED), ("withdraw", 0, 1), ("lock", 0, 1, EXCLUSIVE)),
+    *(("lock", 1, 1, EXCLUSIVE), ("arrive_up", 1), ("withdraw", 1, 1), ("arrive_up", 1)),
+    *(("lock", 1, 1, EXCLUSIVE), ("arrive_down", 1), ("unlock", 1, 1), ("put", 1)),
+    *(("arrive_up", 0), ("arrive_up", 0), ("lock", 1, 1, SHARED), ("arrive_up", 0)),
+    *(("arrive_up", 1), ("arrive_down", 1), ("arrive_up", 1)),
+]
+
+
+@pytest.mark.parametrize("is_heard", [False, True])
+def test_what_is_over_when_something_is_taken_is_no_news(
+    monkeypatch: pytest.MonkeyPatch, is_heard: bool
+) -> None:
+    """Where it is, somebody is told of a deadlock that is none: too far off for those worlds."""
+    if is_heard:
+        monkeypatch.setitem(TABLE, "taken", takes_what_is_over_for_news)
+    with pytest.raises(Violation, match="deadlock") if is_heard else nullcontext():
+        Space(LARGE["taken, three locks, giving up"]).walk(TAKEN_BEFORE_IT_IS_HEARD)
 
 
 def main(names: list[str]) -> None:

@@ -22,9 +22,10 @@ Nothing is put while anybody waits for the lock or for a change, a recall or a w
 due, or news of a death are to be told: then the server asks, and these are seen to. Nor before what
 was changed is committed, for the value is read from there.
 
-Nor, until the handle is opened anew or another leader is there, once a wait was given up or
-replaced for which the server had been asked: what grants that one may serve the next, and then the
-server takes before it hears what was asked for that, and would take it for news.
+What grants a wait that was given up may serve the next one here, and what was asked for that is
+still on its way when the server takes. It must not take it for news then: so beside what is put
+stands up to which number the waits here have ended, all of them, and what the server hears of
+these after it has taken is over.
 
 The server takes only what it knows to have granted, from a process that has told it how things
 stand; and a process that has told a new leader puts it where a former one finds nothing.
@@ -32,20 +33,20 @@ stand; and a process that has told a new leader puts it where a former one finds
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from libos_ipc._native import HandleCell, Record
-from libos_ipc.core.sync_words import Remains, State, Value
+from libos_ipc.core.sync_words import State, Value
 
-__all__ = ["Deposit", "Depositor", "Deposits"]
+__all__ = ["Deposit", "Depositor", "Deposits", "Taken"]
 
 
 class Deposit(Protocol):
     """The process's end, of one handle, in one epoch."""
 
-    def put(self, state: int, record: Record | None, /) -> None:
+    def put(self, state: int, over: int, record: Record | None, /) -> None:
         """We have this, and it may be taken; its value is in this record, if we have changed it.
-        Nothing if it is put already."""
+        All waits up to the number `over` have ended. Nothing if it is put already."""
 
     def take_back(self, state: int, /) -> bool:
         """Nothing may be taken any more, or was put. False if what was put as `state` is less."""
@@ -54,12 +55,20 @@ class Deposit(Protocol):
         """How much of this state we have now."""
 
 
+class Taken(NamedTuple):
+    """What lay beside what was taken: what the process committed last, None if nothing is known of
+    that; and up to which number all waits have ended there."""
+
+    value: Value | None
+    over: int
+
+
 class Deposits(Protocol):
     """The server's end."""
 
-    def lower(self, epoch: int, vmid: int, id: int, state: int, to: int) -> Remains | None:
-        """Leave only `to` where this process has put `state` of the handle, in this epoch: what it
-        has committed there. None if it has not put that."""
+    def lower(self, epoch: int, vmid: int, id: int, state: int, to: int) -> Taken | None:
+        """Leave only `to` where this process has put `state` of the handle, in this epoch. None if
+        it has not put that."""
 
     def drop(self, vmid: int) -> None:
         """The process is gone."""
@@ -89,7 +98,7 @@ class Depositor(HandleCell):
     def put(self) -> None:
         """The server may have it, if nobody needs it here. All that was decided must be done."""
         if self.deposit is not None and self.is_idle():
-            self.deposit.put(self.state, self.record)
+            self.deposit.put(self.state, self.number, self.record)
 
     def left(self) -> int:
         """What is here now."""

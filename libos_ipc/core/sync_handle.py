@@ -104,14 +104,12 @@ class LocalHandle(BatonHolder):
     __slots__ = (
         "asked",
         "declined",
-        "number",
         "told_waits",
     )
 
     def __init__(self, id: int) -> None:
         self.id = id
         self.value = NEVER_WRITTEN
-        self.number = 0  # of the last wait
         self.asked: Wait | None = None  # for whom the server was asked
         self.declined = False  # the baton, and has heard nothing since
         self.told_waits = 0  # how many of `waits` the server knows of, but for `asked`
@@ -321,8 +319,6 @@ class LocalHandle(BatonHolder):
         if want == asked:
             return []
         self.asked = want
-        if asked is not None:
-            self.deposit = None  # its grant may come for what is asked next: see `sync_deposits`
         if want is None:
             return [] if asked is None else [WithdrawWait(self.id, asked.number)]
         self.told_waits -= want.told

@@ -76,13 +76,13 @@ class SyncPassing(SyncTable):
         """Whether this word is a request that the baton serves. If not, there is none any more."""
         assert handle.baton is not None
         assert self.batons is not None
-        wanted = isinstance(word, RequestUpgrade) and word.state == State.EXCLUSIVE
-        if not wanted or row.passing or not self.batons.reserve(handle.baton, src):
-            self._end_baton(done, handle)
-            return False
-        assert isinstance(word, RequestUpgrade)
-        self._hand(done, src, handle, word.number)
-        return True
+        if isinstance(word, RequestUpgrade) and word.state == State.EXCLUSIVE:
+            wanted = not (row.passing or row.is_over(word.number))
+            if wanted and self.batons.reserve(handle.baton, src):
+                self._hand(done, src, handle, word.number)
+                return True
+        self._end_baton(done, handle)
+        return False
 
     def _begin_baton(self, done: Decision, handle: Handle, head: Entry) -> bool:
         """The head is about to be granted EXCLUSIVE: perhaps it gets a baton. True if so."""

@@ -41,8 +41,8 @@ class Row:
     """One process that has a handle open."""
 
     __slots__ = (
-        *("lent", "offered", "passing", "recall", "silent", "state", "user", "using", "waits"),
-        "warned",
+        *("lent", "offered", "over", "passing", "recall", "silent", "state", "user", "using"),
+        *("waits", "warned"),
     )
 
     def __init__(self) -> None:
@@ -57,12 +57,18 @@ class Row:
         #: had it in use when the baton was ended, and has not said anything since
         self.lent = False
         self.offered = False  # was to have it when the baton was ended, unless it declines
+        self.over = 0  # waits up to this number had ended there when something was taken
 
     def fields(self) -> tuple[object, ...]:
         """All fields in a fixed order, for comparing."""
         waits = tuple(sorted((self.waits or {}).items()))
         own = (self.state, self.recall, self.user, self.using)
-        return *own, waits, self.warned, self.silent, self.passing, self.lent, self.offered
+        rest = (self.silent, self.passing, self.lent, self.offered, self.over)
+        return *own, waits, self.warned, *rest
+
+    def is_over(self, number: int) -> bool:
+        """Whether this wait had ended before something was taken. 0 is nobody's."""
+        return 0 < number <= self.over
 
     def set_user(self, thread: int, using: int) -> None:
         """It is this thread that uses the handle there; 0: nobody, or nobody knows."""

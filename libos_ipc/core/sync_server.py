@@ -169,8 +169,9 @@ class SyncServer(SyncTaking):
     ) -> None:
         if word.state not in (SHARED, EXCLUSIVE):
             return _ignore(done, src, word, f"no state to ask for: {word.state}")
-        if word.state <= row.state:
-            # What grants it is on its way; what was asked before is not wanted any more.
+        if word.state <= row.state or row.is_over(word.number):
+            # What grants it is on its way, or has come and was taken; what was asked before is not
+            # wanted any more.
             self._record(done, ("has", src, handle.id, word.number))
         else:
             wanted = (word.state, word.number, word.thread, word.timed)

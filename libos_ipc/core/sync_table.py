@@ -10,6 +10,7 @@ What each process has of it, and how that changes:
     grant:    --> SHARED or EXCLUSIVE, and its entry leaves the queue
     recall:   it has been asked down to a state, and holds what it has until …
     drop:     … it has confirmed
+    taken:    as drop, without its help; what it asked for earlier waits is over
     baton:    all are INVALID, as far as this table knows, and those that pass EXCLUSIVE
               among themselves (pass) see to it alone until …
     ended:    … whoever has it in that moment, or was to have it, has it by this table
@@ -176,6 +177,10 @@ class SyncTable:
         if row.recall >= state:
             row.recall = 0
 
+    def _apply_taken(self, vmid: int, id: int, state: int, over: int) -> None:
+        self._apply_drop(vmid, id, state)
+        self.handles[id].rows[vmid].over = over
+
     def _apply_value(self, id: int, version: int, data: Data) -> None:
         kept = data if isinstance(data, bytes) else Reference(*data)
         self.handles[id].value = make(Value, (version, kept))
@@ -322,6 +327,7 @@ _APPLY: dict[str, Callable[..., None]] = {
     "grant": SyncTable._apply_grant,
     "recall": SyncTable._apply_recall,
     "drop": SyncTable._apply_drop,
+    "taken": SyncTable._apply_taken,
     "value": SyncTable._apply_value,
     "death": SyncTable._apply_death,
     "use": SyncTable._apply_use,

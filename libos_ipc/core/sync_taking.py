@@ -19,10 +19,10 @@ class SyncTaking(SyncPassing):
         """Whether what is in the way there could be taken, down to this state."""
         if self.deposits is None or row.silent or row.recall:
             return False
-        left = self.deposits.lower(self.epoch, vmid, handle.id, row.state, to)
-        if left is None:
+        taken = self.deposits.lower(self.epoch, vmid, handle.id, row.state, to)
+        if taken is None:
             return False
         if row.state == State.EXCLUSIVE:
-            self._take_value(done, vmid, handle, left.value)
-        self._record(done, ("drop", vmid, handle.id, int(to)))
+            self._take_value(done, vmid, handle, taken.value)
+        self._record(done, ("taken", vmid, handle.id, int(to), taken.over))
         return True

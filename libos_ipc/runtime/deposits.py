@@ -19,7 +19,8 @@ from libos_ipc._native import (
     find_deposit,
     lower_deposit,
 )
-from libos_ipc.core.sync_words import Remains, State
+from libos_ipc.core.sync_deposits import Taken
+from libos_ipc.core.sync_words import State
 from libos_ipc.runtime.mapped_files import map_file
 from libos_ipc.runtime.slabs import open_slab, read_record
 
@@ -27,8 +28,6 @@ __all__ = ["MOST_MAPPED", "LeadersDeposits", "MembersDeposits"]
 
 #: Members whose memory the leader has mapped at a time: each costs it a descriptor.
 MOST_MAPPED = 64
-
-_NOTHING = Remains(None, False)
 
 
 class MembersDeposits:
@@ -92,25 +91,26 @@ class LeadersDeposits:
         self._slabs_of = slabs_of
         self._tables: dict[int, mmap.mmap] = {}  # by VMID; the one used last is the last
 
-    def lower(self, epoch: int, vmid: int, id: int, state: int, to: int) -> Remains | None:
-        """Leave only `to` where this process has put `state` of the handle, in this epoch: what it
-        has committed there. None if it has not put that, or we could not read it."""
+    def lower(self, epoch: int, vmid: int, id: int, state: int, to: int) -> Taken | None:
+        """Leave only `to` where this process has put `state` of the handle, in this epoch. None if
+        it has not put that, or we could not read what lies there."""
         table = self._table(vmid)
         slab = None if table is None else find_deposit(table, id, epoch, state)
         if slab is None:
             return None
         if state < State.EXCLUSIVE:
             lowered = lower_deposit(table, id, epoch, state, slab, to)
-            return None if lowered is None else _NOTHING
+            return None if lowered is None else Taken(None, lowered[1])
         try:
             fd = open_slab(self._slabs_of(vmid), slab)  # first: what was taken must be read
         except OSError:
             return None
         try:
-            where = lower_deposit(table, id, epoch, state, slab, to)
-            if where is None:
+            lowered = lower_deposit(table, id, epoch, state, slab, to)
+            if lowered is None:
                 return None
-            return _NOTHING if where < 0 else read_record(fd, where, id)
+            where, over = lowered
+            return Taken(None if where < 0 else read_record(fd, where, id).value, over)
         finally:
             os.close(fd)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from libos_ipc.core.sync_deposits import Taken
 from libos_ipc.core.sync_words import Remains, State, Value
 
 __all__ = ["DepositTwin", "DepositsTwin", "Memory", "Word"]
@@ -17,6 +18,7 @@ class Word(NamedTuple):
 
     epoch: int
     state: int
+    over: int
     value: Value | None = None
 
 
@@ -30,8 +32,8 @@ class DepositTwin:
     def __init__(self, memory: Memory, vmid: int, id: int, epoch: int) -> None:
         self.memory, self.key, self.epoch = memory, (vmid, id), epoch
 
-    def put(self, state: int, record: object = None, /) -> None:
-        self.memory.setdefault(self.key, Word(self.epoch, state))
+    def put(self, state: int, over: int, record: object = None, /) -> None:
+        self.memory.setdefault(self.key, Word(self.epoch, state, over))
 
     def take_back(self, state: int, /) -> bool:
         word = self.memory.get(self.key)
@@ -56,13 +58,13 @@ class DepositsTwin:
         #: how often something was taken
         self.taken = 0
 
-    def lower(self, epoch: int, vmid: int, id: int, state: int, to: int) -> Remains | None:
+    def lower(self, epoch: int, vmid: int, id: int, state: int, to: int) -> Taken | None:
         word = self.memory.get((vmid, id))
         if word is None or word[:2] != (epoch, state):
             return None
         self.memory[vmid, id] = word._replace(state=to)
         self.taken += 1
-        return self.remains(vmid, id)
+        return Taken(self.remains(vmid, id).value, word.over)
 
     def drop(self, vmid: int) -> None:
         for key in [key for key in self.memory if key[0] == vmid]:
