@@ -79,23 +79,35 @@ is_rung_elsewhere(const struct bell *bell)
     return ringer != 0 && ringer != processor_here();
 }
 
-/* Looks, for a while, without sleeping. Whether there is something to look at. */
+/* Looks without sleeping. Whether there is something to look at. */
 static bool
-look(const struct bell *bell, struct looks *looks, uint32_t seen)
+look(const struct bell *bell, int64_t until, uint32_t seen)
 {
-    const int64_t until = now_ns() + looks->ns;
-
     do {
         for (int i = 0; i < LOOKS_PER_GLANCE; i++) {
             if (bell_is_rung(bell) || atomic_load(&bell->count) != seen) {
-                looks->vain = 0;
                 return true;
             }
             processor_pause();
         }
     } while (now_ns() < until);
-    looks->vain++;
     return false;
+}
+
+/* The same before a sleep. */
+static bool
+look_once_more(const struct bell *bell, struct looks *looks, uint32_t seen)
+{
+    const bool found = look(bell, now_ns() + looks->ns, seen);
+
+    looks->vain = found ? 0 : looks->vain + 1;
+    return found;
+}
+
+bool
+bell_glance(const struct bell *bell, int64_t until, uint32_t seen)
+{
+    return is_rung_elsewhere(bell) && look(bell, until, seen) && bell_is_rung(bell);
 }
 
 /* Changes bits of the state in one step. What it was. */
@@ -155,7 +167,7 @@ bell_sleep(struct bell *bell, uint32_t who, int64_t deadline, struct looks *look
     const bool hopeless = may_look && looks->vain >= MOST_VAIN;
     int found = 0;
 
-    if (may_look && !hopeless && look(bell, looks, *seen)) {
+    if (may_look && !hopeless && look_once_more(bell, looks, *seen)) {
         if ((before & awake) != awake) {
             change_state(bell, awake, 0);
         }

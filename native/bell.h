@@ -65,6 +65,10 @@ struct looks {
 int bell_sleep(struct bell *bell, uint32_t who, int64_t deadline, struct looks *looks,
                uint32_t *seen);
 
+/* The owner: looks until then, if who rang last did it on another processor, and does not sleep. Whether
+ * something was rung. */
+bool bell_glance(const struct bell *bell, int64_t until, uint32_t seen);
+
 /* The owner: who has the seat is awake, and will look before it sleeps: until `bell_stand` nobody is
  * woken, but by `bell_nudge`. True if something was rung that it is to look at. Not for long. */
 void bell_sit(struct bell *bell);

@@ -82,6 +82,15 @@ doorbell_sleep(PyObject *object, uint32_t who, int64_t deadline)
     return bell_sleep(doorbell->bell, BELL_SEAT, deadline, &doorbell->looks, &doorbell->seen);
 }
 
+bool
+doorbell_glance(PyObject *object, int64_t until)
+{
+    const struct doorbell *doorbell = doorbell_of(object);
+
+    return doorbell->looks.ns > 0 && doorbell->looks.vain == 0 &&
+           bell_glance(doorbell->bell, until, doorbell->seen);
+}
+
 void
 doorbell_nudge(PyObject *object, uint32_t who)
 {

@@ -18,6 +18,10 @@ void doorbell_nudge(PyObject *object, uint32_t who);
 /* Nanoseconds that SEAT looks before it sleeps. */
 int64_t doorbell_spin(PyObject *object);
 
+/* SEAT looks until then, of clock.h, and does not sleep: whether something was rung. Not at all if that was
+ * in vain before it slept the last time, or was rung on this processor. */
+bool doorbell_glance(PyObject *object, int64_t until);
+
 /* The vigil over the seat of a Doorbell. */
 struct vigil *doorbell_vigil(PyObject *object);
 

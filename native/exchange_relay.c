@@ -10,11 +10,16 @@
 /* Reads in one turn at the bell, and turns between two sleeps, which handle signals. */
 enum { READS = 8, TURNS = 64 };
 
-/* A turn, for how long an answer is awaited in it while others are ready, and how often it is not looked
- * for after it was in vain. */
+/* A turn, and for how long an answer is awaited in it while others are ready. */
 static const int64_t TURN_NS = 50000;
 static const int64_t SOON_NS = 20000;
-enum { MOST_VAIN = 16 };
+
+/* For how long an answer is looked for with the interpreter lock held: longer than a thread takes that
+ * wakes on the processor of who answers, only to find that it does not get that lock. */
+static const int64_t AT_HAND_NS = 40000;
+
+/* Failures in a row that make no difference any more. */
+enum { MOST_FAILURES = 5 };
 
 /* When a sleeper looks for the first time, alone and for each other one, and then. */
 static const int64_t FIRST_LOOK_NS = 250000;
@@ -98,7 +103,7 @@ void
 relay_leave(struct exchange *exchange, bool seated)
 {
     struct relay *relay = &exchange->relay;
-    const bool kept = relay->watchful > 0 && is_close(exchange);
+    const bool kept = relay->watchful > 0 && is_close(exchange) && !relay->swift;
 
     relay->left_at = relay->watchful > 0 ? now_ns() : 0;
     if (seated && kept) {
@@ -133,14 +138,47 @@ relay_read(struct exchange *exchange, PyObject *ticket)
     return read < 0 ? -1 : 1;
 }
 
+/* Whether it is worth a try: after one failure at once, then less and less often. */
+static bool
+is_worth_trying(struct hope *hope)
+{
+    const unsigned pause = hope->failures == 0 ? 0 : (1U << (hope->failures - 1)) - 1;
+
+    if (hope->skipped < pause) {
+        hope->skipped++;
+        return false;
+    }
+    hope->skipped = 0;
+    return true;
+}
+
+static bool
+learn(struct hope *hope, bool fulfilled)
+{
+    hope->failures = fulfilled ? 0 : hope->failures < MOST_FAILURES ? hope->failures + 1 : MOST_FAILURES;
+    return fulfilled;
+}
+
+/* Whether something is rung while we look for it with the interpreter lock held. */
+static bool
+is_at_hand(struct exchange *exchange)
+{
+    struct relay *relay = &exchange->relay;
+    const bool tried = is_worth_trying(&relay->at_hand);
+    const bool found =
+        tried && learn(&relay->at_hand, doorbell_glance(exchange->doorbell, now_ns() + AT_HAND_NS));
+
+    relay->swift = tried && relay->at_hand.failures < 2;
+    return found;
+}
+
 /* Others are ready, but it is our turn still: whether something is rung before long. */
 static bool
 is_soon(struct exchange *exchange)
 {
     struct relay *relay = &exchange->relay;
 
-    if (relay->skipped < relay->vain) {
-        relay->skipped++;
+    if (!is_worth_trying(&relay->soon)) {
         return false;
     }
     const int64_t now = now_ns();
@@ -150,10 +188,7 @@ is_soon(struct exchange *exchange)
     Py_BEGIN_ALLOW_THREADS
     doorbell_sleep(exchange->doorbell, BELL_SEAT, now + SOON_NS);
     Py_END_ALLOW_THREADS
-    const bool rung = bell_is_rung(doorbell_bell(exchange->doorbell));
-    relay->vain = rung ? 0 : relay->vain < MOST_VAIN ? 2 * relay->vain + 1 : MOST_VAIN;
-    relay->skipped = 0;
-    return rung;
+    return learn(&relay->soon, bell_is_rung(doorbell_bell(exchange->doorbell)));
 }
 
 /* Waits on the seat until the ticket is settled, or it is too late, or somebody is ready, to whom the seat
@@ -165,7 +200,7 @@ wait_seated(struct exchange *exchange, PyObject *ticket, int64_t deadline, int64
     const struct bell *bell = doorbell_bell(exchange->doorbell);
 
     for (unsigned turn = 1; !exchange->halted; turn++) {
-        const bool rung = exchange->relay.watchful > 0 && bell_is_rung(bell);
+        const bool rung = bell_is_rung(bell) || is_at_hand(exchange);
         if (!rung && is_anybody_ready(exchange) && !is_soon(exchange)) {
             slip_off(exchange);
             return 0;
@@ -230,8 +265,8 @@ relay_wait(struct exchange *exchange, PyObject *ticket, int64_t deadline, bool s
                 break;
             }
         }
-        const int found =
-            sleep_aside(exchange, ticket, until_next_look(deadline, &pause), watchful);
+        const int64_t until = until_next_look(deadline, &pause);
+        const int found = sleep_aside(exchange, ticket, until, watchful && !exchange->relay.swift);
         pause = found == EINTR ? 0 : pause;
         if (found != EINTR && found != ETIMEDOUT) {
             continue;

@@ -1,5 +1,10 @@
 /* Relay: threads of one process that wait for answers at the same time take turns.
  *
+ * As long as answers come while one looks for them, they are the interpreter's own: who asks keeps its lock
+ * (`swift`), the others stand in line for that, with answers that they have been woken with, and change
+ * places when the interpreter has them, as threads do that compute. All the rest is for answers that take
+ * longer, or come from one who needs this processor.
+ *
  * To wake each with its answer costs two switches for every request: a thread that wakes while another has
  * the interpreter lock sleeps again until it gets that. So the one that reads what comes wakes nobody. It
  * puts those whose answers are there behind one another, and the first is woken by whoever has the turn
@@ -29,6 +34,12 @@
 
 #include <stdatomic.h>
 
+/* What is tried again and again, but after failures in a row not for a while. */
+struct hope {
+    unsigned failures;
+    unsigned skipped; /* how often it was not tried since */
+};
+
 struct relay {
     struct link ready;     /* tickets that are settled, whose threads are watchful, asleep and not called */
     unsigned watchful;     /* threads asleep that look by themselves when nothing moves */
@@ -36,8 +47,9 @@ struct relay {
     int close;             /* how often in a row a thread came closely behind one that had gone */
     int doubt;             /* how much more often they have to next time, should one not come */
     int64_t left_at;       /* when one has gone and none has come since; 0 otherwise */
-    unsigned vain;         /* how often a turn is not to be kept, since to wait in it was in vain */
-    unsigned skipped;      /* how often it was not, since */
+    struct hope soon;      /* that an answer comes before long, so that a turn is worth keeping */
+    struct hope at_hand;   /* that it comes while it is looked for with the interpreter lock held */
+    bool swift;            /* it does */
     _Atomic int64_t began; /* when the last turn did */
 };
 
