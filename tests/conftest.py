@@ -108,10 +108,10 @@ def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def transport(request: pytest.FixtureRequest) -> str:
-    """What carries the messages of the group: see `transports_for` and `IN_TURN`."""
-    if not hasattr(request, "param") and request.module.__name__ in IN_TURN:
-        return TRANSPORTS[crc32(request.node.name.encode()) % len(TRANSPORTS)]
-    return str(getattr(request, "param", "auto"))
+    """What carries the messages of the group: see `transports_for`. What only makes use of messages
+    has one of the three, each case of a test always the same, in turn."""
+    in_turn = TRANSPORTS[crc32(request.node.name.encode()) % len(TRANSPORTS)]
+    return str(getattr(request, "param", in_turn))
 
 
 @pytest.fixture
@@ -199,16 +199,6 @@ TRANSPORTED = {
 }
 #: Of these, what is also about a pair that changes over in the middle.
 CHANGING = {"test_messages"}
-#: What only makes use of messages: each case of a test by one of the three, always the same, in
-#: turn.
-IN_TURN = {
-    "test_delegation",
-    "test_fcntl",
-    "test_file_lock",
-    "test_group",
-    "test_inspector",
-    "test_metadata",
-}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -220,9 +210,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def transports_for(metafunc: pytest.Metafunc) -> tuple[str, ...]:
-    """What a test is to be run over; nothing if it takes what there is by default."""
+    """What a test is to be run over; nothing if it is one of the three, or what the test says."""
     module = metafunc.module.__name__
-    if metafunc.config.getoption("every_transport") and module in TRANSPORTED | IN_TURN:
+    if any(
+        "transport" in (mark.kwargs if mark.name == "config" else mark.args[0])
+        for mark in metafunc.definition.iter_markers()
+        if mark.name in {"config", "parametrize"}
+    ):
+        return ()
+    if metafunc.config.getoption("every_transport"):
         return TRANSPORTS
     if module not in TRANSPORTED:
         return ()

@@ -17,6 +17,8 @@ from libos_ipc import Group
 from libos_ipc._native import Shared
 from libos_ipc.runtime import lanes
 
+pytestmark = pytest.mark.config(transport="native")
+
 ECHO, NOTE, NOTES = 70, 71, 72
 #: The least time under attack, and the least number of notes, requests and pings. Each takes
 #: 0.2 s at most on a machine that does nothing else; were it for the porter alone, who looks

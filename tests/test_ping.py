@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -14,7 +15,7 @@ import libos_ipc
 from libos_ipc import Group
 
 BOTH = pytest.mark.parametrize("group", ["process", "embedded"], indirect=True)
-ECHO, STUCK, FORK = 70, 71, 72
+ECHO, STUCK, FORK, HOLD = range(70, 74)
 
 
 def handlers(group: Group) -> None:
@@ -78,6 +79,35 @@ def test_a_process_that_computes_and_is_stuck_answers(group: Group) -> None:
         for _ in range(100):
             group.ping(peer.vmid, timeout=DEADLINE_S)
         peer.kill()
+
+
+@pytest.mark.config(transport="native")
+def test_a_process_whose_interpreter_is_held_in_native_code_answers(group: Group) -> None:
+    begun, enough = os.pipe(), os.pipe()
+
+    def holds(group: Group) -> None:
+        handlers(group)
+
+        @group.on(HOLD)
+        def hold(message: libos_ipc.Message) -> None:
+            os.write(begun[1], b"x")
+            ctypes.PyDLL(None).read(enough[0], ctypes.create_string_buffer(1), 1)
+
+    try:
+        with Peer(group, holds) as peer:
+            acquainted(group, peer.vmid)
+            group.send(peer.vmid, HOLD)
+            os.read(begun[0], 1)
+            for _ in range(100):
+                group.ping(peer.vmid, timeout=DEADLINE_S)
+            assert group.getmeta(peer.pid, "cwd", timeout=DEADLINE_S) == os.getcwd()
+            with pytest.raises(libos_ipc.Timeout):
+                group.request(peer.vmid, ECHO, b"with Python", timeout=0.05)
+            os.write(enough[1], b"x")
+            assert group.request(peer.vmid, ECHO, b"on", timeout=DEADLINE_S) == b"on"
+    finally:
+        for fd in (*begun, *enough):
+            os.close(fd)
 
 
 def test_a_ping_overtakes_what_waits_for_a_handler(group: Group) -> None:

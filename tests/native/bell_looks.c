@@ -2,7 +2,7 @@
  *
  * Alone, with a bell that was rung by a processor that does not exist, so that looking is allowed. Ends
  * with 0 if some looks in vain are the last, if a sleep shorter than a look brings them back, and if what
- * is rung is seen either way.
+ * is rung is seen either way; and if nobody is looked for who rang on the sleeper's own processor.
  */
 #define _GNU_SOURCE
 
@@ -11,6 +11,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 
 enum { LINE = 5, NOWHERE = 1 << 20, SHORT_NS = 100000, LOOK_NS = 20000000, LONG_NS = 30000000 };
@@ -41,6 +42,23 @@ hear(struct looks *looks)
     assert(!bell_take(&bell, lines));
 }
 
+/* A ringer that shares the processor could not ring while we look. */
+static void
+sleep_beside_the_ringer(const struct looks *looks)
+{
+    struct looks none = {.ns = looks->ns};
+    uint64_t lines[BELL_WORDS];
+    cpu_set_t here;
+
+    CPU_ZERO(&here);
+    CPU_SET((size_t)sched_getcpu(), &here);
+    assert(sched_setaffinity(0, sizeof here, &here) == 0);
+    bell_ring(&bell, LINE);
+    assert(bell_take(&bell, lines) && !bell_take(&bell, lines));
+    assert(bell_sleep(&bell, BELL_SEAT, now_ns() + LONG_NS, &none, &seen) == ETIMEDOUT);
+    assert(none.vain == 0);
+}
+
 int
 main(void)
 {
@@ -61,6 +79,7 @@ main(void)
     hear(&looks);
     sleep_for(&looks, LONG_NS);
     assert(looks.vain == 1);
+    sleep_beside_the_ringer(&looks);
     printf("given up after %u looks in vain\n", given_up);
     return 0;
 }
