@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import mmap
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -140,16 +139,17 @@ class Forking(Parenthood):
         return self.part(plan)
 
     def _plan(self, vmid: int, pid: int) -> ForkPlan:
-        sockets = Sockets.make(self.directory, vmid)
+        session = self.session
+        cradle = session.nursery.take(vmid)
         try:
-            plan = ForkPlan(vmid, pid, sockets, mmap.mmap(-1, 8))
-            with self.session.lock:
-                # Connected while our own copy is open: the end of it tells of a failed fork too.
-                self.session.watches.live(vmid, self.directory.live_socket(vmid))
+            with session.lock:
+                session.watches.hold(vmid, cradle.watcher)
         except BaseException:
-            sockets.close()
+            with session.lock:
+                session.watches.drop_live(vmid)
+            cradle.close()
             raise
-        return plan
+        return ForkPlan(vmid, pid, cradle.sockets, cradle.page)
 
     def _take_pair(self) -> tuple[int, int] | None:
         session = self.session
@@ -177,7 +177,9 @@ class Forking(Parenthood):
         calls.append(partial(self._tell_of_fork, self._forks, plan, child))
         calls.append(partial(twice, partial(self._pause.end, self.go)))
         if plan is not None:  # last: whoever is woken wants the processor and the interpreter
-            follow_up = partial(self._follow_up, plan, parting)
+            stays = self._pause.stays
+            # A worker that was ended has others waiting for it.
+            follow_up = partial(self._follow_up, plan, parting, stays)
             calls.append(partial(twice, partial(self.session.clock.later, 0, follow_up)))
         return calls
 
@@ -218,7 +220,7 @@ class Forking(Parenthood):
         under_way.seq, effects = member.request(leader, *session.fencing()[1:], under_way, now)
         session.perform(effects)
 
-    def _follow_up(self, plan: ForkPlan, parting: Parting | None) -> None:
+    def _follow_up(self, plan: ForkPlan, parting: Parting | None, at_leisure: bool) -> None:
         """Behind a fork, in the worker: the leader reads of it, the stock is filled up, and the
         child looked for. What was made for it ends here, where nobody waits."""
         session = self.session
@@ -226,6 +228,8 @@ class Forking(Parenthood):
             session.traffic.lanes.ring(session.member.leader_vmid)
             session.perform(session.member.provision.top_up(time.monotonic()))
             self.watch_forked(plan.vmid)
+        if at_leisure:
+            session.nursery.prepare()
 
     def part(self, plan: ForkPlan | None) -> Parting:
         """What we and a child do first of all, made ready: before the fork, if nothing of it can

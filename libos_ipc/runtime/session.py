@@ -65,6 +65,7 @@ from libos_ipc.runtime.held_files import Fork, HeldFiles
 from libos_ipc.runtime.lane_traffic import LaneTraffic
 from libos_ipc.runtime.liveness import Watchers
 from libos_ipc.runtime.loop import Loop
+from libos_ipc.runtime.nursery import Nursery
 from libos_ipc.runtime.performing import Performing
 from libos_ipc.runtime.porter import Porter
 from libos_ipc.runtime.presence import expect
@@ -143,6 +144,7 @@ class Session(Performing):
         self.watches = Watches(
             self.loop.register, self.loop.unregister, self._on_peer_end, self._on_peer_death
         )
+        self.nursery = Nursery(directory, member.vmid)
         self.receiver = Receiver(self)
         self.carriage = Carriage(self)
         self.traffic = LaneTraffic(self)
@@ -253,6 +255,7 @@ class Session(Performing):
             self.watches.close()
             self.loop.close()
             self.watchers.close()
+            self.nursery.close()
             self.directory.forget(self.member.vmid)  # first: who sees our end sees that we left
             self.sockets.close()
             self.host.reserve.release()
@@ -270,6 +273,7 @@ class Session(Performing):
         self.watches.abandon()
         self.loop.close()
         self.watchers.close()
+        self.nursery.close()
 
     # ---- performing, under the lock
 

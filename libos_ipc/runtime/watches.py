@@ -47,9 +47,13 @@ class Watches:
             watcher = liveness.watch(path)
         except (FileNotFoundError, ConnectionRefusedError):
             return False
+        self.hold(vmid, watcher)
+        return True
+
+    def hold(self, vmid: int, watcher: socket.socket) -> None:
+        """Watch by this connection, of somebody who is not watched."""
         self._live[vmid] = watcher
         self._register(watcher.fileno(), lambda: self._look(watcher.fileno(), self._on_end, vmid))
-        return True
 
     def confirm(self, vmid: int, path: str, os_pid: int) -> bool:
         """Whether the listener at `path` is process `os_pid`; watches it from then on."""
