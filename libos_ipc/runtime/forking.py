@@ -40,6 +40,9 @@ __all__ = ["Forking"]
 
 log = logging.getLogger("libos_ipc")
 
+#: Seconds after which the rest of a fork is done: by then parent and child have mostly returned.
+FOLLOW_S = 0.004
+
 
 class Forking(Parenthood):
     """The part of a node that forks."""
@@ -178,9 +181,11 @@ class Forking(Parenthood):
         calls.append(partial(twice, partial(self._pause.end, self.go)))
         if plan is not None:  # last: whoever is woken wants the processor and the interpreter
             stays = self._pause.stays
-            # A worker that was ended has others waiting for it.
+            # A worker that was ended has others waiting for it, and may be ended again before long.
+            delay_s = FOLLOW_S if stays else 0
             follow_up = partial(self._follow_up, plan, parting, stays)
-            calls.append(partial(twice, partial(self.session.clock.later, 0, follow_up)))
+            later = partial(self.session.clock.later, delay_s, follow_up, quietly=stays)
+            calls.append(partial(twice, later))
         return calls
 
     def _tell_of_fork(

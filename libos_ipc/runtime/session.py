@@ -140,7 +140,7 @@ class Session(Performing):
         self._group_id = file.id.encode()
         self.held_files = HeldFiles(directory, member.vmid)
         self.loop = Loop(f"libos_ipc {file.name}", self._on_round)
-        self.clock = Clock(self.loop.wake, self._tick)
+        self.clock = Clock(self.loop.wake, self.loop.wake_in, self._tick)
         self.watches = Watches(
             self.loop.register, self.loop.unregister, self._on_peer_end, self._on_peer_death
         )
