@@ -171,14 +171,14 @@ class Forking(Parenthood):
 
     def forked_parent(
         self, plan: ForkPlan | None, parting: Parting | None, child: list[int]
-    ) -> list[Callable[[], object]]:
-        """What the parent does after a fork, or a failed one. The child is the process in the list
-        by then, if there is one, and not 0."""
-        calls = [*(parting.parents if parting else self._returning(plan))]
-        if plan is not None and parting is not None:
-            calls.insert(0, partial(self._hold_child, plan.vmid, child))
-        calls.append(partial(self._tell_of_fork, self._forks, plan, child))
-        calls.append(partial(twice, partial(self._pause.end, self.go)))
+    ) -> tuple[list[Callable[[], object]], list[Callable[[], object]]]:
+        """What the parent does first after a fork, or a failed one, so that others are answered
+        again, and what then. The child is the process in the list by then, if it is known."""
+        first = parting.parents if parting else self._returning(plan)
+        calls: list[Callable[[], object]] = [
+            partial(self._tell_of_fork, self._forks, plan, child),
+            partial(twice, partial(self._pause.end, self.go)),
+        ]
         if plan is not None:  # last: whoever is woken wants the processor and the interpreter
             stays = self._pause.stays
             # A worker that was ended has others waiting for it, and may be ended again before long.
@@ -186,24 +186,25 @@ class Forking(Parenthood):
             follow_up = partial(self._follow_up, plan, parting, stays)
             later = partial(self.session.clock.later, delay_s, follow_up, quietly=stays)
             calls.append(partial(twice, later))
-        return calls
+        return first, calls
 
     def _tell_of_fork(
         self, forks: dict[int, Fork], plan: ForkPlan | None, child: list[int]
     ) -> None:
-        """Tell the leader what it has not been told yet."""
+        """Tell the leader what it has not been told yet, and hold on to the child."""
         under_way = forks.pop(threading.get_ident())
         if plan is None:
             under_way.end()
-        elif not under_way.seq:
-            with self.session.lock:
+            return
+        with self.session.lock:
+            if not under_way.seq:
                 self._account(plan, under_way)
-                self._hold_child(plan.vmid, child)
+            self._hold_child(plan.vmid, child)
 
     def _hold_child(self, vmid: int, child: list[int]) -> None:
-        """Nobody can have waited for it yet. Under the lock."""
+        """Nobody can have waited for it yet, unless another thread takes any. Under the lock."""
         row, os_pid = self.children.by_vmid(vmid), sum(child)
-        if os_pid and row is not None and not self.session.closed:
+        if os_pid and row is not None and not row.os_pid and not self.session.closed:
             with contextlib.suppress(OSError):
                 row.open(os_pid)
             if row.pidfd < 0:
