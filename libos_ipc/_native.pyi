@@ -483,6 +483,7 @@ class Baton:
         """Let go of the memory: from now on it is as if it were ended."""
 
 DEPOSIT_BYTES: Final[int]
+NO_SLAB: Final[int]
 DEPOSIT_CELLS: Final[int]
 DEPOSIT_PROBES: Final[int]
 
@@ -505,7 +506,8 @@ class Deposit:
         """Let go of the memory, as it is: nothing is put any more."""
 
 def find_deposit(table: Any, id: int, epoch: int, state: int, /) -> int | None:
-    """In which slab the value is of what is put there; None if this state is not."""
+    """In which slab the value is of what is put there, NO_SLAB for none; None if this state is not
+    put."""
 
 def lower_deposit(
     table: Any, id: int, epoch: int, state: int, slab: int, to: int, /

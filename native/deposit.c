@@ -14,6 +14,7 @@ enum {
     LOWEST = 1, /* the state of who has nothing */
     STATE_MASK = (1 << STATE_BITS) - 1,
     SLAB_MASK = (1 << SLAB_BITS) - 1,
+    NO_SLAB = SLAB_MASK,
     EPOCH_MASK = (1 << EPOCH_BITS) - 1,
 };
 
@@ -70,7 +71,7 @@ word_now(const struct cell *cell)
 void
 deposit_put(struct deposit *deposit, uint32_t state, uint64_t over, const struct record *record)
 {
-    uint64_t slab = 0, where = UINT64_MAX;
+    uint64_t slab = NO_SLAB, where = UINT64_MAX;
 
     if (deposit->cell == NULL || word_now(deposit->cell) != 0) {
         return; /* only we end that it is there: nobody comes between */
@@ -213,7 +214,7 @@ find(const struct asked *asked, uint64_t *word)
 }
 
 PyDoc_STRVAR(find_doc, "find_deposit($module, table, id, epoch, state, /)\n--\n\n"
-                       "In which slab the value is of what is put there; None if this state is not.");
+                       "In which slab the value is of what is put there, NO_SLAB for none; None if this state is not put.");
 
 static PyObject *
 find_deposit(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
@@ -354,6 +355,7 @@ deposit_setup(PyObject *module)
     if (PyModule_AddIntMacro(module, DEPOSIT_CELLS) < 0 ||
         PyModule_AddIntMacro(module, DEPOSIT_PROBES) < 0 ||
         PyModule_AddIntConstant(module, "DEPOSIT_BYTES", TABLE_BYTES) < 0 ||
+        PyModule_AddIntMacro(module, NO_SLAB) < 0 ||
         PyModule_AddFunctions(module, functions) < 0) {
         return -1;
     }

@@ -8,7 +8,8 @@
  * needs nobody's help, nor does it matter whether that process computes, is stopped, or is about to die.
  *
  *     word u64: handle << 32 | epoch << 12 | slab << 4 | state      0: nothing is put there
- *     where u64: at which byte of the slab the value is that was committed here last; all ones for none
+ *     where u64: at which byte of the slab the value is that was committed here last; all ones for none, and
+ *                the slab is then 255
  *     over  u64: up to which number those have ended who waited for the handle in this process
  *
  *     put:        0                          -> all there is (the process)

@@ -25,6 +25,7 @@ from libos_ipc._native import (
     DEPOSIT_BYTES,
     DEPOSIT_CELLS,
     DEPOSIT_PROBES,
+    NO_SLAB,
     Deposit,
     HandleCell,
     find_deposit,
@@ -237,7 +238,7 @@ def test_a_cell_takes_back_before_it_locks() -> None:
     for to, locked in ((None, True), (INVALID, False)):
         cell.deposit.put(SHARED, 0, None)
         if to is not None:
-            assert lower_deposit(table, 7, 1, SHARED, 0, to) == (-1, 0)
+            assert lower_deposit(table, 7, 1, SHARED, NO_SLAB, to) == (-1, 0)
         assert cell.lock_now(1, SHARED) is locked
         assert find_deposit(table, 7, 1, SHARED) is None
         assert cell.unlock_now(1) is locked

@@ -826,7 +826,7 @@ def case_deposit_release() -> None:
 def case_find_deposit() -> None:
     table = mmap.mmap(-1, _native.DEPOSIT_BYTES)
     deposit(table).put(2, 0, None)
-    assert _native.find_deposit(table, 7, 1, 2) == 0
+    assert _native.find_deposit(table, 7, 1, 2) == _native.NO_SLAB
     assert _native.find_deposit(table, 7, 1, 3) is None
     refused(_native.find_deposit, bytearray(8), 7, 1, 2)
     refused(_native.find_deposit, bytes(_native.DEPOSIT_BYTES), 7, 1, 2)

@@ -40,6 +40,7 @@ from libos_ipc.core.vocabulary import (
     Effects,
     Fail,
     Note,
+    Offer,
     Publish,
     Resolve,
     Then,
@@ -98,7 +99,9 @@ class SyncEnd:
             word = unpack(FROM_SERVER[code], body)  # type: ignore[arg-type]
         except IpcError as error:
             return [Note("sync", {"code": code, "error": str(error)})]
-        return self.do(self.client.on_message(word), now)  # type: ignore[arg-type]
+        effects = self.do(self.client.on_message(word), now)  # type: ignore[arg-type]
+        # Nobody may have waited for it any more, and so nobody unlock.
+        return [*effects, Offer(word.id)]
 
     def on_server_lost(self, error: IpcError) -> Effects:
         """Nobody serves any more: who waits for it need not."""

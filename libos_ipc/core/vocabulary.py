@@ -325,6 +325,12 @@ class Unpublish(NamedTuple):
     id: int
 
 
+class Offer(NamedTuple):
+    """What is here of this handle may be taken, if nobody uses it: all before this is done."""
+
+    id: int
+
+
 class Ended(NamedTuple):
     """The last member has left: the group is over."""
 
@@ -382,6 +388,7 @@ Effect: TypeAlias = (
     | Discard
     | Publish
     | Unpublish
+    | Offer
     | Ended
     | Note
 )

@@ -15,6 +15,7 @@ from libos_ipc._native import (
     DEPOSIT_BYTES,
     DEPOSIT_CELLS,
     DEPOSIT_PROBES,
+    NO_SLAB,
     Deposit,
     find_deposit,
     lower_deposit,
@@ -98,7 +99,7 @@ class LeadersDeposits:
         slab = None if table is None else find_deposit(table, id, epoch, state)
         if slab is None:
             return None
-        if state < State.EXCLUSIVE:
+        if state < State.EXCLUSIVE or slab == NO_SLAB:  # nothing to be read
             lowered = lower_deposit(table, id, epoch, state, slab, to)
             return None if lowered is None else Taken(None, lowered[1])
         try:

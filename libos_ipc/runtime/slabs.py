@@ -48,7 +48,7 @@ LARGE = 1 << 16
 SLAB_BYTES = 1 << 20
 _LARGEST_SLAB = SLAB_BYTES << 4
 #: Slabs of one process.
-_MOST_SLABS = 256
+_MOST_SLABS = 255  # their numbers, and one for none, are a byte in a deposit
 
 _HEAD = struct.Struct("=IIQQIIII")
 _REST = struct.Struct("=IIII")

@@ -62,6 +62,7 @@ from libos_ipc.core.vocabulary import (
     LookForEpoch,
     Message,
     Note,
+    Offer,
     Open,
     Own,
     PgidChanged,
@@ -171,6 +172,7 @@ class Process:
             Publish: program.publish,
             Discard: lambda effect: None,
             Unpublish: lambda effect: self.published.pop(effect.id, None),
+            Offer: lambda effect: self.member.sync.client.put(effect.id),
             Ended: lambda effect: None,
             Note: self._note,
         }
