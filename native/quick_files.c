@@ -28,6 +28,7 @@ struct quick_file {
 
 struct quick_files {
     PyObject_HEAD
+    const char *no_path; /* for system_file_of */
     unsigned used; /* places that may be in use */
     struct quick_file files[MOST_FILES];
 };
@@ -91,11 +92,11 @@ is_fit(int flags, uint32_t type)
 
 /* Whether it still is what was offered, and is open for such a lock. */
 static bool
-is_open(const struct quick_file *known, int fd, uint32_t type)
+is_open(struct quick_files *self, const struct quick_file *known, int fd, uint32_t type)
 {
     struct system_file found;
 
-    return system_file_of(fd, &found) && found.device == known->device &&
+    return system_file_of(fd, &self->no_path, &found) && found.device == known->device &&
            found.inode == known->inode &&
            (type == SLOT_NONE || is_fit(fcntl(fd, F_GETFL), type));
 }
@@ -140,7 +141,7 @@ quick_files_lockf(PyObject *files, PyObject *const *args, Py_ssize_t nargs)
     }
     const struct quick_file *known = fd < 0 ? NULL : find(self, fd);
     if (known == NULL || !range_of(args, nargs, numbers, &range) ||
-        !is_open(known, fd, range.type)) {
+        !is_open(self, known, fd, range.type)) {
         return 0;
     }
     if (PySys_Audit("fcntl.lockf", "iiLLi", fd, (int)numbers[1], (long long)numbers[2],

@@ -73,7 +73,7 @@ offer_of(struct quick_flocks *self, int fd)
 {
     struct system_file found;
 
-    return system_file_of(fd, &found) ? find_offer(self, found.device, found.inode) : NULL;
+    return system_file_of(fd, &self->no_path, &found) ? find_offer(self, found.device, found.inode) : NULL;
 }
 
 /* ---- locking */

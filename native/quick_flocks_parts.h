@@ -29,6 +29,7 @@ struct locked {
 struct quick_flocks {
     PyObject_HEAD
     PyObject *numbers; /* an iterator: each handle has its own */
+    const char *no_path; /* for system_file_of */
     int lowest;        /* number of a duplicate */
     uint64_t turn;     /* how often all was withdrawn */
     uint64_t changes;  /* how often anything here has changed */

@@ -47,11 +47,18 @@ system_tgkill(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 }
 
 bool
-system_file_of(int fd, struct system_file *file)
+system_file_of(int fd, const char **no_path, struct system_file *file)
 {
+    const int flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC;
     struct statx found;
 
-    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &found) < 0) {
+    /* The function of the C library takes no NULL. */
+    long failed = syscall(SYS_statx, fd, *no_path, flags, STATX_INO, &found);
+    if (failed != 0 && errno == EFAULT && *no_path == NULL) {
+        *no_path = "";
+        failed = syscall(SYS_statx, fd, *no_path, flags, STATX_INO, &found);
+    }
+    if (failed != 0) {
         return false;
     }
     file->device = makedev(found.stx_dev_major, found.stx_dev_minor);
