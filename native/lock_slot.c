@@ -21,12 +21,18 @@ table_of(struct lock_slot *slot, uint64_t word)
     return &slot->tables[(word & WHICH) != 0];
 }
 
-/* What is in use of a table that another process may be writing: its count is read once. */
+/* How many entries of a table are in use, which another process may be writing: it is read once. */
+static uint64_t
+count_of(const struct lock_table *table)
+{
+    const uint64_t count = *(const volatile uint64_t *)&table->count;
+    return count < LOCK_ENTRIES ? count : LOCK_ENTRIES;
+}
+
 static void
 copy_table(struct lock_table *to, const struct lock_table *from)
 {
-    const uint64_t count = *(const volatile uint64_t *)&from->count;
-    to->count = count < LOCK_ENTRIES ? count : LOCK_ENTRIES;
+    to->count = count_of(from);
     to->next = from->next;
     to->last = from->last;
     memcpy(to->entries, from->entries, to->count * sizeof *to->entries);
@@ -45,10 +51,10 @@ is_overlapping(const struct lock_entry *one, const struct lock_entry *other)
 }
 
 static bool
-is_in_the_way(const struct lock_table *table, const struct lock_entry *wanted)
+is_in_the_way(const struct lock_entry *all, uint64_t count, const struct lock_entry *wanted)
 {
-    for (uint64_t i = 0; i < table->count; i++) {
-        const struct lock_entry *held = &table->entries[i];
+    for (uint64_t i = 0; i < count; i++) {
+        const struct lock_entry *held = &all[i];
         if (!is_same_owner(held, wanted) && is_overlapping(held, wanted) &&
             (held->type == SLOT_WRITE || wanted->type == SLOT_WRITE)) {
             return true;
@@ -92,15 +98,16 @@ cut(struct pieces *pieces, const struct lock_entry *held, const struct lock_entr
 
 /* Everything that is held once `wanted` is set, its owner where it stood among the others. */
 static void
-lay_out(struct pieces *pieces, const struct lock_table *table, const struct lock_entry *wanted)
+lay_out(struct pieces *pieces, const struct lock_entry *all, uint64_t count,
+        const struct lock_entry *wanted)
 {
     struct lock_entry merged = *wanted;
     uint64_t place = 0;
     bool found = false;
 
     pieces->count = 0;
-    for (uint64_t i = 0; i < table->count; i++) {
-        const struct lock_entry *held = &table->entries[i];
+    for (uint64_t i = 0; i < count; i++) {
+        const struct lock_entry *held = &all[i];
         if (!is_same_owner(held, wanted)) {
             add_piece(pieces, held, held->start, held->end);
             continue;
@@ -126,25 +133,26 @@ lock_slot_set(struct lock_slot *slot, const struct lock_entry *wanted)
     if (word & TAKEN_BACK) {
         return SLOT_GONE;
     }
-    struct lock_table table;
-    copy_table(&table, table_of(slot, word));
+    const struct lock_table *table = table_of(slot, word);
+    const uint64_t count = count_of(table), next = table->next, last = table->last;
     const bool locks = wanted->type != SLOT_NONE;
-    if (locks && is_in_the_way(&table, wanted)) {
+    if (locks && is_in_the_way(table->entries, count, wanted)) {
         return SLOT_BUSY;
     }
     struct lock_entry numbered = *wanted;
-    numbered.number = locks ? table.next : 0;
+    numbered.number = locks ? next : 0;
     struct pieces pieces;
-    lay_out(&pieces, &table, &numbered);
-    if (pieces.count > LOCK_ENTRIES || (locks && table.next > table.last)) {
+    lay_out(&pieces, table->entries, count, &numbered);
+    if (pieces.count > LOCK_ENTRIES || (locks && next > last)) {
         return SLOT_FULL;
     }
-    memcpy(table.entries, pieces.entries, pieces.count * sizeof *pieces.entries);
-    table.count = pieces.count;
-    table.next += locks;
     /* Who looks at the other table, and sees this, sees also that it does not count any more. */
     atomic_thread_fence(memory_order_release);
-    copy_table(table_of(slot, word ^ WHICH), &table);
+    struct lock_table *other = table_of(slot, word ^ WHICH);
+    other->count = pieces.count;
+    other->next = next + locks;
+    other->last = last;
+    memcpy(other->entries, pieces.entries, pieces.count * sizeof *pieces.entries);
     /* It counts if the file has not been taken back since the word was read. */
     const bool swung = atomic_compare_exchange_strong_explicit(
         &slot->word, &word, (word + VERSION) ^ WHICH, memory_order_release, memory_order_relaxed);

@@ -10,11 +10,11 @@ struct quick_lock {
     PyObject_HEAD
     PyObject *slot;    /* a Delegation or Turns; NULL if nothing is offered, and so the next two */
     PyObject *path;    /* bytes */
-    PyObject *numbers; /* an iterator: each acquisition has its own */
+    PyObject *numbers; /* an iterator: each acquisition has its own, in a slot those of one offer the same */
     struct agent_look look;
     uint64_t device;
     uint64_t inode;
-    uint64_t base; /* of handles; a number is added to it */
+    uint64_t base; /* of handles; a number is added to it, which makes `wanted.handle` */
     struct lock_entry wanted;
     uint64_t number; /* of the grant of what is held quickly, as `wanted` says; 0 for nothing */
     PyObject *keeper; /* what keeps the inode in use as long as it is there; NULL for nothing */

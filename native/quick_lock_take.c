@@ -113,7 +113,8 @@ quick_lock_take(struct quick_lock *self, double timeout)
         quick_lock_withdraw(self);
         return 0;
     }
-    if (self->asked == 0) {
+    /* What was taken and given back in a slot is known to nobody: the next one there may be called the same. */
+    if (self->asked == 0 && (in_turns || self->wanted.handle == 0)) {
         const uint64_t number = next_number(self);
         if (number == 0) {
             return -1;
