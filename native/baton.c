@@ -8,6 +8,8 @@
 #include <structmember.h>
 
 enum { ENDED = 1, IN_USE = 2, RESERVED = 4, HALF = 8, HOLDER_AT = 4, NUMBER_AT = 36 };
+/* Between two of them it may be reserved for us, and ended between the next two. */
+enum { LOOKS = 3 };
 
 static const uint64_t LAST_NUMBER = (UINT64_C(1) << (64 - NUMBER_AT)) - 1;
 /* The version of a value is cut down to this: whoever took it can still count on from there. */
@@ -78,15 +80,22 @@ half_in(const struct baton *baton, uint64_t word)
 bool
 baton_take(struct baton *baton)
 {
-    const uint64_t word = word_now(baton);
-    const uint64_t free = word_for(baton, word, 0, 0);
-    const uint64_t ours = word_for(baton, word, baton->me, RESERVED);
+    for (int look = 0; look < LOOKS; look++) {
+        const uint64_t word = word_now(baton);
+        const uint64_t free = word_for(baton, word, 0, 0);
+        const uint64_t ours = word_for(baton, word, baton->me, RESERVED);
 
-    if (word == (ours | ENDED)) {
-        return baton->place != NULL;
+        if (word == (ours | ENDED)) {
+            return baton->place != NULL;
+        }
+        if (word != free && word != ours) {
+            return false;
+        }
+        if (swing(baton, word, word_for(baton, word, baton->me, IN_USE))) {
+            return true;
+        }
     }
-    return (word == free || word == ours) &&
-           swing(baton, word, word_for(baton, word, baton->me, IN_USE));
+    return false;
 }
 
 static uint64_t

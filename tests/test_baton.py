@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import mmap
 import os
+import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from conftest import both_leaders
 from hypothesis import given
 from hypothesis import strategies as st
-from processes import DEADLINE_S, Forked, poll
+from processes import DEADLINE_S, Forked, Line, poll
 from simulator.batons import BatonTwin, Word
 
 from libos_ipc import Group, OwnerDied
@@ -38,7 +40,10 @@ EXCLUSIVE = State.EXCLUSIVE
 
 # ---- the memory
 
-
+#: On two cores some ten or more meet in that time, of several 100,000.
+RACING_S = 0.7
+#: Looks at what the other one says before it gets the processor, if it has none.
+SPINS = 300
 VALUES = st.binary(max_size=BATON_BYTES)
 STEPS = st.one_of(
     st.tuples(st.just("take"), st.integers(0, 3)),
@@ -99,6 +104,45 @@ def test_what_was_reserved_is_had_if_it_has_ended() -> None:
     assert (theirs.take(), ours.take()) == (None, (9, b"x"))
     assert not ours.give(10, b"y")
     assert leaders.end() == (1, False, (9, b"x"))
+
+
+def test_what_is_ended_in_the_moment_in_which_it_is_taken_is_had_too() -> None:
+    """Another process takes what is reserved for it, and the leader ends it, again and again."""
+    memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+    place, line = memoryview(memory), memoryview(memory)[mmap.PAGESIZE :].cast("Q")
+    over = 2**62
+
+    def take(_: Line) -> None:
+        last = looks = 0
+        while (number := line[0]) != over:
+            looks += 1
+            if number != last:
+                last, looks = number, 0
+                line[1] = 2 * number + (Baton(place, 1, number, 5).take() is not None)
+            elif looks > SPINS:
+                os.sched_yield()
+
+    leader, dice = Baton(place, 1, 0, 0), random.Random(1)
+    begun = time.monotonic()
+    with Forked(take) as child:
+        while (now := time.monotonic()) < begun + RACING_S:
+            number = leader.begin(1, b"", 5)
+            spins = dice.randrange(80)
+            line[0] = number
+            for _ in range(spins):
+                pass
+            ended = leader.end()
+            assert ended is not None
+            assert ended[0] == 5
+            looks = 0
+            while line[1] >> 1 != number:
+                looks += 1
+                if looks > SPINS:
+                    os.sched_yield()
+                    assert time.monotonic() < now + DEADLINE_S
+            assert line[1] & 1, f"it was reserved, or in use: {ended[1]}"
+        line[0] = over
+        child.result()
 
 
 def test_what_was_in_use_at_its_end_is_not_given_to_another_handle(tmp_path: Any) -> None:
