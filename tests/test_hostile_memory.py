@@ -1,4 +1,5 @@
-"""A member that spoils the memory by which others are woken: it delays them, and they lose nothing.
+"""A member that spoils the memory by which others are woken delays them, and they lose nothing;
+what one writes into its own ring is its own loss.
 
 Who writes to a process has its bell mapped, and how its clerk is called; so a member may write
 anything there, as often as it likes. Whoever has written what is not read rings again before long.
@@ -7,13 +8,14 @@ anything there, as often as it likes. Whoever has written what is not read rings
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
 
 import pytest
 from processes import DEADLINE_S, Forked, Line, Peer, poll
 
-from libos_ipc import Group
+from libos_ipc import Group, PeerDied
 from libos_ipc._native import Shared
 from libos_ipc.runtime import lanes
 
@@ -112,3 +114,46 @@ def test_a_member_that_spoils_the_bells_of_others(
             attacker.send("enough")
             assert attacker.result() >= 2
         assert group.request(peer.vmid, NOTES, timeout=DEADLINE_S).split() == words
+
+
+def test_a_member_that_writes_garbage_into_its_ring_is_heard_no_more(
+    group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Said once; who waits for it hears of its end, and everybody else is served as ever."""
+
+    def liar(line: Line) -> None:
+        answers_and_notes(group)
+        until_lane(group, line.recv())
+        end = group._session.traffic.lanes._ends[group.parent_vmid]
+        line.send(group.vmid)
+        counts, dice = memoryview(end.memory).cast("B").cast("Q"), random.Random(20)
+        while not line._pipe.poll(0):
+            for written in (0, 24):  # of either direction
+                counts[written] = dice.getrandbits(63) | 1 << 62
+            end.lane.ring()
+
+    def refusals() -> int:
+        return caplog.text.count("lane refused")
+
+    answers_and_notes(group)
+    ended: list[bool] = []
+
+    def wait() -> None:
+        with pytest.raises(PeerDied):
+            group.request(vmid, ECHO, b"unheard", timeout=DEADLINE_S)
+        ended.append(True)
+
+    with Peer(group, answers_and_notes) as peer, Forked(liar) as lies:
+        until_lane(group, peer.vmid)
+        lies.send(group.vmid)
+        vmid = lies.recv()
+        poll(refusals, what="the lane is refused")
+        waits = threading.Thread(target=wait)
+        waits.start()
+        for _ in range(50):
+            assert group.request(peer.vmid, ECHO, b"on", timeout=DEADLINE_S) == b"on"
+            assert group.ids.owner(group.pid) == group.vmid
+        assert (refusals(), ended) == (1, [])
+        lies.kill()
+        waits.join(DEADLINE_S)
+        assert ended
