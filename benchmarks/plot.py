@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 MET, MISSED = "#2a7f62", "#c1440e"
 SMALLEST = 1e-2
+#: Characters of a label: the bars want room, too.
+LONGEST = 90
 
 
 def margin(line: dict[str, Any]) -> float | None:
@@ -31,17 +34,17 @@ def draw(results: dict[str, Any], path: Path) -> str | None:
     judged = [(line, value) for line in results["lines"] if (value := margin(line)) is not None]
     if not judged:
         return "no plot: nothing to compare was measured"
-    figure, axes = pyplot.subplots(figsize=(11, 1.2 + 0.32 * len(judged)), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(13, 1.2 + 0.22 * len(judged)), layout="constrained")
     values = [value for _, value in judged]
     colours = [MET if line["met"] else MISSED for line, _ in judged]
     axes.barh(range(len(judged)), [value - 1 for value in values], left=1, color=colours)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
-    axes.set_yticks(range(len(judged)), [_label(line) for line, _ in judged], fontsize=8)
+    axes.set_yticks(range(len(judged)), [_label(line) for line, _ in judged], fontsize=7)
     axes.margins(y=0.01)
     axes.invert_yaxis()
-    axes.set_xlabel("times better than the target (left of 1: not met)")
-    axes.set_title("libos_ipc: measured against its targets", fontsize=11)
+    figure.suptitle("libos_ipc: measured against its targets", fontsize=11)
+    figure.supxlabel("times better than the target (left of 1: not met)", fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,5 +55,7 @@ def draw(results: dict[str, Any], path: Path) -> str | None:
 
 def _label(line: dict[str, Any]) -> str:
     reference = line["peer"] or line["limit"]
-    against = f" vs {reference['name']}" if reference else ""
-    return f"{line['row']}  {line['what']}{against} ({line['placement']})"
+    what = f"{line['row']}  {line['what']}"
+    if reference and not what.endswith(f" vs {reference['name']}"):
+        what += f" vs {reference['name']}"
+    return f"{shorten(what, LONGEST, placeholder=' …')} ({line['placement']})"
