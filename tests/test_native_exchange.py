@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
 import signal
 import sys
 import threading
@@ -15,7 +17,7 @@ from exchange_sides import EVERY, MOST, ROOM, SEND_BUFFER, USER, Side, make_side
 from processes import Forked, Line, poll
 from shared_memory import memory
 
-from libos_ipc._native import PORTER, SEAT, Exchange, Lane, Ledger, Shared, Ticket
+from libos_ipc._native import PORTER, SEAT, Exchange, Landing, Lane, Ledger, Shared, Ticket
 from libos_ipc.core.codes import Code
 from libos_ipc.core.vocabulary import Message, Outgoing
 from libos_ipc.errors import PeerDied
@@ -591,6 +593,33 @@ def test_a_ticket_wakes_the_thread_that_waits() -> None:
         thread.start()
         settle(ticket)
         thread.join()
+
+
+def test_a_loop_is_called_once_for_all_that_land_until_it_takes_them() -> None:
+    def calls() -> int:
+        with contextlib.suppress(BlockingIOError):
+            return os.eventfd_read(landing.fileno())
+        return 0
+
+    landing, found = Landing(), list[Ticket]()
+    tickets = [Ticket(landing, object()) for _ in range(5)]  # type: ignore[arg-type]
+    tickets[0].resolve(b"")
+    tickets[1].fail(PeerDied("gone"))
+    assert (calls(), landing.landed) == (1, 2)
+    landing.take(found)
+    tickets[2].resolve(b"")
+    assert calls() == 1
+    landing.take(found)
+    landing.attending = True  # it looks by itself
+    tickets[3].resolve(b"")
+    assert (calls(), landing.landed) == (0, 1)
+    landing.take(found)
+    landing.attending = False
+    tickets[4].resolve(b"")
+    assert calls() == 1
+    landing.take(found)
+    assert found == tickets
+    landing.close()
 
 
 def _give_room_and_take_it_back(line: Line, shared: Shared) -> None:
