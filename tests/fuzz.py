@@ -14,12 +14,15 @@ Corpus files are bytes as they come: frames behind their sizes (u16 each), the m
 from __future__ import annotations
 
 import argparse
+import ctypes
 import mmap
 import random
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import islice
 from pathlib import Path
 
 from shared_memory import memory
@@ -34,6 +37,7 @@ from libos_ipc._native import (
     Lock,
     Malformed,
     Outstanding,
+    Shared,
     Ticket,
 )
 from libos_ipc.core.vocabulary import Message, Outgoing
@@ -44,6 +48,9 @@ MOST = 1 << 16
 LANE = 3 * 4096
 #: A lane with windows of three sizes.
 WIDE = 4096 + (1 << 15)
+#: Bytes behind a lane's memory that nobody may touch.
+GUARD = 1 << 20
+MOST_GUARDS = 1000
 #: Numbers at which something changes.
 EDGES = [0, 1, 16, 17, 33, 4095, 4096, 8191, 2**16, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1]
 
@@ -53,7 +60,7 @@ EDGES = [0, 1, 16, 17, 33, 4095, 4096, 8191, 2**16, 2**31, 2**32 - 1, 2**63 - 1,
 
 def frames(data: bytes) -> None:
     """A message as ZeroMQ brings it."""
-    parts = list(split(data))
+    parts = list(islice(split(data), 5))
     if parts:
         number, acked, code, seq, payload = _native.unpack_frames(parts[:4], MOST)
         assert max(number, acked, seq) < 2**64
@@ -74,12 +81,34 @@ def payloads(data: bytes) -> None:
                 continue
 
 
+@cache
+def _guarded(size: int) -> tuple[Shared, list[object]]:
+    """Memory behind which lies what nobody may touch, and what has to be kept for that."""
+    kept: list[object] = []
+    while len(kept) < MOST_GUARDS:
+        kept.append(mmap.mmap(-1, GUARD, prot=0))  # the next mapping lies before it, or in a gap
+        shared = memory(size)
+        end = ctypes.addressof(ctypes.c_char.from_buffer(shared)) + size
+        with open("/proc/self/maps") as maps:
+            if any(line.startswith(f"{end:x}-") and " ---" in line for line in maps):
+                return shared, kept
+        kept.append(shared)
+    raise AssertionError("the system puts no mapping before another")
+
+
+def guarded(size: int, data: bytes) -> Shared:
+    """Memory that begins with this, and zeros behind it. Sanitizers know nothing of mappings: but
+    who reads on behind this one ends. One at a time."""
+    shared, _ = _guarded(size)
+    memoryview(shared)[:] = data[:size].ljust(size, b"\0")
+    return shared
+
+
 def lane(data: bytes, size: int = LANE) -> None:
     """A lane whose memory another process has filled, and goes on to change."""
-    shared = memory(size)
-    view = memoryview(shared)
     half = len(data) // 2
-    view[: min(half, size)] = data[: min(half, size)]
+    shared = guarded(size, data[:half])
+    view = memoryview(shared)
     ours = Lane(shared, True)
     for again in (data[half:], b""):
         try:
@@ -103,8 +132,7 @@ def window(data: bytes) -> None:
 
 def exchange(data: bytes) -> None:
     """The same memory below an exchange, with a request under way."""
-    shared, bell_memory = memory(LANE), memory(4096)
-    memoryview(shared)[: min(len(data), LANE)] = data[:LANE]
+    shared, bell_memory = guarded(LANE, data), memory(4096)
     memoryview(bell_memory)[: min(len(data), 256)] = data[-256:]
     bell = Doorbell(bell_memory)
     ours, ledger, requests = Lane(shared, True), Ledger(), Outstanding()
@@ -161,11 +189,20 @@ def split(data: bytes) -> Iterator[bytes]:
         at += 2 + size
 
 
+@cache
+def beginnings(data: bytes) -> list[int]:
+    """Where bytes stand behind nothing: the counts and heads of a lane, which are few in it."""
+    return [at for at, byte in enumerate(data) if byte and not data[at - 1 : at].strip(b"\0")]
+
+
 def changed(data: bytes, others: list[bytes], chance: random.Random) -> bytes:
-    """The same, but for a few places."""
+    """The same, but for a few places, half of them about where something begins."""
     result = bytearray(data)
+    marks = beginnings(data)
     for _ in range(chance.choice((1, 1, 2, 4, 8))):
         at = chance.randrange(len(result) + 1)
+        if marks and chance.random() < 0.5:
+            at = min(max(0, chance.choice(marks) + chance.randrange(-8, 9)), len(result))
         kind = chance.randrange(7)
         if kind == 0 and result:
             result[at % len(result)] ^= 1 << chance.randrange(8)
