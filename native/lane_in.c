@@ -1,6 +1,7 @@
 #include "lane_parts.h"
 
 #include "arguments.h"
+#include "fresh_bytes.h"
 
 static void
 load_head(const unsigned char *head, struct envelope *envelope, struct header *header)
@@ -26,12 +27,6 @@ static bool
 is_size(uint64_t size, uint64_t max_message)
 {
     return size >= HEADER_SIZE && size <= max_message;
-}
-
-static PyObject *
-new_payload(const struct header *header)
-{
-    return PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(header->size - HEADER_SIZE));
 }
 
 /* Begins to take the message out whose beginning was seen, into this payload, which is taken over. The
@@ -143,7 +138,7 @@ lane_peek(struct lane *lane, uint64_t max_message, struct envelope *envelope,
         if (header->size < LARGE && header->size <= filled - ENVELOPE_SIZE) {
             return LANE_WHOLE;
         }
-        if (begin(lane, envelope, header, new_payload(header)) < 0) {
+        if (begin(lane, envelope, header, fresh_bytes(header->size - HEADER_SIZE)) < 0) {
             PyErr_Clear(); /* `receive` will say so */
             return LANE_OTHER;
         }
@@ -168,7 +163,7 @@ lane_take(struct lane *lane, const struct header *header)
         lane->payload = NULL;
         return payload;
     }
-    payload = new_payload(header);
+    payload = fresh_bytes(header->size - HEADER_SIZE);
     if (payload != NULL) {
         channel_skip(&lane->in, MESSAGE_HEAD);
         channel_take(&lane->in, PyBytes_AS_STRING(payload), header->size - HEADER_SIZE);
@@ -221,7 +216,7 @@ begin_message(PyObject *self, uint64_t filled, uint64_t max_message)
         malformed(self, "a message of %llu bytes", header.size);
         return -1;
     }
-    PyObject *payload = new_payload(&header);
+    PyObject *payload = fresh_bytes(header.size - HEADER_SIZE);
     return begin(lane, &envelope, &header, payload == NULL ? without_payload(&header) : payload) < 0
                ? -1
                : 1;

@@ -1,5 +1,7 @@
 #include "zeromq_parts.h"
 
+#include "fresh_bytes.h"
+
 #include <errno.h>
 
 /* The next frame into `message`, which is initialized. 0, or ZeroMQ's error number. */
@@ -24,7 +26,7 @@ bytes_of(const struct port *port, struct message *message)
     if (size < MUCH) {
         return PyBytes_FromStringAndSize(data, (Py_ssize_t)size);
     }
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    PyObject *bytes = fresh_bytes(size);
     if (bytes != NULL) {
         char *to = PyBytes_AS_STRING(bytes);
         Py_BEGIN_ALLOW_THREADS
