@@ -12,6 +12,7 @@ from processes import DEADLINE_S, Forked, Line, kinds_of_descriptors, poll
 from libos_ipc import Group
 from libos_ipc.runtime.nursery import Nursery
 from libos_ipc.runtime.rundir import GroupDir
+from libos_ipc.runtime.watches import Watches
 
 
 @pytest.fixture
@@ -59,6 +60,23 @@ def test_who_cannot_have_it_ready_goes_without(nursery: Nursery, tmp_path: Path)
     nursery.prepare()
     with pytest.raises(OSError):
         nursery.take(8)
+
+
+def test_a_child_that_is_watched_already_is_watched_once(nursery: Nursery, tmp_path: Path) -> None:
+    """A process that begins to lead in the middle of a fork watches whomever it reads of."""
+    before = kinds_of_descriptors()
+    cradle = nursery.take(8)
+    registered: list[int] = []
+    watches = Watches(
+        lambda fd, look: registered.append(fd), registered.remove, lambda vmid: None, os.close
+    )
+    assert watches.live(8, str(tmp_path / "g" / "8.live"))
+    watches.hold(8, cradle.watcher)
+    assert len(registered) == 1
+    assert watches.os_pid(8) == os.getpid()
+    watches.close()
+    cradle.close()
+    assert kinds_of_descriptors() == before
 
 
 @pytest.mark.config(transport="native")

@@ -51,7 +51,11 @@ class Watches:
         return True
 
     def hold(self, vmid: int, watcher: socket.socket) -> None:
-        """Watch by this connection, of somebody who is not watched."""
+        """Watch by this connection; by the one that there is, if somebody was quicker: whoever has
+        begun to lead watches all that he reads of."""
+        if vmid in self._live:
+            watcher.close()
+            return
         self._live[vmid] = watcher
         self._register(watcher.fileno(), lambda: self._look(watcher.fileno(), self._on_end, vmid))
 
