@@ -287,13 +287,6 @@ def notify(fd: int, /) -> None:
 def set_blocked(mask: int, /) -> int:
     """Leave these signals to other threads, and no others. The mask until now."""
 
-def timer() -> int:
-    """A new descriptor, close-on-exec, that becomes readable at the time that is set. OSError."""
-
-def set_timer(fd: int, ns: int, /) -> None:
-    """Have this timer become readable once, after so many nanoseconds; 0 for never. What was set
-    before counts no more. OSError."""
-
 @final
 class Descriptor:
     """A file descriptor, close-on-exec, that is closed with this object: no signal handler can come

@@ -28,7 +28,6 @@
 #include "system.h"
 #include "thread_number.h"
 #include "ticket.h"
-#include "timer.h"
 #include "turns_object.h"
 #include "word.h"
 #include "zeromq.h"
@@ -54,7 +53,7 @@ static int (*const setups[])(PyObject *module) = {
     lock_setup,       exchange_setup,   clerk_setup,       handle_cell_setup,  quick_handle_setup,
     ledger_setup,     local_ids_setup,  zeromq_setup,      record_setup,       section_setup,
     box_setup,        word_setup,       landing_setup,      baton_setup,        turns_setup,
-    deposit_setup,    timer_setup,
+    deposit_setup,
 };
 
 static int

@@ -186,7 +186,6 @@ def test_a_child_that_cannot_be_made_is_in_no_group(
         poll(lambda: group not in libos_ipc.group._joined)
         line.recv()
 
-    group._node.session.nursery.prepare()  # as behind any fork
     before = steady(kinds_of_descriptors)
     monkeypatch.setattr(group._node, step, fails)
     with Forked(child) as forked:
@@ -198,7 +197,6 @@ def test_a_child_that_cannot_be_made_is_in_no_group(
 
 
 def test_a_child_that_is_killed_meanwhile(group: Group, let_be: Callable[[], None]) -> None:
-    group._node.session.nursery.prepare()  # as behind any fork
     before = steady(kinds_of_descriptors)
     with Forked(lambda line: (line.send(), line.pause())) as child:
         child.recv()
@@ -277,7 +275,6 @@ def test_a_child_may_fork_exec_or_leave_before_it_is_whole(group: Group) -> None
     def execs() -> None:
         os.execv("/bin/true", ["true"])
 
-    group._node.session.nursery.prepare()  # as behind any fork
     before = steady(kinds_of_descriptors)
     for child in (leaves, forks, execs) * 3:
         pid = os.fork()

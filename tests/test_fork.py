@@ -243,7 +243,6 @@ def most_descriptors(group: Group) -> Counter[str]:
             return session.carriage.transport is not None
 
     poll(is_there, what="a transport")
-    session.nursery.prepare()  # as behind a fork that leaves the threads
     return steady(kinds_of_descriptors)  # type: ignore[no-any-return]
 
 

@@ -76,12 +76,12 @@ def test_the_parent_goes_on(
     real = getattr(owner, name)
     here = os.getpid(), threading.get_ident()
 
-    def struck(self: Any, *args: Any, **named: Any) -> Any:
+    def struck(self: Any, *args: Any) -> Any:
         if (os.getpid(), threading.get_ident()) == here and not raising:
             signal.pthread_kill(other, signal.SIGUSR1)
             while not raising:  # and no further
                 pass
-        return real(self, *args, **named)
+        return real(self, *args)
 
     group.ids.new()
     with Peer(group):

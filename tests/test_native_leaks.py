@@ -11,7 +11,6 @@ import gc
 import itertools
 import mmap
 import os
-import select
 import signal
 import sys
 import threading
@@ -1044,25 +1043,6 @@ def case_notify() -> None:
         os.close(fd)
     with contextlib.suppress(OSError):
         _native.notify(fd)
-
-
-def case_timer() -> None:
-    os.close(_native.timer())
-
-
-def case_set_timer() -> None:
-    fd = _native.timer()
-    try:
-        _native.set_timer(fd, 1)
-        assert select.select([fd], [], [], 10)[0]
-        _native.set_timer(fd, 0)
-        assert not select.select([fd], [], [], 0)[0]
-        refused(_native.set_timer, fd, -1)
-        refused(_native.set_timer, fd)
-    finally:
-        os.close(fd)
-    with contextlib.suppress(OSError):
-        _native.set_timer(fd, 1)
 
 
 def case_set_blocked() -> None:

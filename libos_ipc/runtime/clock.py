@@ -21,19 +21,12 @@ _SOON_S = 0.005
 
 
 class Clock:
-    """`wake` has the worker come to `run` at once, `wake_in(ns)` after a while. `tick(now)` does
-    what is overdue, and says by `idle` whether another is needed: under the lock under which things
-    are sent, or what goes out between the two would have nobody who asks for it again."""
+    """`wake` has the worker come to `run` at once. `tick(now)` does what is overdue, and says by
+    `idle` whether another is needed: under the lock under which things are sent, or what goes out
+    between the two would have nobody who asks for it again."""
 
-    def __init__(
-        self,
-        wake: Callable[[], None],
-        wake_in: Callable[[int], None],
-        tick: Callable[[float], None],
-    ) -> None:
+    def __init__(self, wake: Callable[[], None], tick: Callable[[float], None]) -> None:
         self._wake = wake
-        self._wake_in = wake_in
-        self._woken_at = -math.inf  # by `wake_in`, at the latest
         self._tick = tick
         #: told whenever `idle` changes
         self.on_idle: Callable[[bool], None] = lambda idle: None
@@ -88,14 +81,7 @@ class Clock:
         if self.idle and time.monotonic() >= self.next_tick:
             self._wake()
 
-    def later(self, delay_s: float, action: Callable[[], None], *, quietly: bool = False) -> None:
-        """Call `action` in the worker after a while. Any thread. `quietly`: the worker is not woken
-        now to be told of it, as it would take processor and interpreter from who calls."""
-        now = time.monotonic()
-        due = now + delay_s
-        self._timers.append((due, action))
-        if not quietly:
-            self._wake()
-        elif self._woken_at <= now:  # else it comes before, and sees then how long it may sleep
-            self._wake_in(int(delay_s * 1e9))
-            self._woken_at = due  # last: a signal handler may raise
+    def later(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Call `action` in the worker after a while. Any thread."""
+        self._timers.append((time.monotonic() + delay_s, action))
+        self._wake()

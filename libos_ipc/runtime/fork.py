@@ -128,14 +128,10 @@ class ForkHooks:
 
     def _calls_of_parent(self) -> list[Callable[[], object]]:
         me, child = threading.get_ident(), list[int]()
-        first: list[Callable[[], object]] = []  # for others, who wait
-        then: list[Callable[[], object]] = [lambda: child.append(self._find_child())]
+        calls: list[Callable[[], object]] = [lambda: child.append(self._find_child())]
         for node, ready in self._plans.get(me, {}).items():
-            at_once, by_and_by = node.forked_parent(*ready, child)
-            first += at_once
-            then += by_and_by
-        then += [partial(self._plans.pop, me, None), partial(twice, self._take_signals)]
-        return first + then
+            calls += node.forked_parent(*ready, child)
+        return [*calls, partial(self._plans.pop, me, None), partial(twice, self._take_signals)]
 
     def _after_in_child(self) -> None:
         me = threading.get_ident()

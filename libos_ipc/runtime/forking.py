@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import mmap
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -39,9 +40,6 @@ from libos_ipc.runtime.threads import Gate, QuickThread
 __all__ = ["Forking"]
 
 log = logging.getLogger("libos_ipc")
-
-#: Seconds after which the rest of a fork is done: by then parent and child have mostly returned.
-FOLLOW_S = 0.004
 
 
 class Forking(Parenthood):
@@ -142,17 +140,16 @@ class Forking(Parenthood):
         return self.part(plan)
 
     def _plan(self, vmid: int, pid: int) -> ForkPlan:
-        session = self.session
-        cradle = session.nursery.take(vmid)
+        sockets = Sockets.make(self.directory, vmid)
         try:
-            with session.lock:
-                session.watches.hold(vmid, cradle.watcher)
+            plan = ForkPlan(vmid, pid, sockets, mmap.mmap(-1, 8))
+            with self.session.lock:
+                # Connected while our own copy is open: the end of it tells of a failed fork too.
+                self.session.watches.live(vmid, self.directory.live_socket(vmid))
         except BaseException:
-            with session.lock:
-                session.watches.drop_live(vmid)
-            cradle.close()
+            sockets.close()
             raise
-        return ForkPlan(vmid, pid, cradle.sockets, cradle.page)
+        return plan
 
     def _take_pair(self) -> tuple[int, int] | None:
         session = self.session
@@ -171,40 +168,35 @@ class Forking(Parenthood):
 
     def forked_parent(
         self, plan: ForkPlan | None, parting: Parting | None, child: list[int]
-    ) -> tuple[list[Callable[[], object]], list[Callable[[], object]]]:
-        """What the parent does first after a fork, or a failed one, so that others are answered
-        again, and what then. The child is the process in the list by then, if it is known."""
-        first = parting.parents if parting else self._returning(plan)
-        calls: list[Callable[[], object]] = [
-            partial(self._tell_of_fork, self._forks, plan, child),
-            partial(twice, partial(self._pause.end, self.go)),
-        ]
+    ) -> list[Callable[[], object]]:
+        """What the parent does after a fork, or a failed one. The child is the process in the list
+        by then, if there is one, and not 0."""
+        calls = [*(parting.parents if parting else self._returning(plan))]
+        if plan is not None and parting is not None:
+            calls.insert(0, partial(self._hold_child, plan.vmid, child))
+        calls.append(partial(self._tell_of_fork, self._forks, plan, child))
+        calls.append(partial(twice, partial(self._pause.end, self.go)))
         if plan is not None:  # last: whoever is woken wants the processor and the interpreter
-            stays = self._pause.stays
-            # A worker that was ended has others waiting for it, and may be ended again before long.
-            delay_s = FOLLOW_S if stays else 0
-            follow_up = partial(self._follow_up, plan, parting, stays)
-            later = partial(self.session.clock.later, delay_s, follow_up, quietly=stays)
-            calls.append(partial(twice, later))
-        return first, calls
+            follow_up = partial(self._follow_up, plan, parting)
+            calls.append(partial(twice, partial(self.session.clock.later, 0, follow_up)))
+        return calls
 
     def _tell_of_fork(
         self, forks: dict[int, Fork], plan: ForkPlan | None, child: list[int]
     ) -> None:
-        """Tell the leader what it has not been told yet, and hold on to the child."""
+        """Tell the leader what it has not been told yet."""
         under_way = forks.pop(threading.get_ident())
         if plan is None:
             under_way.end()
-            return
-        with self.session.lock:
-            if not under_way.seq:
+        elif not under_way.seq:
+            with self.session.lock:
                 self._account(plan, under_way)
-            self._hold_child(plan.vmid, child)
+                self._hold_child(plan.vmid, child)
 
     def _hold_child(self, vmid: int, child: list[int]) -> None:
-        """Nobody can have waited for it yet, unless another thread takes any. Under the lock."""
+        """Nobody can have waited for it yet. Under the lock."""
         row, os_pid = self.children.by_vmid(vmid), sum(child)
-        if os_pid and row is not None and not row.os_pid and not self.session.closed:
+        if os_pid and row is not None and not self.session.closed:
             with contextlib.suppress(OSError):
                 row.open(os_pid)
             if row.pidfd < 0:
@@ -226,7 +218,7 @@ class Forking(Parenthood):
         under_way.seq, effects = member.request(leader, *session.fencing()[1:], under_way, now)
         session.perform(effects)
 
-    def _follow_up(self, plan: ForkPlan, parting: Parting | None, at_leisure: bool) -> None:
+    def _follow_up(self, plan: ForkPlan, parting: Parting | None) -> None:
         """Behind a fork, in the worker: the leader reads of it, the stock is filled up, and the
         child looked for. What was made for it ends here, where nobody waits."""
         session = self.session
@@ -234,8 +226,6 @@ class Forking(Parenthood):
             session.traffic.lanes.ring(session.member.leader_vmid)
             session.perform(session.member.provision.top_up(time.monotonic()))
             self.watch_forked(plan.vmid)
-        if at_leisure:
-            session.nursery.prepare()
 
     def part(self, plan: ForkPlan | None) -> Parting:
         """What we and a child do first of all, made ready: before the fork, if nothing of it can

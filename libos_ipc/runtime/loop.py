@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from libos_ipc._native import notify, set_timer, timer
+from libos_ipc._native import notify
 from libos_ipc.runtime.seat import Seat
 from libos_ipc.runtime.shortage import AGAIN_S
 from libos_ipc.runtime.threads import QuickThread
@@ -40,7 +40,6 @@ class Loop(Seat):
         self._on_round = on_round
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._alarm_fd = timer()
         self._callbacks: dict[int, Callable[[], None]] = {}
         #: those that are told once of what happens; and whether there was no memory to hear it
         self._edges: set[int] = set()
@@ -50,7 +49,6 @@ class Loop(Seat):
         self._thread: QuickThread | None = None
         self._nudged = False
         self.register(self._wake_fd, self._on_wake)
-        self.register(self._alarm_fd, lambda: _read(self._alarm_fd))
 
     def register(self, fd: int, callback: Callable[[], None], *, edge: bool = False) -> None:
         """Call `callback` whenever `fd` is readable, or, with `edge`, whenever it becomes so.
@@ -72,10 +70,6 @@ class Loop(Seat):
     def wake(self) -> None:
         """Begin a round now. Any thread, which goes on at once."""
         notify(self._wake_fd)
-
-    def wake_in(self, ns: int) -> None:
-        """Begin a round then, without waking anybody before. The latest call counts. Any thread."""
-        set_timer(self._alarm_fd, ns)
 
     def start(
         self, first: Callable[[], None], thread: QuickThread | None = None
@@ -143,7 +137,6 @@ class Loop(Seat):
         """Give the descriptors back. After `stop`, or in a forked child that never ran it."""
         self._epoll.close()
         os.close(self._wake_fd)
-        os.close(self._alarm_fd)
 
     # ---- the seat
 
@@ -205,11 +198,7 @@ class Loop(Seat):
             os.sched_yield()  # meant for the seated thread: leave it there
             return
         self._nudged = False
-        _read(self._wake_fd)
-
-
-def _read(fd: int) -> None:
-    try:
-        os.eventfd_read(fd)  # a timer's counter is read in the same way
-    except BlockingIOError:
-        pass  # another round has read it
+        try:
+            os.eventfd_read(self._wake_fd)
+        except BlockingIOError:
+            pass  # another round has read it

@@ -68,11 +68,6 @@ class Pause:
             self._holding.add(me)
         return me in self._holding
 
-    @property
-    def stays(self) -> bool:
-        """Whether this thread's fork, which is under way, is with threads."""
-        return self._still.get(threading.get_ident()) is True
-
     def returning(self, session: Session) -> list[Callable[[], object]]:
         """What has the threads that stayed go on, right after it, in the parent."""
         me = threading.get_ident()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import resource
 
-__all__ = ["Reserve", "are_left"]
+__all__ = ["Reserve"]
 
 #: Descriptors of one transport, about 16 (mailboxes, ZeroMQ's two threads, the listener's copy),
 #: and of its first connections.
@@ -37,7 +37,7 @@ class Reserve:
 
     def refill(self) -> None:
         """Take the full number, or, in a shortage, none."""
-        if not self._held and not are_left(SIZE + _MARGIN):
+        if not self._held and not _are_left(SIZE + _MARGIN):
             return
         try:
             if not self._held:
@@ -50,7 +50,7 @@ class Reserve:
             self.release()
 
 
-def are_left(wanted: int) -> bool:
+def _are_left(wanted: int) -> bool:
     """Whether this process may open so many more. False where that cannot be found out."""
     try:
         used = len(os.listdir("/proc/self/fd"))

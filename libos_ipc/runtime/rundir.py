@@ -7,7 +7,6 @@
         journal-<epoch>       what the leader of this epoch granted (`journal_file.py`)
         <vmid>.msg            a member's ZeroMQ socket
         <vmid>.live           a member's liveness socket
-        <vmid>.msg+, .liv+    those of the child that it will fork next (`nursery.py`)
 
 The boundary is the user: a directory that belongs to somebody else, that others may write, or
 that is a symbolic link, is refused on every use. The runtime directory lies in memory
@@ -176,11 +175,6 @@ class GroupDir:
         """Path of a member's liveness socket."""
         return f"{self.path}/{vmid}.live"
 
-    def next_sockets(self, vmid: int) -> tuple[str, str]:
-        """Paths of the two sockets of the child that a member will fork next: no longer than any
-        other, of which the longest decides what a group may be called."""
-        return self._file(f"{vmid}.msg+"), self._file(f"{vmid}.liv+")
-
     def has_left(self, vmid: int) -> bool:
         """Whether a member has taken its sockets away itself: death and exec leave their files."""
         return not os.path.lexists(self.live_socket(vmid))
@@ -204,8 +198,6 @@ class GroupDir:
 
     def forget(self, vmid: int) -> None:
         """Remove the sockets, slots, slabs and deposits of a member that is gone."""
-        for path in self.next_sockets(vmid):
-            _remove(path)
         for path_of in (self.message_socket, self.live_socket, self.slots, self.deposits):
             _remove(path_of(vmid))
         number = 0

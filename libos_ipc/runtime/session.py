@@ -66,7 +66,6 @@ from libos_ipc.runtime.held_files import Fork, HeldFiles
 from libos_ipc.runtime.lane_traffic import LaneTraffic
 from libos_ipc.runtime.liveness import Watchers
 from libos_ipc.runtime.loop import Loop
-from libos_ipc.runtime.nursery import Nursery
 from libos_ipc.runtime.performing import Performing
 from libos_ipc.runtime.porter import Porter
 from libos_ipc.runtime.presence import expect
@@ -141,11 +140,10 @@ class Session(Performing):
         self._group_id = file.id.encode()
         self.held_files = HeldFiles(directory, member.vmid)
         self.loop = Loop(f"libos_ipc {file.name}", self._on_round)
-        self.clock = Clock(self.loop.wake, self.loop.wake_in, self._tick)
+        self.clock = Clock(self.loop.wake, self._tick)
         self.watches = Watches(
             self.loop.register, self.loop.unregister, self._on_peer_end, self._on_peer_death
         )
-        self.nursery = Nursery(directory, member.vmid)
         self.receiver = Receiver(self)
         self.carriage = Carriage(self)
         self.traffic = LaneTraffic(self)
@@ -257,7 +255,6 @@ class Session(Performing):
             self.watches.close()
             self.loop.close()
             self.watchers.close()
-            self.nursery.close()
             self.directory.forget(self.member.vmid)  # first: who sees our end sees that we left
             self.sockets.close()
             self.host.reserve.release()
@@ -275,7 +272,6 @@ class Session(Performing):
         self.watches.abandon()
         self.loop.close()
         self.watchers.close()
-        self.nursery.close()
 
     # ---- performing, under the lock
 

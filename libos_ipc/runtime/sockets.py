@@ -23,19 +23,14 @@ class Sockets(NamedTuple):
 
     @classmethod
     def make(cls, directory: GroupDir, vmid: int) -> Sockets:
-        """Listen for a member that has this VMID."""
-        return cls.listen(directory.message_socket(vmid), directory.live_socket(vmid))
-
-    @classmethod
-    def listen(cls, messages_path: str, live_path: str) -> Sockets:
-        """Listen at these paths.
+        """Listen for a member that is to have this VMID: ourselves, or a child to be forked.
 
         The kernel closes the first one first when the process dies: others hear of the end before
         they find that they cannot connect.
         """
-        live = listen_at(live_path)
+        live = listen_at(directory.live_socket(vmid))
         try:
-            return cls(listen_at(messages_path), live)
+            return cls(listen_at(directory.message_socket(vmid)), live)
         except BaseException:
             live.close()
             raise

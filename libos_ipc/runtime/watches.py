@@ -47,17 +47,9 @@ class Watches:
             watcher = liveness.watch(path)
         except (FileNotFoundError, ConnectionRefusedError):
             return False
-        self.hold(vmid, watcher)
-        return True
-
-    def hold(self, vmid: int, watcher: socket.socket) -> None:
-        """Watch by this connection; by the one that there is, if somebody was quicker: whoever has
-        begun to lead watches all that he reads of."""
-        if vmid in self._live:
-            watcher.close()
-            return
         self._live[vmid] = watcher
         self._register(watcher.fileno(), lambda: self._look(watcher.fileno(), self._on_end, vmid))
+        return True
 
     def confirm(self, vmid: int, path: str, os_pid: int) -> bool:
         """Whether the listener at `path` is process `os_pid`; watches it from then on."""
