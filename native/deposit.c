@@ -214,7 +214,8 @@ find(const struct asked *asked, uint64_t *word)
 }
 
 PyDoc_STRVAR(find_doc, "find_deposit($module, table, id, epoch, state, /)\n--\n\n"
-                       "In which slab the value is of what is put there, NO_SLAB for none; None if this state is not put.");
+                       "In which slab the value is of what is put there, NO_SLAB for none; None if "
+                       "this state is not put.");
 
 static PyObject *
 find_deposit(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)

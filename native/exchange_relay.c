@@ -200,12 +200,15 @@ wait_seated(struct exchange *exchange, PyObject *ticket, int64_t deadline, int64
     const struct bell *bell = doorbell_bell(exchange->doorbell);
 
     for (unsigned turn = 1; !exchange->halted; turn++) {
-        const bool rung = bell_is_rung(bell) || is_at_hand(exchange);
-        if (!rung && is_anybody_ready(exchange) && !is_soon(exchange)) {
-            slip_off(exchange);
-            return 0;
+        bool rung = bell_is_rung(bell) || is_at_hand(exchange);
+        if (!rung && is_anybody_ready(exchange)) {
+            rung = is_soon(exchange);
+            if (!rung) {
+                slip_off(exchange);
+                return 0;
+            }
         }
-        const bool at_once = turn % TURNS != 0 && bell_is_rung(bell);
+        const bool at_once = rung && turn % TURNS != 0;
         int state = at_once ? 1 : exchange_sleep(exchange, deadline, pause, turn);
         if (state <= 0) {
             return state; /* the seat is lost already */

@@ -309,24 +309,6 @@ cell_set(PyObject *self, PyObject *value, void *closure)
     return 0;
 }
 
-static PyObject *
-cell_get_last(PyObject *self, void *Py_UNUSED(closure))
-{
-    return PyLong_FromUnsignedLongLong(cell_of(self)->number);
-}
-
-static int
-cell_set_last(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
-{
-    uint64_t number;
-
-    if (as_unsigned(value != NULL ? value : Py_None, "a number", UINT64_MAX, &number) < 0) {
-        return -1;
-    }
-    cell_of(self)->number = number;
-    return 0;
-}
-
 #define NUMBER(name, field, doc)                                                                  \
     {name, cell_get, cell_set, doc, (void *)offsetof(struct handle_cell, field)}
 
@@ -337,7 +319,6 @@ static PyGetSetDef cell_attributes[] = {
     NUMBER("using", using, "As what that has it."),
     NUMBER("recall", recall, "The state to go down to, 0 for none."),
     NUMBER("told_user", told, "Whom the server takes for the user."),
-    {"number", cell_get_last, cell_set_last, "The number of the last wait for the lock.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -350,6 +331,8 @@ static PyMemberDef cell_members[] = {
      "By which EXCLUSIVE is taken and given."},
     {"deposit", T_OBJECT, offsetof(struct handle_cell, deposit), 0,
      "Where it may be taken while nobody uses it."},
+    {"number", T_ULONGLONG, offsetof(struct handle_cell, number), 0,
+     "The number of the last wait for the lock."},
     {"owner_died", T_BOOL, offsetof(struct handle_cell, owner_died), 0,
      "Whether the next one to lock is to be told."},
     {"own", T_BOOL, offsetof(struct handle_cell, own), 0,

@@ -14,7 +14,6 @@ import platform
 import signal
 import struct
 from collections import Counter
-from types import TracebackType
 
 import pytest
 from processes import Forked, Line
@@ -81,13 +80,8 @@ class Traced:
                 if number is not None:
                     seen[number] += 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
             self._ask(_DETACH)
         else:
             self._child.kill()  # it may be anywhere

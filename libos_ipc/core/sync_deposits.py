@@ -16,7 +16,8 @@ process and the server share. While nobody in the process uses the handle, what 
 Each of put, take back and lower is one step for all who look; native/deposit.h has the word. What
 was taken is recorded as if the process had confirmed a recall. It takes back before its every step
 with the handle, so it says nothing that is not so any more; what it had said before that is still
-on its way, and true of a moment before, as ever.
+on its way, and true of a moment before, as ever. What comes from the server is put, too, once all
+of it is done: where nobody waits for it any more, nobody will unlock.
 
 Nothing is put while anybody waits for the lock or for a change, a recall or a word to the server is
 due, or news of a death are to be told: then the server asks, and these are seen to. Nor before what
